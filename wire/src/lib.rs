@@ -1,0 +1,4 @@
+//! Ground floor.
+
+mod addr;
+pub use addr::{AddrError, Mac, Vid, Vni};
