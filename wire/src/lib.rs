@@ -1,4 +1,26 @@
-//! Ground floor.
+//! The ground floor of Trunkline: what a frame is, what a port is, and the arithmetic of headers.
+//!
+//! Read in this order: [`frame`] (a handle, a head of our own, a body that is lent), [`port`] (the one trait everything meets in),
+//! [`context`] (what a turn works with), [`verdict`] (how frames end). Everything here is without I/O and clocks but for `sys`, which lies
+//! beneath and holds every line of `unsafe`.
+//!
+//! ```text
+//!   turn:   receive -> forward -> transmit ... -> release (egress ports, then the ingress port)
+//!   frame:  handle {slot, turn} -> head in the arena {offload, origin, segment, 80 B headroom, up to 128 B} -> body pieces, lent
+//! ```
 
 mod addr;
+pub mod clock;
+pub mod context;
+pub mod frame;
+pub mod offload;
+pub mod port;
+pub mod verdict;
+
 pub use addr::{AddrError, Mac, Vid, Vni};
+pub use clock::{Clock, Instant, SystemClock, VirtualClock};
+pub use context::{Context, Heads, Ledger, Sizes};
+pub use frame::{BURST, Burst, Frame, HEAD_BYTES, Head, MAX_FRAME, NicId, Origin, Segment, Tag};
+pub use offload::{Accepts, Gso, Offload};
+pub use port::{Port, Wake};
+pub use verdict::{Counters, DropReason, Verdict};

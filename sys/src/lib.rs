@@ -1,0 +1,25 @@
+//! Beneath everything: memory that others write to, and the operating system.
+//!
+//! The only crate of Trunkline that may hold `unsafe`. Each block says why it is sound; everything public is safe to call with any
+//! arguments. Read first: [`guest`] (guest memory and what is lent from it), [`arena`] (what a worker may dereference), [`split`] and
+//! [`packed`] (rings).
+
+pub mod arena;
+mod copy;
+pub mod guest;
+pub mod packed;
+pub mod split;
+
+pub mod affinity;
+mod call;
+pub mod eventfd;
+pub mod memory;
+pub mod netns;
+pub mod sigbus;
+pub mod socket;
+pub mod tap;
+#[cfg(test)]
+mod testing;
+pub mod tsc;
+
+pub use guest::{GuestMemory, Lent, MapRef, Region, Room};

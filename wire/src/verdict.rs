@@ -1,0 +1,139 @@
+//! How a frame ends: [`Verdict`], [`DropReason`], and the [`Counters`] that remember it.
+//!
+//! Invariant: every frame that was received, copied or originated is counted once as transmitted or dropped (or is held), so the sums agree
+//! at the end of every turn.
+
+/// What a core decides about a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It goes on.
+    Forward,
+    /// It was answered; what came in ends here.
+    Reply,
+    /// It is kept for later by whoever decided.
+    Hold,
+    /// It ends here.
+    Drop(DropReason),
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// Why a frame was dropped.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum DropReason { $($(#[$doc])* $name,)* }
+
+        impl DropReason {
+            /// Every reason, in the order of their numbers.
+            pub const ALL: &'static [DropReason] = &[$(DropReason::$name,)*];
+
+            /// The reason's name in counters, JSON and tables.
+            pub const fn name(self) -> &'static str {
+                match self { $(DropReason::$name => $text,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Shorter than an Ethernet header.
+    Runt = "runt",
+    /// Longer than a frame may be (65,550 bytes).
+    Oversize = "oversize",
+    /// In more pieces than a frame may have.
+    TooManyPieces = "too_many_pieces",
+    /// Its virtio-net header contradicts it.
+    BadOffload = "bad_offload",
+    /// The turn ran out of heads.
+    NoHeads = "no_heads",
+    /// The turn ran out of pooled bytes or pieces.
+    NoBuffers = "no_buffers",
+    /// Its source is a group address or zero.
+    BadSource = "bad_source",
+    /// Its source is not the address the port was declared with.
+    SpoofedSource = "spoofed_source",
+    /// Sent to a reserved address (01:80:C2:00:00:0X).
+    Reserved = "reserved",
+    /// Tagged for a VLAN that the port is not a member of, or tagged on an access port.
+    VlanNotAllowed = "vlan_not_allowed",
+    /// Untagged on a trunk without a native VLAN.
+    UntaggedNotAllowed = "untagged_not_allowed",
+    /// No other port in its segment.
+    NoDestination = "no_destination",
+    /// Its destination is behind the port it came from.
+    SamePort = "same_port",
+    /// Between two isolated ports.
+    Isolated = "isolated",
+    /// Over the port's budget for broadcast frames.
+    BroadcastBudget = "broadcast_budget",
+    /// Over the port's budget for multicast frames.
+    MulticastBudget = "multicast_budget",
+    /// Over the port's budget for frames to unknown addresses.
+    UnknownBudget = "unknown_budget",
+    /// The receiver's ring had no room.
+    RingFull = "ring_full",
+    /// The receiver is not attached.
+    NotReady = "not_ready",
+    /// The receiver's buffers cannot hold a frame of this length.
+    TooBig = "too_big",
+    /// The receiver filters this address or VLAN.
+    Filtered = "filtered",
+    /// The device would not take it without blocking.
+    WouldBlock = "would_block",
+    /// The device refused it.
+    DeviceError = "device_error",
+    /// Owes a segmentation that cannot be done (headers too long or not as announced).
+    CannotSegment = "cannot_segment",
+    /// The memory it was lent from is gone.
+    Stale = "stale",
+}
+
+impl DropReason {
+    /// How many there are.
+    pub const COUNT: usize = DropReason::ALL.len();
+}
+
+/// What one NIC received, was sent and lost. `rx` is what came in from the guest.
+#[derive(Clone, Debug)]
+pub struct Counters {
+    /// Frames from the guest.
+    pub rx_frames: u64,
+    /// Bytes of them, without virtio-net header.
+    pub rx_bytes: u64,
+    /// Frames to the guest.
+    pub tx_frames: u64,
+    /// Bytes of them.
+    pub tx_bytes: u64,
+    drops: [u64; DropReason::COUNT],
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Counters { rx_frames: 0, rx_bytes: 0, tx_frames: 0, tx_bytes: 0, drops: [0; DropReason::COUNT] }
+    }
+}
+
+impl Counters {
+    /// Counts `frames` more dropped for `reason`.
+    #[inline]
+    pub fn dropped(&mut self, reason: DropReason, frames: u64) {
+        if let Some(count) = self.drops.get_mut(reason as usize) {
+            *count += frames;
+        }
+    }
+
+    /// Frames dropped for `reason`.
+    pub fn drops(&self, reason: DropReason) -> u64 {
+        self.drops.get(reason as usize).copied().unwrap_or(0)
+    }
+
+    /// The reasons that happened, with their counts.
+    pub fn all_drops(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
+        DropReason::ALL.iter().zip(self.drops).filter(|(_, n)| *n > 0).map(|(reason, n)| (*reason, n))
+    }
+
+    /// All drops together.
+    pub fn total_drops(&self) -> u64 {
+        self.drops.iter().sum()
+    }
+}
