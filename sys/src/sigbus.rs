@@ -13,8 +13,8 @@
 //!
 //! On a fault the action looks for the slot that holds the fault address, sets that slot's dead flag, maps private
 //! zero-filled memory over the *whole* mapping and returns; the access runs again and sees zeros (or writes to memory
-//! that nobody shares). The owner sees [`Registration::is_dead`] after its turn and takes its port down. One look at
-//! [`deaths`] per turn tells whether any flag needs looking at.
+//! that nobody shares). After its turn the owner asks [`Mapping::is_dead`](crate::memory::Mapping::is_dead) and takes its
+//! port down. One look at [`deaths`] per turn tells whether any flag needs looking at.
 //!
 //! Why this is sound against registration on other threads: the faulting thread is using a mapping, so the owner of that
 //! mapping is borrowed and cannot unregister or unmap it before the access ends; its slot therefore stays unchanged for
