@@ -49,7 +49,7 @@ unsafe fn short(dst: *mut u8, src: *const u8, n: usize) {
 /// An integer at any address.
 #[repr(C, packed)]
 #[derive(Clone, Copy)]
-struct Unaligned<T: Copy>(T);
+pub(crate) struct Unaligned<T: Copy>(pub(crate) T);
 
 #[inline(always)]
 unsafe fn overlapping<T: Copy>(dst: *mut u8, src: *const u8, n: usize) {

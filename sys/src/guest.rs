@@ -348,6 +348,22 @@ impl<'a> MapRef<'a> {
         read(from, self.epoch, into)
     }
 
+    /// The 12 bytes of a virtio-net header (virtio 1.2 section 5.1.6, little endian) at the start of `from` as two words, each read once;
+    /// nothing when `from` is shorter or stale.
+    #[inline]
+    pub fn read_header(&self, from: Lent) -> Option<(u64, u32)> {
+        if from.epoch != self.epoch || from.len < 12 {
+            return None;
+        }
+        // SAFETY: the epoch says the arena still holds the memory, 12 bytes of which `from` has; `Unaligned` asks for no alignment.
+        let (low, high) = unsafe {
+            let low = from.ptr.as_ptr().cast::<copy::Unaligned<u64>>().read_volatile();
+            let high = from.ptr.as_ptr().add(8).cast::<copy::Unaligned<u32>>().read_volatile();
+            (low.0, high.0)
+        };
+        Some((u64::from_le(low), u32::from_le(high)))
+    }
+
     /// Copies `from` to the start of `to`, as far as both reach; returns the bytes copied, 0 when `to` is stale.
     #[inline]
     pub fn write(&self, to: Room, from: &[u8]) -> usize {

@@ -245,6 +245,12 @@ impl Context {
         self.drop_at(self.nic, frame, reason);
     }
 
+    /// Counts a frame that ended at the NIC being called, where its handle was given up before the reason could be counted.
+    #[inline]
+    pub fn drop_one(&mut self, reason: DropReason) {
+        self.drop_at(self.nic, Frame::NONE, reason);
+    }
+
     /// Counts a frame that the NIC being called received but for which there is not even a head.
     #[inline]
     pub fn lost(&mut self, reason: DropReason) {
