@@ -1,2 +1,163 @@
-//! The program `trunkline`.
-fn main() {}
+//! The program `trunkline`: a userspace virtual network for KVM guests.
+//!
+//! Invariant: exit code 0 when all went well, 1 when something failed while running, 2 on wrong usage or a wrong file; what
+//! was asked for is on stdout, messages and log are on stderr.
+
+mod api;
+mod args;
+mod client;
+mod config;
+mod explain;
+mod model;
+mod run;
+mod run_dir;
+mod show;
+mod socket;
+mod table;
+
+use args::{Args, FileArgument, Global, Verb};
+use clap::{CommandFactory, Parser};
+use config::{Config, ConfigError, Surroundings};
+use std::{
+    io::{self, ErrorKind, IsTerminal, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+
+/// Why the program ends with a code other than 0.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("{0}")]
+    Usage(String),
+    #[error(transparent)]
+    Run(#[from] run::RunError),
+    #[error(transparent)]
+    Client(#[from] client::ClientError),
+    #[error("cannot write to standard output: {0}")]
+    Output(io::Error),
+}
+
+impl Failed {
+    fn code(&self) -> ExitCode {
+        match self {
+            Failed::Config(_) | Failed::Usage(_) => ExitCode::from(2),
+            Failed::Run(_) | Failed::Client(_) | Failed::Output(_) => ExitCode::from(1),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    log_to_stderr(&args);
+    match carry_out(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failed) => {
+            // Nothing is left to tell a closed stderr.
+            let _ = writeln!(io::stderr(), "error: {failed}");
+            failed.code()
+        }
+    }
+}
+
+fn carry_out(args: &Args) -> Result<(), Failed> {
+    let global = &args.global;
+    match &args.verb {
+        Verb::Up(file) => Ok(run::up(load(file, global)?)?),
+        Verb::Check(file) => check(file, global),
+        Verb::Status => print(show::status(&control_socket(global)?, global.json)?.as_bytes()),
+        Verb::Show { kind } => match show::show(*kind, &control_socket(global)?, global.json) {
+            Ok(text) => print(text.as_bytes()),
+            Err(show::ShowError::Client(error)) => Err(error.into()),
+            Err(error @ show::ShowError::Unavailable(_)) => Err(Failed::Usage(error.to_string())),
+        },
+        Verb::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Args::command(), "trunkline", &mut script);
+            print(&script)
+        }
+        Verb::Man => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(Args::command()).render(&mut page).map_err(Failed::Output)?;
+            print(&page)
+        }
+    }
+}
+
+/// Reads the file of `up` and `check`, and lets `--socket` override its control socket.
+fn load(file: &FileArgument, global: &Global) -> Result<Config, Failed> {
+    let named = file.file.as_deref().or(global.config.as_deref());
+    let mut config = config::load(&config::find(named)?, &Surroundings::here())?;
+    if let Some(path) = &global.socket {
+        config.set_control_socket(path).map_err(Failed::Usage)?;
+    }
+    Ok(config)
+}
+
+fn check(file: &FileArgument, global: &Global) -> Result<(), Failed> {
+    match load(file, global) {
+        Ok(config) if global.json => print(explain::program(&config).as_bytes()),
+        Ok(config) => print(explain::people(&config).as_bytes()),
+        Err(failed) => {
+            if let (true, Failed::Config(error)) = (global.json, &failed) {
+                print(explain::wrong(error).as_bytes())?;
+            }
+            Err(failed)
+        }
+    }
+}
+
+/// Where the daemon to be asked listens: `--socket`, else what the file says, else the default of this user.
+///
+/// A file that was named must be right; one that happens to lie at a default place need not be.
+fn control_socket(global: &Global) -> Result<PathBuf, Failed> {
+    if let Some(socket) = &global.socket {
+        return Ok(socket.clone());
+    }
+    let around = Surroundings::here();
+    if let Some(file) = &global.config {
+        return Ok(config::load(file, &around)?.host.control_socket);
+    }
+    let found = config::find(None).and_then(|file| config::load(&file, &around));
+    match found {
+        Ok(config) => return Ok(config.host.control_socket),
+        Err(ConfigError::Nowhere(_)) => {}
+        Err(error) => tracing::warn!("passed over a wrong file: {error}"),
+    }
+    let run_dir = around.run_dir().ok_or_else(|| {
+        Failed::Usage(
+            "XDG_RUNTIME_DIR is not set, so there is no default control socket; give --socket PATH".to_owned(),
+        )
+    })?;
+    Ok(run_dir.join("control.sock"))
+}
+
+/// Writes to stdout; a reader that has seen enough is no failure.
+fn print(bytes: &[u8]) -> Result<(), Failed> {
+    let mut out = io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failed::Output(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Logs to stderr: `up` tells what it does, other verbs only what goes wrong; `-v` and `-vv` more.
+fn log_to_stderr(args: &Args) {
+    let level = match (&args.verb, args.global.verbose) {
+        (Verb::Up(_), 0) => LevelFilter::INFO,
+        (_, 0) => LevelFilter::WARN,
+        (_, 1) => LevelFilter::DEBUG,
+        (_, _) => LevelFilter::TRACE,
+    };
+    let chosen = std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
+    let parsed = chosen.as_deref().map(EnvFilter::try_new);
+    let wrong = matches!(parsed, Some(Err(_)));
+    let filter = parsed.and_then(Result::ok).unwrap_or_else(|| EnvFilter::default().add_directive(level.into()));
+    let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours).init();
+    if wrong {
+        tracing::warn!("RUST_LOG is not a filter and is passed over");
+    }
+}

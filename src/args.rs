@@ -1,0 +1,120 @@
+//! The command line.
+//!
+//! Invariant: the verbs here are those that work; verbs and flags that scripts rely on keep their names. Wrong usage ends
+//! with exit code 2 before anything is read or changed.
+
+use clap::{Args as Arguments, Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::Shell;
+use std::path::PathBuf;
+
+/// A userspace virtual network for KVM guests.
+#[derive(Debug, Parser)]
+#[command(name = "trunkline", version, about, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 all went well, 1 it failed while running, 2 wrong usage or a wrong file.")]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+    /// What every verb takes.
+    #[command(flatten)]
+    pub global: Global,
+}
+
+/// Flags that every verb takes.
+#[derive(Debug, Arguments)]
+pub struct Global {
+    /// Control socket of the daemon [default: <run_dir>/control.sock]
+    #[arg(long, global = true, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub socket: Option<PathBuf>,
+    /// Configuration file [default: ./trunkline.toml, then /etc/trunkline/trunkline.toml]
+    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
+    /// Print JSON for programs in place of tables for people
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Log more (-v: debug, -vv: trace); RUST_LOG, if set, decides alone
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Run the networks of a configuration file in the foreground
+    ///
+    /// Prints the line `ready` when every port can be attached. SIGTERM or Ctrl-C ends it.
+    Up(FileArgument),
+    /// Read and explain a configuration file; changes nothing
+    ///
+    /// Exit code 2 and a message that points at the line when the file is wrong.
+    Check(FileArgument),
+    /// Ask the daemon how it is
+    Status,
+    /// Ask the daemon for one kind of thing
+    Show {
+        /// Which kind.
+        #[arg(value_enum)]
+        kind: Kind,
+    },
+    /// Print the completion script of a shell
+    Completions {
+        /// Which shell.
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Print the manual page, in roff
+    Man,
+}
+
+/// The file of `up` and `check`.
+#[derive(Debug, Arguments)]
+pub struct FileArgument {
+    /// The configuration file [default: ./trunkline.toml, then /etc/trunkline/trunkline.toml]
+    #[arg(value_hint = ValueHint::FilePath, conflicts_with = "config")]
+    pub file: Option<PathBuf>,
+}
+
+/// What `show` can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// Networks with their modes and ports
+    Networks,
+    /// Ports with their states and counters
+    Ports,
+    /// Which MAC address is reached through which port
+    Fdb,
+    /// Why frames ended, by port and reason
+    Drops,
+    /// Known by name; not available in this version
+    #[value(hide = true)]
+    Nat,
+    /// Known by name; not available in this version
+    #[value(hide = true)]
+    Leases,
+    /// Known by name; not available in this version
+    #[value(hide = true)]
+    Peers,
+    /// Known by name; not available in this version
+    #[value(hide = true)]
+    Guests,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn global_flags_stand_anywhere() {
+        let args = Args::try_parse_from(["trunkline", "show", "ports", "--json", "--socket", "/x"]).unwrap();
+        assert!(args.global.json && args.global.socket.is_some());
+        assert!(Args::try_parse_from(["trunkline", "--json", "status"]).unwrap().global.json);
+        assert!(Args::try_parse_from(["trunkline", "up", "a.toml", "--config", "b.toml"]).is_err());
+        assert!(Args::try_parse_from(["trunkline", "demo"]).is_err());
+    }
+}

@@ -1,0 +1,411 @@
+//! Files and what is made of them: the defaults of right files, the messages of wrong ones.
+//!
+//! Invariant: each way of being wrong has a line in a table here, with the line number, the key and what is said.
+
+use super::{error::Wrong, types::Mode, *};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use wire::{Mac, Vid};
+
+/// Right, and uses every key that this version carries out.
+const GOOD: &str = r#"version = 1
+[host]
+name = "hv1"
+run_dir = "/run/tl"
+state_dir = "/var/lib/tl"
+worker_cpus = [1, 3]
+idle = "poll"
+spin_us = 20
+socket_group = "kvm"
+socket_mode = "0600"
+
+[networks.lan]
+mode = "isolated"
+subnet = "10.77.1.0/24"
+subnet6 = "fd77:1::/64"
+dhcp = false
+mtu = 9000
+
+[networks.office]
+
+[guests.web]
+engine = "external"
+ports = [
+  { network = "lan", mac = "02:00:00:00:00:01", addresses = ["10.77.1.10", "fd77:1::10"] },
+  { name = "web/up", network = "office", attach = "vhost-user", socket = "/run/x.sock", role = "client", queues = 4 },
+  { network = "lan", attach = "tap", tap = "web2", netns = "web", isolated = true, pass_reserved = true },
+  { network = "office", vlan = 100, mac = "02:00:00:00:00:01", guard = false },
+  { network = "office", trunk = [200, 100], native = 1 },
+]
+"#;
+
+fn around() -> Surroundings {
+    Surroundings {
+        root: true,
+        hostname: "box".to_owned(),
+        cpus: "0-3".parse().unwrap(),
+        groups: BTreeMap::from([("kvm".to_owned(), 104)]),
+        runtime_dir: None,
+        state_home: None,
+    }
+}
+
+fn read(text: &str) -> Result<Config, ConfigError> {
+    parse(text, Path::new("t.toml"), &around())
+}
+
+fn told(text: &str) -> Wrong {
+    match read(text) {
+        Err(ConfigError::Wrong(wrong)) => *wrong,
+        other => panic!("this file is wrong and gives {other:?}:\n{text}"),
+    }
+}
+
+#[test]
+fn every_key_arrives() {
+    let config = read(GOOD).unwrap();
+    let host = &config.host;
+    assert_eq!((host.name.as_str(), host.idle, host.spin_us), ("hv1", Idle::Poll, 20));
+    assert_eq!(host.worker_cpus, [Some(1), Some(3)]);
+    assert_eq!((host.socket_group.as_ref().unwrap().gid, host.socket_mode.bits()), (104, 0o600));
+    assert_eq!(host.control_socket, Path::new("/run/tl/control.sock"));
+    let [lan, office] = config.networks.as_slice() else { panic!() };
+    assert_eq!((lan.mtu, lan.subnet.unwrap().to_string()), (Some(9000), "10.77.1.0/24".to_owned()));
+    assert_eq!((office.mode, office.mtu, office.subnet), (Mode::Isolated, None, None));
+    let [first, second, third, fourth, fifth] = config.ports.as_slice() else { panic!() };
+    let socket = |path: &str, role| Attach::VhostUser { socket: path.into(), role };
+    assert_eq!((first.name.as_str(), first.queues, first.guard), ("web/0", 1, true));
+    assert_eq!(first.attach, socket("/run/tl/web-0.sock", Role::Server));
+    assert_eq!(first.mac, Some(Mac::new([2, 0, 0, 0, 0, 1])));
+    assert_eq!((second.name.as_str(), second.queues, second.guard), ("web/up", 4, false));
+    assert_eq!(second.attach, socket("/run/x.sock", Role::Client));
+    assert_eq!(third.attach, Attach::Tap { tap: "web2".parse().unwrap(), netns: Some("web".parse().unwrap()) });
+    assert!(third.isolated && third.pass_reserved && third.tagging == Tagging::Untagged {});
+    assert_eq!((fourth.tagging.to_string(), fourth.guard), ("access 100".to_owned(), false));
+    let trunk = [100, 200].map(|vid| Vid::new(vid).unwrap()).to_vec();
+    assert_eq!(fifth.tagging, Tagging::Trunk { trunk, native: Vid::new(1) });
+}
+
+#[test]
+fn an_empty_file_is_all_defaults() {
+    let config = read("").unwrap();
+    assert!(config.networks.is_empty() && config.ports.is_empty());
+    let host = config.host;
+    assert_eq!((host.name.as_str(), host.idle, host.spin_us), ("box", Idle::Adaptive, 50));
+    assert_eq!((host.worker_cpus, host.socket_group), (vec![None], None));
+    assert_eq!(host.socket_mode.to_string(), "0660");
+    assert_eq!((host.run_dir, host.state_dir), ("/run/trunkline".into(), "/var/lib/trunkline".into()));
+}
+
+#[test]
+fn a_user_without_directories_is_told_what_to_set() {
+    let around = Surroundings { root: false, ..around() };
+    let error = parse("version = 1", Path::new("t.toml"), &around).unwrap_err().to_string();
+    assert!(error.contains("t.toml:1:1: host: run_dir has no default here"), "{error}");
+    let text = "[host]\nrun_dir = \"/tmp/a\"\nstate_dir = \"/tmp/b\"";
+    assert!(parse(text, Path::new("t.toml"), &around).is_ok());
+}
+
+#[test]
+fn the_examples_are_right() {
+    for file in ["examples/two-guests.toml", "examples/vlans.toml"] {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        load(&file, &around()).unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+#[test]
+fn the_message_points_at_the_place() {
+    let text = "[networks.lan]\n\tmtu = 12 # \u{1b}[31m\n";
+    let wanted = "this is not TOML";
+    assert!(read(text).unwrap_err().to_string().contains(wanted));
+    let text = "[networks.lan]\n\tmtu = 12 # ö\n";
+    let wanted = "t.toml:2:8: networks.lan.mtu: 12 is out of range; allowed are 68 to 65521\n  |\n2 |  mtu = 12 # ö\n  |        ^^";
+    assert_eq!(read(text).unwrap_err().to_string(), wanted);
+    let text = "[host]\nidel = \"poll\"";
+    let wanted = "t.toml:2:1: host.idel: unknown key `idel`; the nearest known key is `idle`\n  |\n2 | idel = \"poll\"\n  | ^^^^\n  = known in host: name, run_dir, state_dir, worker_cpus, idle, spin_us, socket_group, socket_mode";
+    assert_eq!(read(text).unwrap_err().to_string(), wanted);
+}
+
+/// Puts `port` into a file that is right otherwise; it is in line 4.
+fn with_port(port: &str) -> String {
+    format!("[networks.lan]\n[networks.wan]\n[guests.g]\nports = [{port}]\n")
+}
+
+#[test]
+fn wrong_files() {
+    // text, line, key, what the message or its help says
+    let table: &[(&str, usize, &str, &str)] = &[
+        // Not TOML
+        ("a = = 1", 1, "", "this is not TOML"),
+        ("[host]\n[host]", 2, "host", "given twice"),
+        ("[host]\nname = \"a\"\nname = \"b\"", 3, "name", "given twice"),
+        ("x = \"unclosed\nversion = 1", 1, "", "this is not TOML"),
+        // Unknown keys
+        ("verson = 1", 1, "verson", "nearest known key is `version`"),
+        ("[network.lan]", 1, "network", "nearest known key is `networks`"),
+        ("[networks.lan]\nmtuu = 1500", 2, "networks.lan.mtuu", "nearest known key is `mtu`"),
+        ("[networks.lan]\ngateway = \"a\"", 2, "networks.lan.gateway", "nearest known key is `gateway_host`"),
+        ("[guests.g]\nport = []", 2, "guests.g.port", "nearest known key is `ports`"),
+        ("[[guests.g.ports]]\nnetwrok = \"lan\"", 2, "guests.g.ports[0].netwrok", "nearest known key is `network`"),
+        // Wrong types and values
+        ("version = 2", 1, "version", "allowed are 1 to 1"),
+        ("version = \"1\"", 1, "version", "this is a string; an integer from 1 to 1 is needed"),
+        ("host = 1", 1, "host", "this is an integer; a table is needed"),
+        ("networks = []", 1, "networks", "this is an array; a table is needed"),
+        ("networks.lan = true", 1, "networks.lan", "this is a boolean; a table is needed"),
+        ("[host]\nname = \"a b\"", 2, "host.name", "not a host name"),
+        ("[host]\nrun_dir = \"run\"", 2, "host.run_dir", "absolute path"),
+        ("[host]\nrun_dir = \"/a/../b\"", 2, "host.run_dir", "absolute path"),
+        ("[host]\nworker_cpus = []", 2, "host.worker_cpus", "allowed are 1 to 128"),
+        ("[host]\nworker_cpus = 1", 2, "host.worker_cpus", "an array is needed"),
+        ("[host]\nworker_cpus = [0, 9]", 2, "host.worker_cpus[1]", "CPU 9 is not online on this host; allowed are 0-3"),
+        ("[host]\nworker_cpus = [0, 0]", 2, "host.worker_cpus[1]", "CPU 0 is listed twice"),
+        ("[host]\nidle = \"spin\"", 2, "host.idle", "allowed: \"adaptive\", \"poll\", \"sleep\""),
+        ("[host]\nspin_us = -1", 2, "host.spin_us", "-1 is out of range; allowed are 0 to 1000000"),
+        ("[host]\nspin_us = 0xffff_ffff_ffff_ffff_ffff", 2, "host.spin_us", "allowed are 0 to 1000000"),
+        ("[host]\nsocket_group = \"nobodys\"", 2, "host.socket_group", "does not exist"),
+        ("[host]\nsocket_mode = \"0888\"", 2, "host.socket_mode", "write permissions in octal"),
+        ("[host]\nsocket_mode = 0o660", 2, "host.socket_mode", "a string is needed"),
+        ("[networks.\"a b\"]", 1, "networks.a b", "not a name of a network"),
+        ("[networks.lan]\nmode = \"natt\"", 2, "networks.lan.mode", "the nearest is \"nat\""),
+        ("[networks.lan]\nmtu = 65522", 2, "networks.lan.mtu", "allowed are 68 to 65521"),
+        ("[networks.lan]\nmtu = 1500.0", 2, "networks.lan.mtu", "this is a float"),
+        ("[networks.lan]\nsubnet = \"10.0.0.1/24\"", 2, "networks.lan.subnet", "write 10.0.0.0/24"),
+        ("[networks.lan]\nsubnet6 = true", 2, "networks.lan.subnet6", "a string is needed"),
+        ("[networks.lan]\nuplink = \"eth0\"", 2, "networks.lan.uplink", "allowed in mode nat, bridged"),
+        ("[networks.lan]\nmode = \"nat\"\noutside = [\"192.0.2.1\"]", 3, "networks.lan.outside", "engine = \"packet\""),
+        ("[networks.lan]\nmode = \"nat\"\nengine = \"packet\"", 1, "networks.lan", "needs `uplink` or `tap`"),
+        ("[networks.lan]\nmode = \"bridged\"", 1, "networks.lan", "`uplink` is missing"),
+        ("[networks.lan]\nmode = \"nat\"\npublish = [\"tcp 80\"]", 3, "networks.lan.publish[0]", "LISTEN-ADDRESS"),
+        (
+            "[networks.lan]\nmode = \"nat\"\npublish = [\"tcp 0.0.0.0:1-2 web:1-3\"]",
+            3,
+            "networks.lan.publish[0]",
+            "differ in length",
+        ),
+        ("[networks.t]\noverlay = { vni = 1 }", 2, "networks.t.overlay", "neither `vtep` nor `local`"),
+        ("[networks.t]\noverlay = { vni = 0, vtep = \"x\" }", 2, "networks.t.overlay.vni", "1 to 16777215"),
+        ("[networks.t]\noverlay = { vni = 1, vtep = \"x\" }", 2, "networks.t.overlay.vtep", "no [vteps.x]"),
+        ("[vteps.main]\nport = 4789", 1, "vteps.main", "`local` is missing"),
+        ("[vteps.main]\nlocal = \"198.51.100.1\"\ncontrol = \"evpn\"", 1, "vteps.main", "`speaker` is missing"),
+        // Right, but not yet
+        ("[networks.lan]\nmode = \"nat\"", 2, "networks.lan.mode", "mode \"nat\" is not available in this version"),
+        ("[networks.lan]\nmode = \"host-only\"\ntap = \"tl-lan\"", 2, "networks.lan.mode", "not available"),
+        ("[networks.lan]\ndhcp = true", 2, "networks.lan.dhcp", "DHCP is not available in this version"),
+        (
+            "[networks.t]\noverlay = { vni = 5001, local = \"198.51.100.1\", peers = [\"198.51.100.2\"], port = 4789 }",
+            2,
+            "networks.t.overlay",
+            "an overlay is not available in this version",
+        ),
+        ("[vteps.main]\nlocal = \"198.51.100.1\"", 1, "vteps.main", "a tunnel endpoint is not available"),
+        ("[guests.g]\nengine = \"qemu\"", 2, "guests.g.engine", "engine \"qemu\" is not available in this version"),
+        // A real mistake is told before what is not available
+        ("[networks.a]\nmode = \"nat\"\n[networks.b]\nmtu = 1", 4, "networks.b.mtu", "allowed are 68"),
+    ];
+    for (text, line, key, what) in table {
+        let wrong = told(text);
+        let said = format!("{} {}", wrong.message, wrong.help.as_deref().unwrap_or_default());
+        assert_eq!((wrong.line, wrong.key.as_str()), (*line, *key), "{text}\n{wrong}");
+        assert!(said.contains(what), "{text}\n{wrong}\nshould say: {what}");
+    }
+}
+
+#[test]
+fn wrong_ports() {
+    // port, key behind guests.g.ports, what the message or its help says
+    let table: &[(&str, &str, &str)] = &[
+        ("{ }", "[0]", "`network` is missing"),
+        ("7", "[0]", "a table is needed"),
+        ("{ network = \"lam\" }", "[0].network", "the nearest network is `lan`"),
+        ("{ network = \"lan\", name = \"a//b\" }", "[0].name", "not a name of a port"),
+        (
+            "{ network = \"lan\", name = \"g/1\" }, { network = \"lan\" }",
+            "[1]",
+            "g/1 is taken by guests.g.ports[0] (first in line 4)",
+        ),
+        ("{ network = \"lan\", mac = \"02:00:00:00:00\" }", "[0].mac", "not a MAC address"),
+        ("{ network = \"lan\", mac = \"01:00:00:00:00:00\" }", "[0].mac", "unicast"),
+        ("{ network = \"lan\", mac = \"00:00:00:00:00:00\" }", "[0].mac", "all zero"),
+        (
+            "{ network = \"lan\", mac = \"02:00:00:00:00:01\" }, { network = \"lan\", mac = \"02-00-00-00-00-01\" }",
+            "[1].mac",
+            "taken by port g/0",
+        ),
+        ("{ network = \"lan\", addresses = [\"10.0.0.300\"] }", "[0].addresses[0]", "not an IP address"),
+        ("{ network = \"lan\", addresses = [\"10.0.0.3\", \"10.0.0.3\"] }", "[0].addresses[1]", "listed twice"),
+        ("{ network = \"lan\", addresses = [\"224.0.0.1\"] }", "[0].addresses[0]", "unicast"),
+        ("{ network = \"lan\", attach = \"vhost\" }", "[0].attach", "nearest is \"vhost-user\""),
+        ("{ network = \"lan\", attach = \"tap\" }", "[0]", "`tap` is missing"),
+        ("{ network = \"lan\", attach = \"tap\", tap = \"a/b\" }", "[0].tap", "not a name of an interface"),
+        ("{ network = \"lan\", attach = \"tap\", tap = \"a\", socket = \"/x\" }", "[0].socket", "belongs to"),
+        ("{ network = \"lan\", netns = \"a\" }", "[0].netns", "attach = \"tap\""),
+        (
+            "{ network = \"lan\", attach = \"tap\", tap = \"a\" }, { network = \"lan\", attach = \"tap\", tap = \"a\" }",
+            "[1].tap",
+            "the TAP a is taken by port g/0",
+        ),
+        ("{ network = \"lan\", socket = \"x.sock\" }", "[0].socket", "absolute path"),
+        (
+            "{ network = \"lan\", socket = \"/run/trunkline/./control.sock\" }",
+            "[0].socket",
+            "taken by the control socket",
+        ),
+        ("{ network = \"lan\", socket = \"/run/trunkline/lock\" }", "[0].socket", "lock of the run directory"),
+        (
+            "{ network = \"lan\", socket = \"/run/trunkline//g-1.sock\" }, { network = \"lan\" }",
+            "[1]",
+            "taken by port g/0",
+        ),
+        ("{ network = \"lan\", role = \"listen\" }", "[0].role", "\"server\", \"client\""),
+        ("{ network = \"lan\", vlan = 0 }", "[0].vlan", "allowed are 1 to 4094"),
+        ("{ network = \"lan\", vlan = 4095 }", "[0].vlan", "allowed are 1 to 4094"),
+        ("{ network = \"lan\", vlan = 1, trunk = [2] }", "[0]", "exclude each other"),
+        ("{ network = \"lan\", trunk = [] }", "[0].trunk", "at least one VLAN"),
+        ("{ network = \"lan\", trunk = [2, 2] }", "[0].trunk[1]", "listed twice"),
+        ("{ network = \"lan\", native = 2 }", "[0].native", "give `trunk` too"),
+        ("{ network = \"lan\", vlan = 1, native = 2 }", "[0].native", "belongs to a trunk"),
+        ("{ network = \"lan\", queues = 0 }", "[0].queues", "allowed are 1 to 128"),
+        ("{ network = \"lan\", queues = 129 }", "[0].queues", "allowed are 1 to 128"),
+        ("{ network = \"lan\", guard = true }", "[0].guard", "give the port's `mac` too"),
+        ("{ network = \"lan\", isolated = 1 }", "[0].isolated", "true or false is needed"),
+        ("{ network = \"lan\", rate = { in = \"fast\" } }", "[0].rate.in", "write a number above 0"),
+        ("{ network = \"lan\", rate = { } }", "[0].rate", "give one or both"),
+        (
+            "{ network = \"lan\", rate = { in = \"100Mbit\", out = \"1Gbit\" } }",
+            "[0].rate",
+            "a rate limit is not available",
+        ),
+        (
+            "{ network = \"lan\", attach = \"stream\", socket = \"/run/y.sock\" }",
+            "[0].attach",
+            "\"stream\" is not available",
+        ),
+    ];
+    for (port, key, what) in table {
+        let wrong = told(&with_port(port));
+        let said = format!("{} {}", wrong.message, wrong.help.as_deref().unwrap_or_default());
+        assert_eq!((wrong.line, wrong.key), (4, format!("guests.g.ports{key}")), "{port}\n{said}");
+        assert!(said.contains(what), "{port}\n{said}\nshould say: {what}");
+    }
+}
+
+#[test]
+fn a_mac_may_be_in_two_networks() {
+    let port = |network: &str| format!("{{ network = \"{network}\", mac = \"02:00:00:00:00:01\" }}");
+    assert!(read(&with_port(&format!("{}, {}", port("lan"), port("wan")))).is_ok());
+}
+
+#[test]
+fn sockets_fit_into_their_addresses() {
+    let long = format!("/{}", "d".repeat(94));
+    let wrong = told(&format!("[host]\nrun_dir = \"{long}\""));
+    assert_eq!((wrong.line, wrong.key.as_str()), (2, "host.run_dir"));
+    assert!(wrong.message.contains("is 108 bytes long; allowed are 107"), "{wrong}");
+    let text = format!(
+        "host.run_dir = \"{}\"\n[networks.n]\n[guests.longer-than-control]\nports = [{{ network = \"n\" }}]",
+        &long[1..].replacen('d', "/", 1)
+    );
+    let wrong = told(&text);
+    assert_eq!((wrong.line, wrong.key.as_str()), (4, "guests.longer-than-control.ports[0]"));
+}
+
+#[test]
+fn the_control_socket_can_be_moved_but_not_onto_a_port() {
+    let mut config = read(GOOD).unwrap();
+    assert!(config.set_control_socket(Path::new("/run/tl/web-0.sock")).unwrap_err().contains("port web/0"));
+    assert!(config.set_control_socket(Path::new(&format!("/{}", "x".repeat(107)))).is_err());
+    config.set_control_socket(Path::new("/tmp//c.sock")).unwrap();
+    assert_eq!(config.host.control_socket, Path::new("/tmp/c.sock"));
+}
+
+#[test]
+fn the_whole_contract_is_understood_and_the_first_thing_not_available_is_told() {
+    let text = r#"
+version = 1
+[host]
+worker_cpus = [1]
+[networks.lan]
+subnet = "10.77.1.0/24"
+subnet6 = "fd77:1::/64"
+mode = "nat"
+engine = "sockets"
+publish = ["tcp 127.0.0.1:8080 web:80", "udp [::]:5353 10.77.1.5:53", "tcp 0.0.0.0:7000-7010 web:7000-7010", { proto = "tcp", listen = "[::1]:1-2", to = "[fd77:1::5]:3-4" }]
+dhcp = true
+mtu = 1500
+[networks.wan]
+mode = "nat"
+engine = "packet"
+uplink = "eth1"
+outside = ["192.0.2.10"]
+next_hop = "192.0.2.1"
+[networks.mgmt]
+mode = "host-only"
+[networks.office]
+mode = "bridged"
+uplink = "eth0"
+mac_nat = true
+[vteps.main]
+local = "198.51.100.1"
+port = 4789
+control = "evpn"
+speaker = "unix:///run/gobgpd.sock"
+as = 65000
+[networks.tenant]
+mode = "nat"
+overlay = { vtep = "main", vni = 5001, peers = ["198.51.100.2"] }
+gateway_host = "hv1"
+vlan_vni = { 100 = 5001 }
+[guests.web]
+ports = [
+  { network = "lan", mac = "02:00:00:00:00:01", addresses = ["10.77.1.10"] },
+  { name = "web/up", network = "office", attach = "vhost-user", socket = "/run/x.sock", role = "client" },
+  { network = "lan", attach = "tap", tap = "web2", netns = "web" },
+  { network = "lan", attach = "stream", socket = "/run/y.sock" },
+  { network = "office", vlan = 100, rate = { in = "100Mbit", out = "1Gbit" } },
+  { network = "office", trunk = [100, 200], native = 1 },
+]
+"#;
+    let wrong = told(text);
+    assert_eq!((wrong.line, wrong.key.as_str()), (8, "networks.lan.mode"), "{wrong}");
+}
+
+#[test]
+fn unreadable_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = load(&dir.path().join("none.toml"), &around()).unwrap_err().to_string();
+    assert!(error.contains("none.toml") && error.contains("check the path"), "{error}");
+    assert!(matches!(load(dir.path(), &around()), Err(ConfigError::Unreadable { .. })));
+    let file = dir.path().join("bytes.toml");
+    std::fs::write(&file, b"version = 1\nx = \"\xff\"").unwrap();
+    let error = load(&file, &around()).unwrap_err().to_string();
+    assert!(error.contains(":2:6: the file is not UTF-8"), "{error}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn no_mutation_panics(
+        edits in prop::collection::vec((any::<prop::sample::Index>(), 0usize..8, "\\PC{0,4}|[\\[\\]{}\"=,.0-9\\n\u{0}-]{0,4}"), 1..6)
+    ) {
+        let mut chars: Vec<char> = GOOD.chars().collect();
+        for (at, removed, inserted) in edits {
+            let start = at.index(chars.len() + 1);
+            let end = (start + removed).min(chars.len());
+            chars.splice(start..end, inserted.chars());
+        }
+        let text: String = chars.into_iter().collect();
+        if let Err(error) = read(&text) {
+            let message = error.to_string();
+            prop_assert!(message.starts_with("t.toml:"), "{}", message);
+            prop_assert!(!message.contains(|c: char| c.is_control() && c != '\n'), "{:?}", message);
+        }
+    }
+
+    #[test]
+    fn no_text_panics(text in "[\\[\\]{}\"'=,.a-z0-9\\n #-]{0,80}") {
+        let _ = read(&text);
+    }
+}

@@ -1,0 +1,153 @@
+//! `check`: what a configuration means, for people and for programs.
+//!
+//! Invariant: it says what `up` would make, from the same [`Config`] that `up` carries out, and changes nothing.
+
+use crate::{
+    config::{Attach, Config, ConfigError, Host, Idle, Network, Port, Role, Tagging},
+    table::Table,
+};
+use serde_json::{Value, json};
+
+/// The explanation for people.
+pub fn people(config: &Config) -> String {
+    let mut text = format!("{} is right.\n\n{}", config.file.display(), host(&config.host));
+    for network in &config.networks {
+        text.push_str(&format!("\n{}", self::network(network, config)));
+    }
+    text.push_str(&format!("\n`up` will make: {}\n", made(config).join(", ")));
+    for note in notes(config) {
+        text.push_str(&format!("note: {note}\n"));
+    }
+    text
+}
+
+/// The same for programs: the file's keys with every default filled in.
+pub fn program(config: &Config) -> String {
+    let value = match serde_json::to_value(config) {
+        Ok(value) => json!({ "ok": true, "config": value, "notes": notes(config) }),
+        Err(error) => json!({ "ok": false, "error": { "message": error.to_string() } }),
+    };
+    format!("{value}\n")
+}
+
+/// What is wrong with a file, for programs.
+pub fn wrong(error: &ConfigError) -> String {
+    let error = match error {
+        ConfigError::Wrong(wrong) => serde_json::to_value(wrong).unwrap_or(Value::Null),
+        other => json!({ "message": other.to_string() }),
+    };
+    format!("{}\n", json!({ "ok": false, "error": error }))
+}
+
+fn host(host: &Host) -> String {
+    let workers = match host.worker_cpus.as_slice() {
+        [None] => "1 worker, not pinned".to_owned(),
+        cpus => {
+            let list: Vec<String> = cpus.iter().flatten().map(u32::to_string).collect();
+            format!("{}, pinned to CPU {}", plural(list.len(), "worker"), list.join(", "))
+        }
+    };
+    let idle = match host.idle {
+        Idle::Adaptive => format!("without work: polls for {} us, then sleeps", host.spin_us),
+        Idle::Poll => "never sleeps".to_owned(),
+        Idle::Sleep => "sleeps at once without work".to_owned(),
+    };
+    let group = host.socket_group.as_ref().map_or("the daemon's group", |group| group.name.as_str());
+    format!(
+        "host {}\n  control socket   {}\n  sockets are for  {group}, mode {}\n  run directory    {}\n  \
+         state directory  {}\n  forwarding       {workers}; {idle}\n",
+        host.name,
+        host.control_socket.display(),
+        host.socket_mode,
+        host.run_dir.display(),
+        host.state_dir.display(),
+    )
+}
+
+fn network(network: &Network, config: &Config) -> String {
+    let ports: Vec<&Port> = config.ports_of(&network.name).collect();
+    let mut facts = vec![network.mode.to_string()];
+    facts.extend(network.subnet.map(|subnet| subnet.to_string()));
+    facts.extend(network.subnet6.map(|subnet| subnet.to_string()));
+    facts.extend(network.mtu.map(|mtu| format!("MTU {mtu}")));
+    facts.push(plural(ports.len(), "port"));
+    let mut text = format!("network {}: {}\n", network.name, facts.join(", "));
+    if ports.is_empty() {
+        return text;
+    }
+    let mut table = Table::new(&["  PORT", "ATTACH", "WHERE", "VLAN", "MAC", ">QUEUES", "MORE"]);
+    for port in ports {
+        table.row([
+            format!("  {}", port.name),
+            port.attach.word().to_owned(),
+            place(&port.attach),
+            port.tagging.to_string(),
+            port.mac.map(|mac| mac.to_string()).unwrap_or_default(),
+            port.queues.to_string(),
+            more(port),
+        ]);
+    }
+    text.push_str(&table.to_string());
+    text
+}
+
+fn place(attach: &Attach) -> String {
+    match attach {
+        Attach::VhostUser { socket, role: Role::Server } => format!("listens on {}", socket.display()),
+        Attach::VhostUser { socket, role: Role::Client } => format!("connects to {}", socket.display()),
+        Attach::Tap { tap, netns: None } => format!("interface {tap}"),
+        Attach::Tap { tap, netns: Some(netns) } => format!("interface {tap} in namespace {netns}"),
+    }
+}
+
+fn more(port: &Port) -> String {
+    let flags = [
+        (port.guard, "guarded"),
+        (port.isolated, "isolated from other isolated ports"),
+        (port.pass_reserved, "passes 01:80:c2 frames"),
+    ];
+    let words: Vec<&str> = flags.into_iter().filter(|(set, _)| *set).map(|(_, word)| word).collect();
+    words.join(", ")
+}
+
+/// What appears on the host when the file is carried out.
+fn made(config: &Config) -> Vec<String> {
+    let number = |wanted: fn(&Attach) -> bool| config.ports.iter().filter(|port| wanted(&port.attach)).count();
+    let sockets = number(|attach| matches!(attach, Attach::VhostUser { role: Role::Server, .. }));
+    let taps = number(|attach| matches!(attach, Attach::Tap { .. }));
+    let kinds = [(config.networks.len(), "switch"), (sockets, "vhost-user socket"), (taps, "TAP interface")];
+    let mut made: Vec<String> =
+        kinds.into_iter().filter(|(count, _)| *count > 0).map(|(count, noun)| plural(count, noun)).collect();
+    made.push("the control socket".to_owned());
+    made
+}
+
+/// What is right and may still surprise.
+fn notes(config: &Config) -> Vec<String> {
+    let mut notes = Vec::new();
+    for network in &config.networks {
+        if config.ports_of(&network.name).next().is_none() {
+            notes.push(format!("network {} has no ports", network.name));
+        }
+    }
+    for port in &config.ports {
+        if !port.addresses.is_empty() && port.guard {
+            notes.push(format!(
+                "port {}: the guard checks the MAC; `addresses` are not checked in this version",
+                port.name
+            ));
+        }
+        if matches!(port.tagging, Tagging::Trunk { native: None, .. }) {
+            notes.push(format!("port {}: a trunk without `native` drops untagged frames", port.name));
+        }
+    }
+    notes
+}
+
+fn plural(count: usize, noun: &str) -> String {
+    match (count, noun.ends_with("ch")) {
+        (1, _) => format!("1 {noun}"),
+        (_, true) => format!("{count} {noun}es"),
+        (_, false) => format!("{count} {noun}s"),
+    }
+}

@@ -1,0 +1,195 @@
+//! What the control socket answers: the JSON that scripts are written against.
+//!
+//! Invariant: names of fields stay; fields may be added. The daemon writes these types, `status` and `show` read them.
+//! Counters count since the daemon's start; directions are the switch's: rx came in from the guest.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Answer of `GET /v1/status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Name of the host.
+    pub host: String,
+    /// Seconds since the daemon's start.
+    pub uptime_s: u64,
+    /// One element per worker.
+    pub workers: Vec<WorkerStatus>,
+    /// As `GET /v1/ports`.
+    pub ports: Vec<PortStatus>,
+    /// As `GET /v1/networks`.
+    pub networks: Vec<NetworkStatus>,
+}
+
+/// What one worker has done; `busy_cycles / frames` is the cost of a frame.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// The CPU it is pinned to, or null.
+    pub cpu: Option<u32>,
+    /// Frames received on its lanes.
+    pub frames: u64,
+    /// TSC cycles in turns that moved frames.
+    pub busy_cycles: u64,
+    /// TSC cycles in turns that found none, and asleep.
+    pub idle_cycles: u64,
+}
+
+/// Is a port attached?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PortState {
+    /// Ready to be attached; nobody has yet, or somebody left.
+    Waiting,
+    /// Attached: frames pass.
+    Up,
+    /// Cannot be attached, or was taken down; `reason` says why.
+    Down,
+}
+
+/// One element of `GET /v1/ports`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortStatus {
+    /// Name of the port.
+    pub name: String,
+    /// The network it is in.
+    pub network: String,
+    /// The guest it belongs to.
+    pub guest: String,
+    /// `vhost-user` or `tap`.
+    pub attach: String,
+    /// Is it attached?
+    pub state: PortState,
+    /// Why it is in this state, if there is more to say.
+    pub reason: Option<String>,
+    /// Frames that came in from the guest.
+    pub rx_frames: u64,
+    /// Their bytes, without checksum.
+    pub rx_bytes: u64,
+    /// Frames that went out to the guest.
+    pub tx_frames: u64,
+    /// Their bytes, without checksum.
+    pub tx_bytes: u64,
+    /// Frames that ended at this port, by reason.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// One element of `GET /v1/networks`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkStatus {
+    /// Name of the network.
+    pub name: String,
+    /// `isolated`, `host-only`, `nat` or `bridged`.
+    pub mode: String,
+    /// IPv4 prefix, or null.
+    pub subnet: Option<String>,
+    /// IPv6 prefix, or null.
+    pub subnet6: Option<String>,
+    /// Largest IP packet in bytes that guests are told of, or null when they are told none.
+    pub mtu: Option<u16>,
+    /// Names of its ports.
+    pub ports: Vec<String>,
+}
+
+/// One element of `GET /v1/fdb`: where a MAC address is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FdbEntry {
+    /// The network.
+    pub network: String,
+    /// The VLAN; absent for untagged frames and in an overlay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
+    /// The VXLAN network identifier; absent outside an overlay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vni: Option<u32>,
+    /// The address, for example `02:00:00:00:00:01`.
+    pub mac: String,
+    /// The port that leads to it.
+    pub port: String,
+    /// Seconds since a frame came from it.
+    pub age_s: u64,
+    /// Never ages and never moves.
+    #[serde(rename = "static")]
+    pub fixed: bool,
+}
+
+/// One element of `GET /v1/drops`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropCount {
+    /// The port at which the frames ended.
+    pub port: String,
+    /// Why.
+    pub reason: String,
+    /// How many.
+    pub count: u64,
+}
+
+/// The body of every answer that is not a success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What is wrong, for people.
+    pub error: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn field_names_are_the_contract() {
+        let port = PortStatus {
+            name: "web/0".into(),
+            network: "lan".into(),
+            guest: "web".into(),
+            attach: "vhost-user".into(),
+            state: PortState::Up,
+            reason: None,
+            rx_frames: 1,
+            rx_bytes: 60,
+            tx_frames: 2,
+            tx_bytes: 120,
+            drops: BTreeMap::from([("ring_full".to_owned(), 3)]),
+        };
+        let expected = json!({
+            "name": "web/0", "network": "lan", "guest": "web", "attach": "vhost-user", "state": "up", "reason": null,
+            "rx_frames": 1, "rx_bytes": 60, "tx_frames": 2, "tx_bytes": 120, "drops": { "ring_full": 3 },
+        });
+        assert_eq!(serde_json::to_value(&port).unwrap(), expected);
+        let mut entry = FdbEntry {
+            network: "lan".into(),
+            vlan: Some(100),
+            vni: None,
+            mac: "02:00:00:00:00:01".into(),
+            port: "web/0".into(),
+            age_s: 4,
+            fixed: false,
+        };
+        let expected = json!({
+            "network": "lan", "vlan": 100, "mac": "02:00:00:00:00:01", "port": "web/0", "age_s": 4, "static": false,
+        });
+        assert_eq!(serde_json::to_value(&entry).unwrap(), expected);
+        entry.vlan = None;
+        assert_eq!(serde_json::from_value::<FdbEntry>(serde_json::to_value(&entry).unwrap()).unwrap(), entry);
+        let network = NetworkStatus {
+            name: "lan".into(),
+            mode: "isolated".into(),
+            subnet: None,
+            subnet6: None,
+            mtu: Some(1500),
+            ports: vec!["web/0".into()],
+        };
+        let worker = WorkerStatus { cpu: Some(1), frames: 5, busy_cycles: 6, idle_cycles: 7 };
+        let status =
+            Status { host: "hv1".into(), uptime_s: 9, workers: vec![worker], ports: vec![], networks: vec![network] };
+        let expected = json!({
+            "host": "hv1", "uptime_s": 9, "workers": [{"cpu": 1, "frames": 5, "busy_cycles": 6, "idle_cycles": 7}],
+            "ports": [], "networks": [{
+                "name": "lan", "mode": "isolated", "subnet": null, "subnet6": null, "mtu": 1500, "ports": ["web/0"],
+            }],
+        });
+        assert_eq!(serde_json::to_value(&status).unwrap(), expected);
+        let drops = DropCount { port: "web/0".into(), reason: "ring_full".into(), count: 3 };
+        let expected = json!({"port": "web/0", "reason": "ring_full", "count": 3});
+        assert_eq!(serde_json::to_value(&drops).unwrap(), expected);
+    }
+}

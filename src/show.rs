@@ -1,0 +1,194 @@
+//! `status` and `show`: what the daemon answers, as tables for people or as it came for programs.
+//!
+//! Invariant: with `--json` the text is the daemon's own answer, so fields that this program does not know stay in it.
+
+use crate::{
+    args::Kind,
+    client::{ClientError, ask},
+    model::{DropCount, FdbEntry, NetworkStatus, PortState, PortStatus, Status, WorkerStatus},
+    table::{Table, bytes, count, duration},
+};
+use serde::de::DeserializeOwned;
+use std::path::Path;
+
+/// Why `show` has nothing to show.
+#[derive(Debug, thiserror::Error)]
+pub enum ShowError {
+    /// A kind that does not exist yet.
+    #[error("`show {0}` is not available in this version; available are networks, ports, fdb, drops")]
+    Unavailable(&'static str),
+    /// No answer.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+}
+
+/// The text of `status`.
+///
+/// # Errors
+/// See [`ClientError`].
+pub fn status(socket: &Path, json: bool) -> Result<String, ClientError> {
+    text(socket, "/v1/status", json, |status: Status| overview(&status))
+}
+
+/// The text of `show KIND`.
+///
+/// # Errors
+/// See [`ShowError`].
+pub fn show(kind: Kind, socket: &Path, json: bool) -> Result<String, ShowError> {
+    Ok(match kind {
+        Kind::Networks => text(socket, "/v1/networks", json, |list: Vec<NetworkStatus>| networks(&list))?,
+        Kind::Ports => text(socket, "/v1/ports", json, |list: Vec<PortStatus>| ports(&list))?,
+        Kind::Fdb => text(socket, "/v1/fdb", json, |list: Vec<FdbEntry>| fdb(&list))?,
+        Kind::Drops => text(socket, "/v1/drops", json, |list: Vec<DropCount>| drops(&list))?,
+        Kind::Nat => return Err(ShowError::Unavailable("nat")),
+        Kind::Leases => return Err(ShowError::Unavailable("leases")),
+        Kind::Peers => return Err(ShowError::Unavailable("peers")),
+        Kind::Guests => return Err(ShowError::Unavailable("guests")),
+    })
+}
+
+fn text<T: DeserializeOwned>(
+    socket: &Path,
+    path: &str,
+    json: bool,
+    people: impl FnOnce(T) -> String,
+) -> Result<String, ClientError> {
+    let (text, value) = ask(socket, path)?;
+    Ok(if json { text + "\n" } else { people(value) })
+}
+
+fn overview(status: &Status) -> String {
+    let up = status.ports.iter().filter(|port| port.state == PortState::Up).count();
+    let mut text = format!(
+        "trunkline on {}, running for {}: {} of {} ports up\n\n",
+        status.host,
+        duration(status.uptime_s),
+        up,
+        status.ports.len()
+    );
+    let mut table = Table::new(&[">WORKER", "CPU", ">FRAMES", ">CYCLES/FRAME", ">BUSY"]);
+    for (at, worker) in status.workers.iter().enumerate() {
+        let cpu = worker.cpu.map_or_else(|| "any".to_owned(), |cpu| cpu.to_string());
+        table.row([at.to_string(), cpu, count(worker.frames), cost(worker), busy(worker)]);
+    }
+    text.push_str(&format!("{table}\n{}\n{}", networks(&status.networks), ports(&status.ports)));
+    text
+}
+
+fn cost(worker: &WorkerStatus) -> String {
+    worker.busy_cycles.checked_div(worker.frames).map(count).unwrap_or_default()
+}
+
+fn busy(worker: &WorkerStatus) -> String {
+    let all = u128::from(worker.busy_cycles) + u128::from(worker.idle_cycles);
+    let share = (u128::from(worker.busy_cycles) * 100).checked_div(all);
+    share.map(|share| format!("{share} %")).unwrap_or_default()
+}
+
+fn networks(list: &[NetworkStatus]) -> String {
+    if list.is_empty() {
+        return "no networks: the file has no [networks.NAME]\n".to_owned();
+    }
+    let mut table = Table::new(&["NETWORK", "MODE", "SUBNET", "SUBNET6", ">MTU", "PORTS"]);
+    for network in list {
+        let mtu = network.mtu.map(|mtu| mtu.to_string()).unwrap_or_default();
+        let (subnet, subnet6) = (network.subnet.clone(), network.subnet6.clone());
+        let (subnet, subnet6) = (subnet.unwrap_or_default(), subnet6.unwrap_or_default());
+        table.row([network.name.clone(), network.mode.clone(), subnet, subnet6, mtu, network.ports.join(" ")]);
+    }
+    table.to_string()
+}
+
+fn ports(list: &[PortStatus]) -> String {
+    if list.is_empty() {
+        return "no ports: no guest in the file has any\n".to_owned();
+    }
+    let heads =
+        ["PORT", "NETWORK", "GUEST", "ATTACH", "STATE", ">RX FRAMES", ">RX", ">TX FRAMES", ">TX", ">DROPS", "REASON"];
+    let mut table = Table::new(&heads);
+    for port in list {
+        let state = match port.state {
+            PortState::Waiting => "waiting",
+            PortState::Up => "up",
+            PortState::Down => "down",
+        };
+        table.row([
+            port.name.clone(),
+            port.network.clone(),
+            port.guest.clone(),
+            port.attach.clone(),
+            state.to_owned(),
+            count(port.rx_frames),
+            bytes(port.rx_bytes),
+            count(port.tx_frames),
+            bytes(port.tx_bytes),
+            count(port.drops.values().fold(0, |sum, count| sum.saturating_add(*count))),
+            port.reason.clone().unwrap_or_default(),
+        ]);
+    }
+    table.to_string()
+}
+
+fn fdb(list: &[FdbEntry]) -> String {
+    if list.is_empty() {
+        return "no addresses: nothing has been learned yet\n".to_owned();
+    }
+    let mut table = Table::new(&["NETWORK", "SEGMENT", "MAC", "PORT", ">AGE", "KIND"]);
+    for entry in list {
+        let segment = match (entry.vlan, entry.vni) {
+            (_, Some(vni)) => format!("vni {vni}"),
+            (Some(vlan), None) => format!("vlan {vlan}"),
+            (None, None) => "untagged".to_owned(),
+        };
+        let (age, kind) = if entry.fixed { (String::new(), "static") } else { (duration(entry.age_s), "learned") };
+        table.row([entry.network.clone(), segment, entry.mac.clone(), entry.port.clone(), age, kind.to_owned()]);
+    }
+    table.to_string()
+}
+
+fn drops(list: &[DropCount]) -> String {
+    if list.is_empty() {
+        return "no drops\n".to_owned();
+    }
+    let mut table = Table::new(&["PORT", "REASON", ">FRAMES"]);
+    for drop in list {
+        table.row([drop.port.clone(), drop.reason.clone(), count(drop.count)]);
+    }
+    table.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_did_nothing_has_no_cost() {
+        let worker = WorkerStatus { cpu: None, frames: 0, busy_cycles: 0, idle_cycles: 0 };
+        assert_eq!((cost(&worker), busy(&worker)), (String::new(), String::new()));
+        let worker = WorkerStatus { cpu: None, frames: 10, busy_cycles: 1_050, idle_cycles: u64::MAX };
+        assert_eq!((cost(&worker).as_str(), busy(&worker).as_str()), ("105", "0 %"));
+    }
+
+    #[test]
+    fn nothing_is_said_in_words() {
+        for text in [networks(&[]), ports(&[]), fdb(&[]), drops(&[])] {
+            assert!(text.starts_with("no "), "{text}");
+        }
+    }
+
+    #[test]
+    fn segments_have_names() {
+        let entry = FdbEntry {
+            network: "lan".into(),
+            vlan: Some(7),
+            vni: None,
+            mac: "02:00:00:00:00:01".into(),
+            port: "web/0".into(),
+            age_s: 61,
+            fixed: false,
+        };
+        let text = fdb(&[entry.clone(), FdbEntry { vlan: None, fixed: true, ..entry }]);
+        assert!(text.contains("vlan 7    02:00:00:00:00:01  web/0  1 min 1 s  learned"), "{text}");
+        assert!(text.contains("untagged  02:00:00:00:00:01  web/0          -  static"), "{text}");
+    }
+}
