@@ -9,12 +9,14 @@ mod copy;
 pub mod guest;
 pub mod packed;
 pub mod split;
+pub mod words;
 
 pub mod affinity;
 mod call;
 pub mod eventfd;
 pub mod memory;
 pub mod netns;
+pub mod poll;
 pub mod sigbus;
 pub mod socket;
 pub mod tap;

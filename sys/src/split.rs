@@ -22,6 +22,9 @@ pub enum PlaceError {
     /// A ring has 1 to 32768 entries, a split ring a power of two of them.
     #[error("a virtqueue of {0} entries: allowed are {1}")]
     Size(u16, &'static str),
+    /// The front end names a position past the ring.
+    #[error("a start at entry {0} of a ring of {1}")]
+    Base(u16, u16),
     /// The part is not wholly inside one memory region.
     #[error("the {part} of the virtqueue ({len} bytes at guest address {guest:#x}) is not inside one memory region")]
     Outside {

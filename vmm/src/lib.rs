@@ -1,1 +1,11 @@
-//! vmm
+//! Everything that touches a guest: virtqueues, the virtio-net device they make, and the vhost-user sessions that set them up.
+//!
+//! Read in this order: [`virtqueue`] (rings), [`ring_port`] (the port of the switch they make), [`vhost_user`] (how a front end hands
+//! memory and rings over). No `unsafe` here: memory is reached through `sys`.
+
+pub mod features;
+pub mod ring_port;
+pub mod virtqueue;
+
+pub use features::Features;
+pub use ring_port::{Home, Lane, RingPort};

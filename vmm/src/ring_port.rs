@@ -1,0 +1,482 @@
+//! [`RingPort`]: a port of the switch that is a pair of virtqueues in a guest's memory.
+//!
+//! Invariant: a frame's body is copied once, from the lender straight into the receiver's ring; what was taken from the transmit queue is
+//! completed in order when the turn ends; memory is in the worker's arena exactly while the port is attached. The rings go home
+//! when the port is dropped, by whatever way: a ring is stopped when it has come home, and not before.
+//! Read first: [`wire::port`], [`crate::virtqueue`]; virtio 1.2 sections 5.1.6.2 and 5.1.6.3.
+//!
+//! Theory of operation: `receive` takes a burst of chains (which asks for their first cache lines), then copies each virtio-net header and
+//! the first 128 bytes into a head and lends the rest. `transmit` takes as many chains as there are frames, writes header, head and body
+//! into them and gives the others back; what finds no room waits in `pending` for one more look in `release`, which then publishes both rings.
+
+use std::{io, sync::Arc};
+
+use sys::{GuestMemory, Lent, MapRef, Room, arena::MapId};
+use wire::{
+    Accepts, BURST, Burst, Context, DropReason, Frame, HEAD_BYTES, Heads, MAX_FRAME, Offload, Origin, Port, Wake,
+    segmentation,
+};
+
+use crate::{
+    features::Features,
+    virtqueue::{
+        DeviceQueue, Ring,
+        chain::{Batch, Chain, RingError},
+    },
+    with_ring,
+};
+
+/// Bytes of the virtio-net header (virtio 1.2 section 5.1.6: always with `num_buffers`).
+pub const HEADER_BYTES: usize = 12;
+/// Shortest frame: an Ethernet header.
+const MIN_FRAME: usize = 14;
+
+/// One queue pair of a guest's NIC, as a session sets it up and gets it back.
+pub struct Lane {
+    /// Which pair of the NIC.
+    pub index: u16,
+    /// The guest's memory.
+    pub memory: Arc<GuestMemory>,
+    /// What driver and device agreed on.
+    pub features: Features,
+    /// Frames to the guest (`receiveq`): the device writes.
+    pub rx: Option<DeviceQueue>,
+    /// Frames from the guest (`transmitq`).
+    pub tx: Option<DeviceQueue>,
+}
+
+/// Where a lane goes when its port ends, with the reason if the port had failed.
+pub type Home = Box<dyn FnOnce(Lane, Option<String>) + Send>;
+
+/// A port made of a lane. See the module's documentation.
+pub struct RingPort {
+    lane: Option<Lane>,
+    home: Option<Home>,
+    failed: Option<String>,
+    map: Option<MapId>,
+    accepts: Accepts,
+    mergeable: bool,
+    rx_batch: Batch<Room>,
+    tx_batch: Batch<Lent>,
+    pending: Burst,
+    split: Burst,
+    lost: Vec<DropReason>,
+    /// Truncated mappings of the process when the lane's memory was last found alive.
+    deaths: u64,
+}
+
+impl RingPort {
+    /// The port of `lane`, which goes to `home` in the end.
+    pub fn new(lane: Lane, home: Home) -> Self {
+        RingPort {
+            accepts: lane.features.accepts(),
+            mergeable: lane.features.has(Features::MRG_RXBUF),
+            lane: Some(lane),
+            home: Some(home),
+            failed: None,
+            map: None,
+            rx_batch: Batch::default(),
+            tx_batch: Batch::default(),
+            pending: Burst::default(),
+            split: Burst::default(),
+            lost: Vec::with_capacity(BURST),
+            deaths: 0,
+        }
+    }
+
+    fn fail<T>(&mut self, result: Result<T, RingError>) -> io::Result<T> {
+        result.map_err(|error| {
+            self.failed = Some(error.to_string());
+            error.into()
+        })
+    }
+
+    fn take_burst(&mut self, cx: &mut Context, burst: &mut Burst) -> Result<(), RingError> {
+        let (Some(lane), Some(map)) = (&mut self.lane, self.map) else { return Ok(()) };
+        let Some(tx) = &mut lane.tx else { return Ok(()) };
+        let map = cx.arena.map(map).ok_or(RingError::NoMemory)?;
+        let origin = Origin { nic: cx.nic, lane: lane.index };
+        self.tx_batch.clear();
+        with_ring!(&mut tx.ring, ring => ring.take(&map, &mut self.tx_batch, BURST))?;
+        let mut bytes = 0;
+        for chain in &self.tx_batch.chains {
+            let pieces = self.tx_batch.pieces(*chain);
+            let frame = match pieces {
+                _ if !tx.enabled => Err(DropReason::NotReady),
+                [piece] => one_piece(&map, *piece, &mut cx.heads, origin),
+                _ => many_pieces(&map, pieces, &mut cx.heads, origin),
+            };
+            match frame {
+                Ok(frame) => {
+                    bytes += cx.heads.get(&frame).len() as u64;
+                    // A burst takes as many frames as were taken from the ring.
+                    let _ = burst.push(frame);
+                }
+                Err(reason) => self.lost.push(reason),
+            }
+        }
+        cx.received(burst.len() as u64, bytes);
+        for reason in self.lost.drain(..) {
+            cx.lost(reason);
+        }
+        Ok(())
+    }
+
+    /// Writes the frames of `burst` into the receive ring; what finds no room goes to `pending`.
+    fn put_burst(&mut self, cx: &mut Context, burst: &mut Burst) -> Result<(), RingError> {
+        let (Some(lane), Some(map_id)) = (&mut self.lane, self.map) else { return Ok(()) };
+        let Some(rx) = &mut lane.rx else { return Ok(()) };
+        let map = cx.arena.map(map_id).ok_or(RingError::NoMemory)?;
+        self.rx_batch.clear();
+        with_ring!(&mut rx.ring, ring => {
+            ring.take(&map, &mut self.rx_batch, burst.len())?;
+            let mut next = 0;
+            let (mut sent, mut bytes) = (0u64, 0u64);
+            for frame in burst.drain() {
+                let head = cx.heads.get(&frame);
+                let len = head.len();
+                let outcome = match self.rx_batch.chains.get(next) {
+                    Some(chain) if let [room] = self.rx_batch.pieces(*chain) && room.len() >= HEADER_BYTES + len => {
+                        if put_whole(&map, *room, &cx.heads, &frame) {
+                            ring.complete(*chain, (HEADER_BYTES + len) as u32);
+                            next += 1;
+                            Put::Done
+                        } else {
+                            Put::Drop(DropReason::Stale)
+                        }
+                    }
+                    _ => put_scattered(&map, ring, &mut self.rx_batch, &mut next, self.mergeable, &cx.heads, &frame)?,
+                };
+                match outcome {
+                    Put::Done => {
+                        sent += 1;
+                        bytes += len as u64;
+                    }
+                    Put::NoRoom => {
+                        if let Err(frame) = self.pending.push(frame) {
+                            self.lost.push(DropReason::RingFull);
+                            let _ = frame;
+                        }
+                    }
+                    Put::Drop(reason) => {
+                        self.lost.push(reason);
+                        let _ = frame;
+                    }
+                }
+            }
+            ring.give_back(self.rx_batch.chains.get(next..).unwrap_or_default());
+            cx.transmitted(sent, bytes);
+        });
+        for reason in self.lost.drain(..) {
+            cx.drop_one(reason);
+        }
+        Ok(())
+    }
+
+    /// A burst in which some frames owe what the guest does not take: cut or summed up here.
+    #[cold]
+    fn put_settled(&mut self, cx: &mut Context, burst: &mut Burst) -> Result<(), RingError> {
+        let mut out = std::mem::take(&mut self.split);
+        for frame in burst.drain() {
+            let mut settled = segmentation::Settle::new(cx, frame, self.accepts);
+            while let Some(frame) = settled.next(cx) {
+                if out.room() == 0 {
+                    self.put_burst(cx, &mut out)?;
+                }
+                let _ = out.push(frame);
+            }
+        }
+        self.put_burst(cx, &mut out)?;
+        self.split = out;
+        Ok(())
+    }
+
+    fn put(&mut self, cx: &mut Context, burst: &mut Burst) -> Result<(), RingError> {
+        let ready = self.lane.as_ref().and_then(|lane| lane.rx.as_ref()).is_some_and(|rx| rx.enabled);
+        if !ready {
+            for frame in burst.drain() {
+                cx.drop(frame, DropReason::NotReady);
+            }
+            return Ok(());
+        }
+        let accepts = self.accepts;
+        let as_is = burst.iter().all(|frame| {
+            let owed = cx.heads.get(frame).offload;
+            owed.is_none() || accepts.has(owed.needs())
+        });
+        if as_is { self.put_burst(cx, burst) } else { self.put_settled(cx, burst) }
+    }
+
+    /// The last look for room, then both rings are published.
+    fn end_turn(&mut self, cx: &mut Context) -> Result<(), RingError> {
+        if !self.pending.is_empty() {
+            let mut waiting = std::mem::take(&mut self.pending);
+            self.put_burst(cx, &mut waiting)?;
+            for frame in self.pending.drain() {
+                cx.drop(frame, DropReason::RingFull);
+            }
+        }
+        let Some(lane) = &mut self.lane else { return Ok(()) };
+        if let Some(rx) = &mut lane.rx {
+            rx.publish();
+        }
+        if let Some(tx) = &mut lane.tx
+            && !self.tx_batch.chains.is_empty()
+        {
+            with_ring!(&mut tx.ring, ring => ring.complete_all(&self.tx_batch.chains));
+            self.tx_batch.clear();
+            tx.publish();
+        }
+        let deaths = sys::sigbus::deaths();
+        if deaths != self.deaths {
+            if lane.memory.is_dead() {
+                return Err(RingError::Truncated);
+            }
+            self.deaths = deaths;
+        }
+        Ok(())
+    }
+}
+
+/// What became of a frame at a ring.
+enum Put {
+    Done,
+    NoRoom,
+    Drop(DropReason),
+}
+
+/// A frame in one buffer: header, head and what is left.
+#[inline]
+fn one_piece(map: &MapRef<'_>, piece: Lent, heads: &mut Heads, origin: Origin) -> Result<Frame, DropReason> {
+    let len = piece.len().checked_sub(HEADER_BYTES).filter(|len| *len >= MIN_FRAME).ok_or(DropReason::Runt)?;
+    if len > MAX_FRAME {
+        return Err(DropReason::Oversize);
+    }
+    let (low, high) = map.read_header(piece).ok_or(DropReason::Stale)?;
+    let offload = Offload::from_words(low, high).checked(len).ok_or(DropReason::BadOffload)?;
+    let (frame, head) = heads.begin(origin, len).ok_or(DropReason::NoHeads)?;
+    head.offload = offload;
+    let in_head = len.min(HEAD_BYTES);
+    let front = piece.part(HEADER_BYTES, in_head).ok_or(DropReason::Runt)?;
+    if map.read(front, head.fill()) != in_head {
+        return Err(DropReason::Stale);
+    }
+    if len > HEAD_BYTES {
+        let rest = piece.part(HEADER_BYTES + HEAD_BYTES, len - HEAD_BYTES).ok_or(DropReason::Runt)?;
+        if !heads.add_piece(&frame, rest) {
+            return Err(DropReason::NoBuffers);
+        }
+    }
+    Ok(frame)
+}
+
+/// A frame in several buffers, header and head possibly spread over some of them.
+fn many_pieces(map: &MapRef<'_>, pieces: &[Lent], heads: &mut Heads, origin: Origin) -> Result<Frame, DropReason> {
+    let total: usize = pieces.iter().map(Lent::len).sum();
+    let len = total.checked_sub(HEADER_BYTES).filter(|len| *len >= MIN_FRAME).ok_or(DropReason::Runt)?;
+    if len > MAX_FRAME {
+        return Err(DropReason::Oversize);
+    }
+    if pieces.len() > sys::arena::MAX_PIECES {
+        return Err(DropReason::TooManyPieces);
+    }
+    let mut header = [0; HEADER_BYTES];
+    let rest = gather(map, pieces, 0, &mut header)?;
+    let offload = Offload::from_bytes(header).checked(len).ok_or(DropReason::BadOffload)?;
+    let (frame, head) = heads.begin(origin, len).ok_or(DropReason::NoHeads)?;
+    head.offload = offload;
+    let (mut at, mut inside) = gather(map, pieces.get(rest.0..).unwrap_or_default(), rest.1, head.fill())?;
+    at += rest.0;
+    for piece in pieces.get(at..).unwrap_or_default() {
+        let part = piece.part(inside, piece.len() - inside).ok_or(DropReason::Runt)?;
+        inside = 0;
+        if !part.is_empty() && !heads.add_piece(&frame, part) {
+            return Err(DropReason::NoBuffers);
+        }
+    }
+    Ok(frame)
+}
+
+/// Fills `into` from `pieces`, beginning `skip` bytes into the first; returns the piece and the place in it where the next byte is.
+fn gather(map: &MapRef<'_>, pieces: &[Lent], skip: usize, into: &mut [u8]) -> Result<(usize, usize), DropReason> {
+    let mut into = into;
+    let mut skip = skip;
+    for (n, piece) in pieces.iter().enumerate() {
+        let part = piece.part(skip, piece.len() - skip.min(piece.len())).ok_or(DropReason::Runt)?;
+        let copied = map.read(part, into);
+        if copied < part.len().min(into.len()) {
+            return Err(DropReason::Stale);
+        }
+        into = into.get_mut(copied..).unwrap_or_default();
+        if into.is_empty() {
+            return Ok((n, skip + copied));
+        }
+        skip = 0;
+    }
+    Err(DropReason::Runt)
+}
+
+/// Writes a frame into one buffer that is long enough. False when a part of it is stale.
+#[inline]
+fn put_whole(map: &MapRef<'_>, room: Room, heads: &Heads, frame: &Frame) -> bool {
+    let head = heads.get(frame);
+    let (low, high) = head.offload.words(1);
+    let bytes = head.bytes();
+    let mut fits = map.write_header(room, low, high);
+    fits &= map.write(room.after(HEADER_BYTES), bytes) == bytes.len();
+    let mut at = HEADER_BYTES + bytes.len();
+    for piece in heads.body(frame) {
+        fits &= map.copy(room.after(at), *piece) == piece.len();
+        at += piece.len();
+    }
+    fits
+}
+
+/// Writes a frame into as many buffers and chains as it needs: one chain, or several where buffers are mergeable (section 5.1.6.4).
+#[cold]
+fn put_scattered<R: Ring>(
+    map: &MapRef<'_>,
+    ring: &mut R,
+    batch: &mut Batch<Room>,
+    next: &mut usize,
+    mergeable: bool,
+    heads: &Heads,
+    frame: &Frame,
+) -> Result<Put, RingError> {
+    let head = heads.get(frame);
+    let need = HEADER_BYTES + head.len();
+    let room_of = |batch: &Batch<Room>, chain: Chain| batch.pieces(chain).iter().map(Room::len).sum::<usize>();
+    let (mut chains, mut have) = (0, 0);
+    while have < need {
+        if chains > 0 && !mergeable {
+            return Ok(Put::Drop(DropReason::TooBig));
+        }
+        if batch.chains.len() == *next + chains {
+            ring.take(map, batch, 1)?;
+        }
+        let Some(chain) = batch.chains.get(*next + chains) else {
+            // With no chain in use and nothing waiting, more room may come; a frame longer than the whole ring never fits.
+            return Ok(Put::NoRoom);
+        };
+        let room = room_of(batch, *chain);
+        if room == 0 || (chains == 0 && batch.pieces(*chain).first().is_none_or(|first| first.len() < HEADER_BYTES)) {
+            return Ok(Put::Drop(DropReason::TooBig));
+        }
+        have += room;
+        chains += 1;
+    }
+    let used = batch.chains.get(*next..*next + chains).unwrap_or_default();
+    let (low, high) = head.offload.words(chains as u16);
+    let mut rooms = used.iter().flat_map(|chain| batch.pieces(*chain)).copied();
+    let Some(mut room) = rooms.next() else { return Ok(Put::NoRoom) };
+    if !map.write_header(room, low, high) {
+        return Ok(Put::Drop(DropReason::TooBig));
+    }
+    room = room.after(HEADER_BYTES);
+    let mut bytes = head.bytes();
+    while !bytes.is_empty() {
+        let n = map.write(room, bytes);
+        bytes = bytes.get(n..).unwrap_or_default();
+        room = room.after(n);
+        if room.is_empty() {
+            room = match rooms.next() {
+                Some(room) => room,
+                None => break,
+            };
+        }
+    }
+    for piece in heads.body(frame) {
+        let mut piece = *piece;
+        while !piece.is_empty() {
+            if room.is_empty() {
+                room = match rooms.next() {
+                    Some(room) => room,
+                    None => break,
+                };
+            }
+            let n = map.copy(room, piece);
+            if n == 0 && !room.is_empty() {
+                return Ok(Put::Drop(DropReason::Stale));
+            }
+            room = room.after(n);
+            piece = piece.part(n, piece.len() - n).unwrap_or(piece);
+        }
+    }
+    let mut left = need;
+    for n in 0..chains {
+        let Some(chain) = batch.chains.get(*next + n).copied() else { break };
+        let written = room_of(batch, chain).min(left);
+        left -= written;
+        ring.complete(chain, written as u32);
+    }
+    *next += chains;
+    Ok(Put::Done)
+}
+
+impl Port for RingPort {
+    fn attach(&mut self, cx: &mut Context) -> io::Result<()> {
+        if let Some(lane) = &self.lane {
+            self.map = Some(cx.arena.insert(Arc::clone(&lane.memory)));
+        }
+        self.awake();
+        Ok(())
+    }
+
+    fn detach(&mut self, cx: &mut Context) {
+        if let Some(map) = self.map.take() {
+            cx.arena.remove(map);
+        }
+    }
+
+    #[inline]
+    fn receive(&mut self, cx: &mut Context, burst: &mut Burst) -> io::Result<()> {
+        let result = self.take_burst(cx, burst);
+        self.fail(result)
+    }
+
+    #[inline]
+    fn transmit(&mut self, cx: &mut Context, burst: &mut Burst) -> io::Result<()> {
+        let result = self.put(cx, burst);
+        self.fail(result)
+    }
+
+    #[inline]
+    fn release(&mut self, cx: &mut Context) -> io::Result<()> {
+        let result = self.end_turn(cx);
+        self.fail(result)
+    }
+
+    fn wake(&mut self, wake: &mut Wake) -> bool {
+        use std::os::fd::{AsFd, AsRawFd};
+        let Some(tx) = self.lane.as_mut().and_then(|lane| lane.tx.as_mut()) else { return true };
+        if with_ring!(&mut tx.ring, ring => ring.want_kicks(true)) {
+            return false;
+        }
+        match &tx.kick {
+            Some(kick) => {
+                wake.readable.push(kick.as_fd().as_raw_fd());
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn awake(&mut self) {
+        let Some(lane) = &mut self.lane else { return };
+        for queue in [&mut lane.rx, &mut lane.tx].into_iter().flatten() {
+            with_ring!(&mut queue.ring, ring => ring.want_kicks(false));
+        }
+        if let Some(kick) = lane.tx.as_ref().and_then(|tx| tx.kick.as_ref()) {
+            // What a broken kick descriptor has to say is nothing we need: the ring is looked at in any case.
+            let _ = kick.drain();
+        }
+    }
+}
+
+impl Drop for RingPort {
+    fn drop(&mut self) {
+        if let (Some(lane), Some(home)) = (self.lane.take(), self.home.take()) {
+            home(lane, self.failed.take());
+        }
+    }
+}
