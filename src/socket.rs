@@ -116,9 +116,11 @@ impl Room {
         name.push(socket.file_name().ok_or(ErrorKind::InvalidInput)?);
         name.push(".new");
         let path = socket.with_file_name(name);
-        // What a daemon that was killed between two steps of `listen` left.
-        let _ = fs::remove_file(path.join("s"));
-        let _ = fs::remove_dir(&path);
+        // What a daemon that was killed between two steps of `listen` left; never through somebody's symbolic link.
+        if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir()) {
+            let _ = fs::remove_file(path.join("s"));
+            let _ = fs::remove_dir(&path);
+        }
         DirBuilder::new().mode(0o700).create(&path)?;
         let open = File::open(&path).inspect_err(|_| drop(fs::remove_dir(&path)))?;
         Ok(Room { path, open })

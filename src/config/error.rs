@@ -6,6 +6,11 @@
 use serde::Serialize;
 use std::{fmt, io, ops::Range, path::PathBuf};
 
+/// Most characters of a line that are shown.
+const LINE_SHOWN: usize = 160;
+/// Most characters of a message or a key.
+const TEXT_SHOWN: usize = 400;
+
 /// Why a configuration was not loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -42,8 +47,10 @@ pub struct Wrong {
     pub message: String,
     /// What is allowed, or what to do.
     pub help: Option<String>,
-    /// The line, control characters replaced.
+    /// The line, control characters replaced; of a long line the part around the place.
     pub source_line: String,
+    /// Characters of `source_line` before the caret.
+    pub indent: usize,
     /// Characters that the caret covers, at least 1.
     pub width: usize,
 }
@@ -56,7 +63,7 @@ impl fmt::Display for Wrong {
         }
         let number = self.line.to_string();
         let margin = " ".repeat(number.len());
-        let (pad, caret) = (" ".repeat(self.column.saturating_sub(1)), "^".repeat(self.width));
+        let (pad, caret) = (" ".repeat(self.indent), "^".repeat(self.width));
         writeln!(f, "{}", self.message)?;
         writeln!(f, "{margin} |")?;
         writeln!(f, "{number} | {}", self.source_line)?;
@@ -104,18 +111,28 @@ impl Fault {
     /// Finds line and column in `text`, and makes the message.
     pub(super) fn tell(self, file: PathBuf, text: &str) -> ConfigError {
         let place = Place::of(text, self.span.start);
+        let before = place.column - 1;
+        let skipped = if before > LINE_SHOWN / 2 { before - LINE_SHOWN / 4 } else { 0 };
+        let shown: String = place.content.chars().skip(skipped).take(LINE_SHOWN).collect();
+        let indent = before - skipped;
         let covered = text.get(place.start..self.span.end).map_or(0, |covered| covered.chars().count());
-        let room = place.content.chars().count().saturating_sub(place.column - 1);
-        let width = covered.saturating_sub(place.column - 1).min(room).max(1);
-        let mut message = self.what;
+        let room = shown.chars().count().saturating_sub(indent);
+        let width = covered.saturating_sub(before).min(room).max(1);
+        let mut message = cut(&self.what);
         if let Some(earlier) = self.earlier {
             message.push_str(&format!(" (first in line {})", Place::of(text, earlier).line));
         }
-        let source_line = printable(place.content);
-        let (line, column) = (place.line, place.column);
-        let (key, message) = (printable(&self.key), printable(&message));
-        let help = self.help.as_deref().map(printable);
-        ConfigError::Wrong(Box::new(Wrong { file, line, column, key, message, help, source_line, width }))
+        ConfigError::Wrong(Box::new(Wrong {
+            file,
+            line: place.line,
+            column: place.column,
+            key: printable(&cut(&self.key)),
+            message: printable(&message),
+            help: self.help.as_deref().map(|help| printable(&cut(help))),
+            source_line: printable(&shown),
+            indent,
+            width,
+        }))
     }
 }
 
@@ -140,6 +157,14 @@ impl<'a> Place<'a> {
         let column = before.get(start..).map_or(0, |line| line.chars().count()) + 1;
         let content = text.get(start..end).unwrap_or_default().trim_end_matches('\r');
         Place { line, column, start, content }
+    }
+}
+
+/// The beginning of a text, for what a file holds may be long.
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(TEXT_SHOWN) {
+        Some((end, _)) => format!("{}...", text.get(..end).unwrap_or_default()),
+        None => text.to_owned(),
     }
 }
 

@@ -105,7 +105,10 @@ impl Reading {
 fn read(text: &str, file: &Path, around: &Surroundings) -> Result<Config, Fault> {
     let table = DeTable::parse(text).map_err(|error| syntax(text, &error))?;
     let root = Section::root(&table, &["version", "host", "networks", "vteps", "guests"])?;
-    root.map("version", |entry| entry.integer(1u32, 1))?;
+    root.map("version", |entry| match entry.integer(0, u32::MAX)? {
+        1 => Ok(()),
+        other => Err(entry.fault(format!("format {other} is not known; allowed is 1"))),
+    })?;
     let mut reading = Reading::default();
 
     let host = host::read(&root, around)?;
