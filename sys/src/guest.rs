@@ -186,7 +186,7 @@ impl GuestMemory {
     }
 
     /// Host address of `len` bytes at guest address `guest`, if one region holds them all; `hint` is the region to try first.
-    #[inline]
+    #[inline(always)]
     fn host(&self, guest: u64, len: u64, hint: &Cell<usize>) -> Option<NonNull<u8>> {
         let inside = |region: &Region| {
             let offset = guest.wrapping_sub(region.guest);
@@ -329,28 +329,28 @@ impl<'a> MapRef<'a> {
     }
 
     /// The `len` bytes at guest physical address `guest`, to read; nothing when no one region holds them all.
-    #[inline]
+    #[inline(always)]
     pub fn lend(&self, guest: u64, len: u32) -> Option<Lent> {
         let ptr = self.memory.host(guest, u64::from(len), &self.hint)?;
         Some(Lent { ptr, len, epoch: self.epoch })
     }
 
     /// The `len` bytes at guest physical address `guest`, to write; nothing when no one region holds them all.
-    #[inline]
+    #[inline(always)]
     pub fn room(&self, guest: u64, len: u32) -> Option<Room> {
         let ptr = self.memory.host(guest, u64::from(len), &self.hint)?;
         Some(Room { ptr, len, epoch: self.epoch })
     }
 
     /// Copies the start of `from` into `into`, as far as both reach; returns the bytes copied, 0 when `from` is stale.
-    #[inline]
+    #[inline(always)]
     pub fn read(&self, from: Lent, into: &mut [u8]) -> usize {
         read(from, self.epoch, into)
     }
 
     /// The 12 bytes of a virtio-net header (virtio 1.2 section 5.1.6, little endian) at the start of `from` as two words, each read once;
     /// nothing when `from` is shorter or stale.
-    #[inline]
+    #[inline(always)]
     pub fn read_header(&self, from: Lent) -> Option<(u64, u32)> {
         if from.epoch != self.epoch || from.len < 12 {
             return None;
@@ -365,7 +365,7 @@ impl<'a> MapRef<'a> {
     }
 
     /// Copies `from` to the start of `to`, as far as both reach; returns the bytes copied, 0 when `to` is stale.
-    #[inline]
+    #[inline(always)]
     pub fn write(&self, to: Room, from: &[u8]) -> usize {
         if to.epoch != self.epoch {
             return 0;
@@ -377,8 +377,53 @@ impl<'a> MapRef<'a> {
         n
     }
 
+    /// Writes a frame to the start of `to`: the 12 bytes of its virtio-net header (virtio 1.2 section 5.1.6, little endian) given as two
+    /// words, then `head`, then the pieces of `body`. False, and the guest's bytes undefined, when `to` is too short or anything is stale.
+    #[inline(always)]
+    pub fn write_frame(&self, to: Room, header: (u64, u32), head: &[u8], body: &[Lent]) -> bool {
+        let mut at = 12 + head.len();
+        if to.epoch != self.epoch || (to.len as usize) < at {
+            return false;
+        }
+        let start = to.ptr.as_ptr();
+        // SAFETY: the epoch says the arena still holds the memory, which reaches at least to the end of `head`; unaligned stores.
+        unsafe {
+            start.cast::<[u8; 8]>().write_volatile(header.0.to_le_bytes());
+            start.add(8).cast::<[u8; 4]>().write_volatile(header.1.to_le_bytes());
+            copy::copy(start.add(12), head.as_ptr(), head.len());
+        }
+        for piece in body {
+            let len = piece.len as usize;
+            if piece.epoch != self.epoch || to.len as usize - at < len {
+                return false;
+            }
+            // SAFETY: both epochs are the arena's; `len` bytes are left in the room. Overlapping guest memory is a matter of contents.
+            unsafe { copy::copy(start.add(at), piece.ptr.as_ptr(), len) };
+            at += len;
+        }
+        self.written(to, at);
+        true
+    }
+
+    /// Reads a frame from the start of `from`: its 12-byte virtio-net header as two little-endian words, and the bytes after it into
+    /// `into`, all of which must be there. Nothing when `from` is too short or stale.
+    #[inline(always)]
+    pub fn read_frame(&self, from: Lent, into: &mut [u8]) -> Option<(u64, u32)> {
+        if from.epoch != self.epoch || (from.len as usize) < 12 + into.len() {
+            return None;
+        }
+        let start = from.ptr.as_ptr();
+        // SAFETY: the epoch says the arena still holds the memory, which is long enough; `into` is our own. Unaligned loads.
+        unsafe {
+            let low = u64::from_le_bytes(start.cast::<[u8; 8]>().read_volatile());
+            let high = u32::from_le_bytes(start.add(8).cast::<[u8; 4]>().read_volatile());
+            copy::copy(into.as_mut_ptr(), start.add(12), into.len());
+            Some((low, high))
+        }
+    }
+
     /// Stores the 12 bytes of a virtio-net header (virtio 1.2 section 5.1.6, little endian) given as two words; false when `to` is shorter.
-    #[inline]
+    #[inline(always)]
     pub fn write_header(&self, to: Room, low: u64, high: u32) -> bool {
         if to.epoch != self.epoch || to.len < 12 {
             return false;
@@ -394,7 +439,7 @@ impl<'a> MapRef<'a> {
 
     /// Copies the start of `from` to the start of `to`, as far as both reach; returns the bytes copied, 0 when either is stale.
     /// A guest that lends and receives the same bytes gets a mixture of them.
-    #[inline]
+    #[inline(always)]
     pub fn copy(&self, to: Room, from: Lent) -> usize {
         if to.epoch != self.epoch || from.epoch != self.epoch {
             return 0;
@@ -407,7 +452,7 @@ impl<'a> MapRef<'a> {
         n
     }
 
-    #[inline]
+    #[inline(always)]
     fn written(&self, to: Room, n: usize) {
         if self.memory.log.is_some() {
             self.memory.mark_host(to.ptr.as_ptr(), n);
@@ -416,7 +461,7 @@ impl<'a> MapRef<'a> {
 }
 
 /// Reads lent bytes for an arena of epoch `epoch`.
-#[inline]
+#[inline(always)]
 pub(crate) fn read(from: Lent, epoch: u32, into: &mut [u8]) -> usize {
     if from.epoch != epoch {
         return 0;

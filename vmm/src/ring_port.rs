@@ -59,7 +59,7 @@ pub struct RingPort {
     rx_batch: Batch<Room>,
     tx_batch: Batch<Lent>,
     pending: Burst,
-    split: Burst,
+    settled: Burst,
     lost: Vec<DropReason>,
     /// Truncated mappings of the process when the lane's memory was last found alive.
     deaths: u64,
@@ -78,7 +78,7 @@ impl RingPort {
             rx_batch: Batch::default(),
             tx_batch: Batch::default(),
             pending: Burst::default(),
-            split: Burst::default(),
+            settled: Burst::default(),
             lost: Vec::with_capacity(BURST),
             deaths: 0,
         }
@@ -122,23 +122,34 @@ impl RingPort {
         Ok(())
     }
 
-    /// Writes the frames of `burst` into the receive ring; what finds no room goes to `pending`.
-    fn put_burst(&mut self, cx: &mut Context, burst: &mut Burst) -> Result<(), RingError> {
-        let (Some(lane), Some(map_id)) = (&mut self.lane, self.map) else { return Ok(()) };
-        let Some(rx) = &mut lane.rx else { return Ok(()) };
-        let map = cx.arena.map(map_id).ok_or(RingError::NoMemory)?;
-        self.rx_batch.clear();
+    /// Writes `frames` into the receive ring, until one owes what the guest does not take: that one is returned. What finds no room goes to
+    /// `pending`.
+    fn put_run(
+        &mut self,
+        cx: &mut Context,
+        frames: &mut dyn ExactSizeIterator<Item = Frame>,
+    ) -> Result<Option<Frame>, RingError> {
+        let (Some(lane), Some(map_id)) = (&mut self.lane, self.map) else { return Ok(None) };
+        let Some(rx) = &mut lane.rx else { return Ok(None) };
         with_ring!(&mut rx.ring, ring => {
-            ring.take(&map, &mut self.rx_batch, burst.len())?;
+            let map = cx.arena.map(map_id).ok_or(RingError::NoMemory)?;
+            self.rx_batch.clear();
+            ring.take(&map, &mut self.rx_batch, frames.len())?;
             let mut next = 0;
             let (mut sent, mut bytes) = (0u64, 0u64);
-            for frame in burst.drain() {
+            let mut owing = None;
+            for frame in frames {
                 let head = cx.heads.get(&frame);
                 let len = head.len();
-                let outcome = match self.rx_batch.chains.get(next) {
-                    Some(chain) if let [room] = self.rx_batch.pieces(*chain) && room.len() >= HEADER_BYTES + len => {
-                        if put_whole(&map, *room, &cx.heads, &frame) {
-                            ring.complete(*chain, (HEADER_BYTES + len) as u32);
+                if !head.offload.is_none() && !self.accepts.has(head.offload.needs()) {
+                    owing = Some(frame);
+                    break;
+                }
+                let outcome = match self.rx_batch.one_piece(next) {
+                    Some((chain, room)) if room.len() >= HEADER_BYTES + len => {
+                        let header = head.offload.words(1);
+                        if map.write_frame(room, header, head.bytes(), cx.heads.body_of(head)) {
+                            ring.complete(chain, (HEADER_BYTES + len) as u32);
                             next += 1;
                             Put::Done
                         } else {
@@ -153,65 +164,67 @@ impl RingPort {
                         bytes += len as u64;
                     }
                     Put::NoRoom => {
-                        if let Err(frame) = self.pending.push(frame) {
+                        if self.pending.push(frame).is_err() {
                             self.lost.push(DropReason::RingFull);
-                            let _ = frame;
                         }
                     }
-                    Put::Drop(reason) => {
-                        self.lost.push(reason);
-                        let _ = frame;
-                    }
+                    Put::Drop(reason) => self.lost.push(reason),
                 }
             }
             ring.give_back(self.rx_batch.chains.get(next..).unwrap_or_default());
             cx.transmitted(sent, bytes);
-        });
-        for reason in self.lost.drain(..) {
-            cx.drop_one(reason);
-        }
-        Ok(())
+            for reason in self.lost.drain(..) {
+                cx.drop_one(reason);
+            }
+            Ok(owing)
+        })
     }
 
-    /// A burst in which some frames owe what the guest does not take: cut or summed up here.
+    /// A frame that owes what the guest does not take: cut or summed up here.
     #[cold]
-    fn put_settled(&mut self, cx: &mut Context, burst: &mut Burst) -> Result<(), RingError> {
-        let mut out = std::mem::take(&mut self.split);
-        for frame in burst.drain() {
-            let mut settled = segmentation::Settle::new(cx, frame, self.accepts);
-            while let Some(frame) = settled.next(cx) {
-                if out.room() == 0 {
-                    self.put_burst(cx, &mut out)?;
-                }
+    fn put_settled(&mut self, cx: &mut Context, frame: Frame) -> Result<(), RingError> {
+        let mut settle = segmentation::Settle::new(cx, frame, self.accepts);
+        let mut out = std::mem::take(&mut self.settled);
+        loop {
+            let next = settle.next(cx);
+            let ended = next.is_none();
+            if let Some(frame) = next {
+                // There is room: it is made below as soon as there is none.
                 let _ = out.push(frame);
             }
+            if ended || out.room() == 0 {
+                let unsettled = self.put_run(cx, &mut out.drain())?;
+                if let Some(frame) = unsettled {
+                    cx.drop(frame, DropReason::CannotSegment);
+                }
+            }
+            if ended {
+                break;
+            }
         }
-        self.put_burst(cx, &mut out)?;
-        self.split = out;
+        self.settled = out;
         Ok(())
     }
 
     fn put(&mut self, cx: &mut Context, burst: &mut Burst) -> Result<(), RingError> {
         let ready = self.lane.as_ref().and_then(|lane| lane.rx.as_ref()).is_some_and(|rx| rx.enabled);
+        let mut frames = burst.drain();
         if !ready {
-            for frame in burst.drain() {
-                cx.drop(frame, DropReason::NotReady);
-            }
+            frames.for_each(|frame| cx.drop(frame, DropReason::NotReady));
             return Ok(());
         }
-        let accepts = self.accepts;
-        let as_is = burst.iter().all(|frame| {
-            let owed = cx.heads.get(frame).offload;
-            owed.is_none() || accepts.has(owed.needs())
-        });
-        if as_is { self.put_burst(cx, burst) } else { self.put_settled(cx, burst) }
+        while let Some(frame) = self.put_run(cx, &mut frames)? {
+            self.put_settled(cx, frame)?;
+        }
+        Ok(())
     }
 
     /// The last look for room, then both rings are published.
     fn end_turn(&mut self, cx: &mut Context) -> Result<(), RingError> {
         if !self.pending.is_empty() {
             let mut waiting = std::mem::take(&mut self.pending);
-            self.put_burst(cx, &mut waiting)?;
+            let unsettled = self.put_run(cx, &mut waiting.drain())?;
+            debug_assert!(unsettled.is_none(), "what waits was found acceptable before");
             for frame in self.pending.drain() {
                 cx.drop(frame, DropReason::RingFull);
             }
@@ -246,21 +259,15 @@ enum Put {
 }
 
 /// A frame in one buffer: header, head and what is left.
-#[inline]
+#[inline(always)]
 fn one_piece(map: &MapRef<'_>, piece: Lent, heads: &mut Heads, origin: Origin) -> Result<Frame, DropReason> {
     let len = piece.len().checked_sub(HEADER_BYTES).filter(|len| *len >= MIN_FRAME).ok_or(DropReason::Runt)?;
     if len > MAX_FRAME {
         return Err(DropReason::Oversize);
     }
-    let (low, high) = map.read_header(piece).ok_or(DropReason::Stale)?;
-    let offload = Offload::from_words(low, high).checked(len).ok_or(DropReason::BadOffload)?;
     let (frame, head) = heads.begin(origin, len).ok_or(DropReason::NoHeads)?;
-    head.offload = offload;
-    let in_head = len.min(HEAD_BYTES);
-    let front = piece.part(HEADER_BYTES, in_head).ok_or(DropReason::Runt)?;
-    if map.read(front, head.fill()) != in_head {
-        return Err(DropReason::Stale);
-    }
+    let (low, high) = map.read_frame(piece, head.fill()).ok_or(DropReason::Stale)?;
+    head.offload = Offload::from_words(low, high).checked(len).ok_or(DropReason::BadOffload)?;
     if len > HEAD_BYTES {
         let rest = piece.part(HEADER_BYTES + HEAD_BYTES, len - HEAD_BYTES).ok_or(DropReason::Runt)?;
         if !heads.add_piece(&frame, rest) {
@@ -314,22 +321,6 @@ fn gather(map: &MapRef<'_>, pieces: &[Lent], skip: usize, into: &mut [u8]) -> Re
         skip = 0;
     }
     Err(DropReason::Runt)
-}
-
-/// Writes a frame into one buffer that is long enough. False when a part of it is stale.
-#[inline]
-fn put_whole(map: &MapRef<'_>, room: Room, heads: &Heads, frame: &Frame) -> bool {
-    let head = heads.get(frame);
-    let (low, high) = head.offload.words(1);
-    let bytes = head.bytes();
-    let mut fits = map.write_header(room, low, high);
-    fits &= map.write(room.after(HEADER_BYTES), bytes) == bytes.len();
-    let mut at = HEADER_BYTES + bytes.len();
-    for piece in heads.body(frame) {
-        fits &= map.copy(room.after(at), *piece) == piece.len();
-        at += piece.len();
-    }
-    fits
 }
 
 /// Writes a frame into as many buffers and chains as it needs: one chain, or several where buffers are mergeable (section 5.1.6.4).

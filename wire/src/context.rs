@@ -101,7 +101,15 @@ impl Heads {
     /// The body of a frame: what follows the bytes of its head.
     #[inline]
     pub fn body(&self, frame: &Frame) -> &[Lent] {
-        let head = self.get(frame);
+        self.body_of(self.get(frame))
+    }
+
+    /// The body of the frame that has this head.
+    #[inline]
+    pub fn body_of(&self, head: &Head) -> &[Lent] {
+        if head.pieces == 0 {
+            return &[];
+        }
         let at = head.pieces_at as usize;
         self.pieces.get(at..at + usize::from(head.pieces)).unwrap_or_default()
     }
@@ -313,5 +321,15 @@ impl Heads {
         new.first_mut()?.copy_from(old.get(frame.slot as usize)?);
         self.used = slot + 1;
         Some(Frame { slot: slot as u32, turn: self.turn })
+    }
+
+    /// A new frame with the head of `frame` and without its body, which the caller makes up with the lengths.
+    pub(crate) fn begin_as(&mut self, frame: &Frame) -> Option<Frame> {
+        let pieces_at = self.pieces.len() as u32;
+        let new = self.duplicate(frame)?;
+        let head = self.get_mut(&new);
+        head.pieces_at = pieces_at;
+        head.pieces = 0;
+        Some(new)
     }
 }

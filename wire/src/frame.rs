@@ -85,8 +85,14 @@ pub struct Head {
     pub segment: Segment,
     /// Whether its first EtherType is an 802.1Q tag that labels its segment.
     pub tagged: bool,
-    bytes: [u8; HEADROOM + HEAD_BYTES],
+    bytes: Bytes,
 }
+
+/// Headroom and first bytes; the alignment puts the frame's first byte on a cache line.
+#[repr(C, align(16))]
+struct Bytes([u8; HEADROOM + HEAD_BYTES]);
+
+const _: () = assert!(size_of::<Head>() == 256 && std::mem::offset_of!(Head, bytes) + HEADROOM == 128);
 
 impl Head {
     pub(crate) const EMPTY: Head = Head {
@@ -99,7 +105,7 @@ impl Head {
         origin: Origin { nic: NicId(0), lane: 0 },
         segment: Segment(0),
         tagged: false,
-        bytes: [0; HEADROOM + HEAD_BYTES],
+        bytes: Bytes([0; HEADROOM + HEAD_BYTES]),
     };
 
     /// Begins anew: a frame of `len` bytes from `origin`, whose head is to be filled through [`Head::fill`].
@@ -128,7 +134,7 @@ impl Head {
         self.segment = other.segment;
         self.tagged = other.tagged;
         let range = usize::from(other.start)..usize::from(other.start) + usize::from(other.head_len);
-        if let (Some(to), Some(from)) = (self.bytes.get_mut(range.clone()), other.bytes.get(range)) {
+        if let (Some(to), Some(from)) = (self.bytes.0.get_mut(range.clone()), other.bytes.0.get(range)) {
             to.copy_from_slice(from);
         }
     }
@@ -144,14 +150,14 @@ impl Head {
     #[inline]
     pub fn bytes(&self) -> &[u8] {
         let start = usize::from(self.start);
-        self.bytes.get(start..start + usize::from(self.head_len)).unwrap_or_default()
+        self.bytes.0.get(start..start + usize::from(self.head_len)).unwrap_or_default()
     }
 
     /// The first bytes, to change.
     #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         let start = usize::from(self.start);
-        self.bytes.get_mut(start..start + usize::from(self.head_len)).unwrap_or_default()
+        self.bytes.0.get_mut(start..start + usize::from(self.head_len)).unwrap_or_default()
     }
 
     /// The place for the first `min(len, 128)` bytes of a frame just begun.
@@ -163,7 +169,7 @@ impl Head {
     /// The whole room for a head, for a frame whose length is known only after reading; [`Head::set_len`] follows.
     #[inline]
     pub fn room(&mut self) -> &mut [u8] {
-        self.bytes.get_mut(HEADROOM..).unwrap_or_default()
+        self.bytes.0.get_mut(HEADROOM..).unwrap_or_default()
     }
 
     /// Sets the length of a frame that was read into [`Head::room`].
@@ -277,8 +283,9 @@ impl Burst {
 
     /// Takes all frames out, in their order. What the iterator is not asked for is gone: callers account for each.
     #[inline]
-    pub fn drain(&mut self) -> impl Iterator<Item = Frame> + '_ {
+    pub fn drain(&mut self) -> impl ExactSizeIterator<Item = Frame> + '_ {
         let len = std::mem::take(&mut self.len);
-        self.frames.iter_mut().take(len).map(|place| std::mem::replace(place, Frame::NONE))
+        // The places are free now, so what is left in them is no second handle.
+        self.frames.get(..len).unwrap_or_default().iter().map(|place| Frame { slot: place.slot, turn: place.turn })
     }
 }

@@ -77,21 +77,21 @@ pub struct Chain {
     pub first: u32,
 }
 
-/// What a descriptor becomes: [`Lent`] to read, [`Room`] to write.
+/// What a descriptor becomes: [`Lent`] to read, [`Room`] to write, or [`EitherWay`].
 pub trait Piece: Copy {
-    /// Whether the device writes it.
-    const WRITABLE: bool;
-    /// The piece at this guest address.
-    fn find(map: &MapRef<'_>, guest: u64, len: u32) -> Option<Self>;
+    /// The piece at this guest address, if the descriptor's direction (`writable`: by the device) is one that this kind of piece has.
+    fn find(map: &MapRef<'_>, guest: u64, len: u32, writable: bool) -> Result<Self, RingError>;
     /// Asks for its first cache line.
     fn prefetch(&self);
 }
 
 impl Piece for Lent {
-    const WRITABLE: bool = false;
     #[inline]
-    fn find(map: &MapRef<'_>, guest: u64, len: u32) -> Option<Self> {
-        map.lend(guest, len)
+    fn find(map: &MapRef<'_>, guest: u64, len: u32, writable: bool) -> Result<Self, RingError> {
+        if writable {
+            return Err(RingError::Direction("device-writable"));
+        }
+        map.lend(guest, len).ok_or(RingError::Outside { guest, len })
     }
     #[inline]
     fn prefetch(&self) {
@@ -100,15 +100,37 @@ impl Piece for Lent {
 }
 
 impl Piece for Room {
-    const WRITABLE: bool = true;
     #[inline]
-    fn find(map: &MapRef<'_>, guest: u64, len: u32) -> Option<Self> {
-        map.room(guest, len)
+    fn find(map: &MapRef<'_>, guest: u64, len: u32, writable: bool) -> Result<Self, RingError> {
+        if !writable {
+            return Err(RingError::Direction("device-readable"));
+        }
+        map.room(guest, len).ok_or(RingError::Outside { guest, len })
     }
     #[inline]
     fn prefetch(&self) {
         Room::prefetch(self);
     }
+}
+
+/// A piece of a queue whose chains have both directions, as the control queue's do.
+#[derive(Clone, Copy)]
+pub enum EitherWay {
+    /// To read.
+    Lent(Lent),
+    /// To write.
+    Room(Room),
+}
+
+impl Piece for EitherWay {
+    fn find(map: &MapRef<'_>, guest: u64, len: u32, writable: bool) -> Result<Self, RingError> {
+        if writable {
+            Room::find(map, guest, len, true).map(EitherWay::Room)
+        } else {
+            Lent::find(map, guest, len, false).map(EitherWay::Lent)
+        }
+    }
+    fn prefetch(&self) {}
 }
 
 /// Chains taken in one go.
@@ -139,6 +161,16 @@ impl<P: Piece> Batch<P> {
         self.pieces.get(first..first + usize::from(chain.pieces)).unwrap_or_default()
     }
 
+    /// Chain `index` and its piece, if it has just one.
+    #[inline(always)]
+    pub fn one_piece(&self, index: usize) -> Option<(Chain, P)> {
+        let chain = *self.chains.get(index)?;
+        if chain.pieces != 1 {
+            return None;
+        }
+        Some((chain, *self.pieces.get(chain.first as usize)?))
+    }
+
     /// Where the next chain's pieces begin.
     #[inline]
     pub(super) fn mark(&self) -> usize {
@@ -146,23 +178,20 @@ impl<P: Piece> Batch<P> {
     }
 
     /// Ends a chain whose pieces began at `mark`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn end_chain(&mut self, id: u16, entries: u16, mark: usize) {
         let pieces = (self.pieces.len() - mark) as u16;
         self.chains.push(Chain { id, entries, pieces, first: mark as u32 });
     }
 
     /// Adds the piece of one descriptor to the chain that began at `mark`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn add(&mut self, map: &MapRef<'_>, descriptor: Descriptor, mark: usize) -> Result<(), RingError> {
         let Descriptor { guest, len, flags, .. } = descriptor;
-        if (flags & DESC_WRITE != 0) != P::WRITABLE {
-            return Err(RingError::Direction(if P::WRITABLE { "device-readable" } else { "device-writable" }));
-        }
         if self.pieces.len() - mark >= MAX_CHAIN {
             return Err(RingError::Length(MAX_CHAIN));
         }
-        let piece = P::find(map, guest, len).ok_or(RingError::Outside { guest, len })?;
+        let piece = P::find(map, guest, len, flags & DESC_WRITE != 0)?;
         piece.prefetch();
         self.pieces.push(piece);
         Ok(())
