@@ -29,39 +29,32 @@ pub(crate) unsafe fn copy(dst: *mut u8, src: *const u8, n: usize) {
     }
 }
 
-/// 0 to 15 bytes, as two overlapping loads of the largest power of two that fits.
+/// 0 to 15 bytes, as two overlapping words where there are four or more.
 #[inline(always)]
 unsafe fn short(dst: *mut u8, src: *const u8, n: usize) {
-    // SAFETY: each access lies within `n` bytes of both ranges: `n - k` is at least 0 where width `k` is chosen.
+    // SAFETY: each access lies within `n` bytes of both ranges: `n - width` is at least 0 where a width is chosen.
     unsafe {
         if n >= 8 {
-            overlapping::<u64>(dst, src, n);
+            let (first, last) = (load_u64(src), load_u64(src.add(n - 8)));
+            store_u64(dst, first);
+            store_u64(dst.add(n - 8), last);
         } else if n >= 4 {
-            overlapping::<u32>(dst, src, n);
-        } else if n >= 2 {
-            overlapping::<u16>(dst, src, n);
-        } else if n == 1 {
-            dst.write_volatile(src.read_volatile());
+            let (first, last) = (load_u32(src), load_u32(src.add(n - 4)));
+            store_u32(dst, first);
+            store_u32(dst.add(n - 4), last);
+        } else {
+            for at in 0..n {
+                dst.add(at).write_volatile(src.add(at).read_volatile());
+            }
         }
     }
 }
 
 /// An integer at any address.
+#[cfg(not(target_arch = "x86_64"))]
 #[repr(C, packed)]
 #[derive(Clone, Copy)]
-pub(crate) struct Unaligned<T: Copy>(pub(crate) T);
-
-#[inline(always)]
-unsafe fn overlapping<T: Copy>(dst: *mut u8, src: *const u8, n: usize) {
-    let tail = n - size_of::<T>();
-    // SAFETY: the caller chose `T` no larger than `n`; `Unaligned` asks for no alignment.
-    unsafe {
-        let first = src.cast::<Unaligned<T>>().read_volatile();
-        let last = src.add(tail).cast::<Unaligned<T>>().read_volatile();
-        dst.cast::<Unaligned<T>>().write_volatile(first);
-        dst.add(tail).cast::<Unaligned<T>>().write_volatile(last);
-    }
-}
+struct Unaligned<T: Copy>(T);
 
 /// 16 to 256 bytes.
 #[cfg(target_arch = "x86_64")]
@@ -139,10 +132,10 @@ unsafe fn medium(dst: *mut u8, src: *const u8, n: usize) {
     unsafe {
         let mut at = 0;
         while n - at >= 8 {
-            overlapping::<u64>(dst.add(at), src.add(at), 8);
+            store_u64(dst.add(at), load_u64(src.add(at)));
             at += 8;
         }
-        overlapping::<u64>(dst.add(n - 8), src.add(n - 8), 8);
+        store_u64(dst.add(n - 8), load_u64(src.add(n - 8)));
     }
 }
 
@@ -151,6 +144,55 @@ unsafe fn long(dst: *mut u8, src: *const u8, n: usize) {
     // SAFETY: the same contract.
     unsafe { medium(dst, src, n) }
 }
+
+macro_rules! words {
+    ($load:ident, $store:ident, $word:ty, $register:literal) => {
+        /// The little-endian word at any address, by one load.
+        ///
+        /// # Safety
+        /// The address must be readable for the word's size. The memory may change concurrently.
+        #[inline(always)]
+        pub(crate) unsafe fn $load(at: *const u8) -> $word {
+            #[cfg(target_arch = "x86_64")]
+            {
+                let word: $word;
+                // SAFETY: forwarded to the caller. Assembly, because a volatile load of unaligned data is made byte by byte.
+                unsafe {
+                    core::arch::asm!(
+                        concat!("mov {w", $register, "}, [{p}]"), p = in(reg) at, w = out(reg) word,
+                        options(nostack, preserves_flags, readonly)
+                    );
+                }
+                word
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            // SAFETY: forwarded to the caller; `Unaligned` asks for no alignment.
+            <$word>::from_le(unsafe { at.cast::<Unaligned<$word>>().read_volatile() }.0)
+        }
+
+        /// Stores a word, little endian, at any address, by one store.
+        ///
+        /// # Safety
+        /// The address must be writable for the word's size.
+        #[inline(always)]
+        pub(crate) unsafe fn $store(at: *mut u8, word: $word) {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: forwarded to the caller.
+            unsafe {
+                core::arch::asm!(
+                    concat!("mov [{p}], {w", $register, "}"), p = in(reg) at, w = in(reg) word,
+                    options(nostack, preserves_flags)
+                );
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            // SAFETY: forwarded to the caller; `Unaligned` asks for no alignment.
+            unsafe { at.cast::<Unaligned<$word>>().write_volatile(Unaligned(word.to_le())) };
+        }
+    };
+}
+
+words!(load_u64, store_u64, u64, ":r");
+words!(load_u32, store_u32, u32, ":e");
 
 /// Asks for the cache line at `at`, to read it soon. Any address is allowed.
 #[inline(always)]

@@ -348,22 +348,6 @@ impl<'a> MapRef<'a> {
         read(from, self.epoch, into)
     }
 
-    /// The 12 bytes of a virtio-net header (virtio 1.2 section 5.1.6, little endian) at the start of `from` as two words, each read once;
-    /// nothing when `from` is shorter or stale.
-    #[inline(always)]
-    pub fn read_header(&self, from: Lent) -> Option<(u64, u32)> {
-        if from.epoch != self.epoch || from.len < 12 {
-            return None;
-        }
-        // SAFETY: the epoch says the arena still holds the memory, 12 bytes of which `from` has; `Unaligned` asks for no alignment.
-        let (low, high) = unsafe {
-            let low = from.ptr.as_ptr().cast::<copy::Unaligned<u64>>().read_volatile();
-            let high = from.ptr.as_ptr().add(8).cast::<copy::Unaligned<u32>>().read_volatile();
-            (low.0, high.0)
-        };
-        Some((u64::from_le(low), u32::from_le(high)))
-    }
-
     /// Copies `from` to the start of `to`, as far as both reach; returns the bytes copied, 0 when `to` is stale.
     #[inline(always)]
     pub fn write(&self, to: Room, from: &[u8]) -> usize {
@@ -388,8 +372,8 @@ impl<'a> MapRef<'a> {
         let start = to.ptr.as_ptr();
         // SAFETY: the epoch says the arena still holds the memory, which reaches at least to the end of `head`; unaligned stores.
         unsafe {
-            start.cast::<[u8; 8]>().write_volatile(header.0.to_le_bytes());
-            start.add(8).cast::<[u8; 4]>().write_volatile(header.1.to_le_bytes());
+            copy::store_u64(start, header.0);
+            copy::store_u32(start.add(8), header.1);
             copy::copy(start.add(12), head.as_ptr(), head.len());
         }
         for piece in body {
@@ -415,8 +399,8 @@ impl<'a> MapRef<'a> {
         let start = from.ptr.as_ptr();
         // SAFETY: the epoch says the arena still holds the memory, which is long enough; `into` is our own. Unaligned loads.
         unsafe {
-            let low = u64::from_le_bytes(start.cast::<[u8; 8]>().read_volatile());
-            let high = u32::from_le_bytes(start.add(8).cast::<[u8; 4]>().read_volatile());
+            let low = copy::load_u64(start);
+            let high = copy::load_u32(start.add(8));
             copy::copy(into.as_mut_ptr(), start.add(12), into.len());
             Some((low, high))
         }
@@ -430,8 +414,8 @@ impl<'a> MapRef<'a> {
         }
         // SAFETY: as for `write`, with 12 bytes, which `to` has; unaligned stores.
         unsafe {
-            to.ptr.as_ptr().cast::<[u8; 8]>().write_volatile(low.to_le_bytes());
-            to.ptr.as_ptr().add(8).cast::<[u8; 4]>().write_volatile(high.to_le_bytes());
+            copy::store_u64(to.ptr.as_ptr(), low);
+            copy::store_u32(to.ptr.as_ptr().add(8), high);
         }
         self.written(to, 12);
         true

@@ -192,10 +192,10 @@ impl SplitMemory {
     /// Stores slot `index` (modulo the size) of the used ring.
     #[inline]
     pub fn set_used(&self, index: u16, id: u16, len: u32) {
-        let word = (u64::from(len) << 32 | u64::from(id)).to_le();
+        let word = u64::from(len) << 32 | u64::from(id);
         let at = 4 + 8 * self.entry(index);
-        // SAFETY: the slot is inside the used ring, which is aligned to 4 bytes only: two 32-bit halves by unaligned volatile store.
-        unsafe { self.used.as_ptr().add(at).cast::<[u8; 8]>().write_volatile(word.to_ne_bytes()) };
+        // SAFETY: the slot is inside the used ring.
+        unsafe { copy::store_u64(self.used.as_ptr().add(at), word) };
         if self.memory.is_logged() {
             self.memory.mark(self.used_guest + at as u64, 8);
         }
@@ -289,9 +289,8 @@ impl SplitMemory {
     /// Slot `index` (modulo the size) of the used ring: id and written bytes.
     pub fn used(&self, index: u16) -> (u32, u32) {
         let at = 4 + 8 * self.entry(index);
-        // SAFETY: inside the used ring; unaligned volatile load.
-        let bytes = unsafe { self.used.as_ptr().add(at).cast::<[u8; 8]>().read_volatile() };
-        let word = u64::from_le_bytes(bytes);
+        // SAFETY: inside the used ring.
+        let word = unsafe { copy::load_u64(self.used.as_ptr().add(at)) };
         (word as u32, (word >> 32) as u32)
     }
 
