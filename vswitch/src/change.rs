@@ -4,9 +4,12 @@
 
 use std::sync::mpsc::SyncSender;
 
-use wire::{Counters, Ledger, Mac, NicId, Port, Segment};
+use wire::{Counters, Ledger, Mac, NicId, Port, Vid};
 
-use crate::bridge::{BridgeSpec, FdbEntry, NicSpec};
+use crate::{
+    bridge::{BridgeSpec, FdbEntry, NicSpec},
+    fdb::StaticError,
+};
 
 /// A bridge of a worker, by its place in the worker's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,12 +47,14 @@ pub enum Change {
     AddStatic {
         /// The bridge.
         bridge: BridgeId,
-        /// The segment.
-        segment: Segment,
+        /// The VLAN; none means the untagged segment.
+        vlan: Option<Vid>,
         /// The address.
         mac: Mac,
         /// The NIC.
         nic: NicId,
+        /// What came of it.
+        reply: SyncSender<Result<(), StaticError>>,
     },
     /// A lane of a NIC begins to work; a port that is there already is dropped.
     Attach {

@@ -13,21 +13,10 @@
 //!   release   egress ports first (a last look for room, publish), the ingress port last (what it lent is completed)
 //! ```
 //!
-//! The worker goes round its lanes as long as any has work, then spins for a while, then arms notifications, looks once more and sleeps.
+//! How rounds, spinning and sleep follow one another is in [`crate::thread`].
 
-use std::{
-    io,
-    os::fd::AsRawFd,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, Sender, TryRecvError, channel},
-    },
-    thread::JoinHandle,
-    time::Duration,
-};
+use std::io;
 
-use sys::{eventfd::EventFd, poll::Sleep, tsc};
 use wire::{Burst, Context, DropReason, Instant, NicId, Origin, Port, Sizes, Wake};
 
 use crate::{
@@ -36,34 +25,8 @@ use crate::{
     egress::Egress,
 };
 
-/// How a worker without work behaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Idle {
-    /// Looks for work for this long, then sleeps.
-    Adaptive(Duration),
-    /// Never sleeps.
-    Poll,
-    /// Sleeps at once.
-    Sleep,
-}
-
-/// How to run a worker.
-#[derive(Clone, Copy, Debug)]
-pub struct WorkerSpec {
-    /// The CPU to stay on; none leaves it to the scheduler.
-    pub cpu: Option<usize>,
-    /// What to do without work.
-    pub idle: Idle,
-    /// Memory for one turn.
-    pub sizes: Sizes,
-}
-
 /// Rounds in which answers of ports are forwarded within one turn.
 const ANSWER_ROUNDS: usize = 4;
-/// Turns between two looks at the system's clock.
-const TURNS_PER_LOOK: u32 = 256;
-/// Time between two rounds of housekeeping.
-const HOUSEKEEPING: Duration = Duration::from_millis(200);
 /// Forwarding-table entries looked at in one round of housekeeping.
 const SWEEP: usize = 4096;
 
@@ -97,9 +60,9 @@ pub struct Worker {
 
 impl Worker {
     /// A worker without bridges. Ports that fail are told to `failures`.
-    pub fn new(spec: &WorkerSpec, failures: Box<dyn FnMut(Failure) + Send>) -> io::Result<Self> {
+    pub fn new(sizes: Sizes, cpu: Option<usize>, failures: Box<dyn FnMut(Failure) + Send>) -> io::Result<Self> {
         Ok(Worker {
-            cx: Context::new(spec.sizes)?,
+            cx: Context::new(sizes)?,
             lanes: Vec::new(),
             nics: Vec::new(),
             bridges: Vec::new(),
@@ -110,13 +73,24 @@ impl Worker {
             frames: 0,
             busy: 0,
             idle: 0,
-            cpu: spec.cpu,
+            cpu,
         })
     }
 
     /// What the worker counted and knows.
     pub fn context(&self) -> &Context {
         &self.cx
+    }
+
+    /// Counts the cycles of a round that received `frames`, or found nothing to do.
+    #[inline]
+    pub(crate) fn spent(&mut self, frames: usize, cycles: u64) {
+        if frames > 0 {
+            self.frames += frames as u64;
+            self.busy += cycles;
+        } else {
+            self.idle += cycles;
+        }
     }
 
     /// One round over all lanes at time `now`: a turn each. Returns the frames received.
@@ -264,9 +238,10 @@ impl Worker {
                 *place(&mut self.nics, nic.0) = Some(Nic { bridge, lanes: Vec::new() });
             }
             Change::RemoveNic { nic } => self.remove_nic(nic),
-            Change::AddStatic { bridge, segment, mac, nic } => {
+            Change::AddStatic { bridge, vlan, mac, nic, reply } => {
                 if let Some(Some(bridge)) = self.bridges.get_mut(usize::from(bridge.0)) {
-                    bridge.add_static(segment, mac, nic);
+                    // Nobody waiting for the answer any more is no fault of ours.
+                    let _ = reply.send(bridge.add_static(vlan, mac, nic));
                 }
             }
             Change::Attach { nic, lane, port } => self.attach(nic, lane, port),
@@ -370,7 +345,8 @@ impl Worker {
         }
     }
 
-    fn housekeeping(&mut self, now: Instant) {
+    /// What is done now and then, between turns.
+    pub(crate) fn housekeeping(&mut self, now: Instant) {
         self.cx.now = now;
         for bridge in self.bridges.iter_mut().flatten() {
             bridge.sweep(now, SWEEP);
@@ -378,12 +354,13 @@ impl Worker {
     }
 
     /// Arms every port's notifications; false when one of them has work already.
-    fn arm(&mut self, wake: &mut Wake) -> bool {
+    pub(crate) fn arm(&mut self, wake: &mut Wake) -> bool {
         wake.clear();
         self.lanes.iter_mut().flatten().fold(true, |quiet, lane| lane.port.wake(wake) && quiet)
     }
 
-    fn disarm(&mut self) {
+    /// The sleep, or the wish for one, is over.
+    pub(crate) fn disarm(&mut self) {
         for lane in self.lanes.iter_mut().flatten() {
             lane.port.awake();
         }
@@ -397,158 +374,4 @@ fn place<T>(table: &mut Vec<Option<T>>, index: u16) -> &mut Option<T> {
         table.resize_with(index + 1, || None);
     }
     &mut table[index]
-}
-
-/// Time from the cycle counter, set right by the system's clock now and then.
-struct Ticker {
-    at: u64,
-    cycles: u64,
-    per_cycle: u64,
-    looks: u32,
-}
-
-impl Ticker {
-    fn new() -> Self {
-        let hz = u128::from(tsc::cycles_per_second().max(1));
-        let per_cycle = ((1_000_000_000u128 << 32) / hz) as u64;
-        Ticker { at: tsc::now_ns(), cycles: tsc::cycles(), per_cycle, looks: 0 }
-    }
-
-    #[inline]
-    fn at(&mut self, cycles: u64) -> Instant {
-        self.looks += 1;
-        if self.looks >= TURNS_PER_LOOK {
-            self.looks = 0;
-            self.at = self.at.max(tsc::now_ns());
-            self.cycles = cycles;
-        }
-        let passed = u128::from(cycles.wrapping_sub(self.cycles)) * u128::from(self.per_cycle) >> 32;
-        Instant::from_nanos(self.at + passed as u64)
-    }
-}
-
-/// The other end of a worker's thread.
-pub struct WorkerHandle {
-    changes: Sender<Change>,
-    poke: Arc<Poke>,
-    thread: Option<JoinHandle<()>>,
-}
-
-struct Poke {
-    waiting: AtomicBool,
-    event: EventFd,
-}
-
-/// Sends changes to a worker; a copy for every thread that has some.
-#[derive(Clone)]
-pub struct Changes {
-    changes: Sender<Change>,
-    poke: Arc<Poke>,
-}
-
-impl Changes {
-    /// Hands a change over; false when the worker has ended.
-    pub fn send(&self, change: Change) -> bool {
-        let sent = self.changes.send(change).is_ok();
-        self.poke.waiting.store(true, Ordering::Release);
-        // A full counter wakes as well.
-        let _ = self.poke.event.notify();
-        sent
-    }
-}
-
-impl WorkerHandle {
-    /// Starts a worker's thread.
-    pub fn spawn(spec: WorkerSpec, failures: Box<dyn FnMut(Failure) + Send>) -> io::Result<Self> {
-        let (changes, inbox) = channel();
-        let poke = Arc::new(Poke { waiting: AtomicBool::new(false), event: EventFd::new()? });
-        let worker = Worker::new(&spec, failures)?;
-        let name = spec.cpu.map_or("worker".to_owned(), |cpu| format!("worker-{cpu}"));
-        let theirs = Arc::clone(&poke);
-        let thread = std::thread::Builder::new().name(name).spawn(move || run(worker, spec, &inbox, &theirs))?;
-        Ok(WorkerHandle { changes, poke, thread: Some(thread) })
-    }
-
-    /// A way to send changes.
-    pub fn changes(&self) -> Changes {
-        Changes { changes: self.changes.clone(), poke: Arc::clone(&self.poke) }
-    }
-
-    /// Ends the worker: every port is let go, and the thread is gone when this returns.
-    pub fn stop(&mut self) {
-        self.changes().send(Change::Stop);
-        if let Some(thread) = self.thread.take() {
-            // A worker that panicked has let its ports go as well.
-            let _ = thread.join();
-        }
-    }
-}
-
-impl Drop for WorkerHandle {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
-/// The thread: rounds while there is work, then spinning, then sleep.
-fn run(mut worker: Worker, spec: WorkerSpec, inbox: &Receiver<Change>, poke: &Poke) {
-    if let Some(cpu) = spec.cpu
-        && let Err(error) = sys::affinity::pin(cpu)
-    {
-        tracing::warn!(cpu, %error, "the worker could not be pinned to its CPU and runs where the scheduler puts it");
-    }
-    let mut ticker = Ticker::new();
-    let mut sleep = Sleep::default();
-    let mut wake = Wake::default();
-    let mut before = tsc::cycles();
-    let mut now = ticker.at(before);
-    let (mut last_work, mut last_housekeeping) = (now, now);
-    loop {
-        if poke.waiting.load(Ordering::Relaxed) {
-            poke.waiting.store(false, Ordering::Release);
-            let _ = poke.event.drain();
-            loop {
-                match inbox.try_recv() {
-                    Ok(change) if worker.apply(change) => {}
-                    Ok(_) | Err(TryRecvError::Disconnected) => return,
-                    Err(TryRecvError::Empty) => break,
-                }
-            }
-        }
-        let frames = worker.round(now);
-        let after = tsc::cycles();
-        let spent = after.wrapping_sub(before);
-        before = after;
-        now = ticker.at(after);
-        if frames > 0 {
-            worker.frames += frames as u64;
-            worker.busy += spent;
-            last_work = now;
-        } else {
-            worker.idle += spent;
-        }
-        if now.since(last_housekeeping) >= HOUSEKEEPING {
-            last_housekeeping = now;
-            worker.housekeeping(now);
-        }
-        let tired = match spec.idle {
-            Idle::Poll => false,
-            Idle::Sleep => frames == 0,
-            Idle::Adaptive(spin) => frames == 0 && now.since(last_work) >= spin,
-        };
-        if tired {
-            if worker.arm(&mut wake) && !poke.waiting.load(Ordering::Acquire) {
-                let until = wake.deadline.map_or(HOUSEKEEPING, |at| at.since(now).min(HOUSEKEEPING));
-                let fds = wake.readable.iter().copied().chain([poke.event.as_raw_fd()]);
-                if let Err(error) = sleep.wait(fds, Some(until)) {
-                    tracing::warn!(%error, "sleeping failed; the worker looks for work instead");
-                }
-            }
-            worker.disarm();
-            let after = tsc::cycles();
-            worker.idle += after.wrapping_sub(before);
-            before = after;
-            now = ticker.at(after);
-        }
-    }
 }
