@@ -18,6 +18,7 @@ pub mod frame;
 pub mod layers;
 pub mod offload;
 pub mod port;
+pub mod segmentation;
 pub mod verdict;
 
 pub use addr::{AddrError, Mac, Vid, Vni};
