@@ -203,15 +203,16 @@ impl Offload {
         Some(Offload { low: self.low & !(0xff & !NEEDS_CSUM), high: self.high })
     }
 
-    /// The same debt after `by` bytes were put into (or, negative, taken out of) the headers before the checksum's start.
+    /// The same debt after `by` bytes were put into (or, negative, taken out of) the headers before the checksum's start. A header length
+    /// of zero, which drivers give without segmentation, means that it is not told and stays.
     #[inline]
     #[must_use]
     pub const fn shifted(self, by: i16) -> Offload {
         if self.is_none() {
             return self;
         }
-        let header = self.header_len().wrapping_add_signed(by) as u64;
-        let start = self.checksum_start().wrapping_add_signed(by) as u64;
+        let header = if self.header_len() == 0 { 0 } else { self.header_len().saturating_add_signed(by) as u64 };
+        let start = self.checksum_start().saturating_add_signed(by) as u64;
         let kept = self.low & 0x0000_ffff_0000_ffff;
         Offload { low: kept | header << 16 | start << 48, high: self.high }
     }
@@ -235,6 +236,7 @@ mod tests {
         assert_eq!(Offload::from_bytes(bytes), offload);
         assert_eq!(offload.shifted(4).checksum_start(), 38);
         assert_eq!(offload.shifted(4).shifted(-4), offload);
+        assert_eq!(Offload::new(Gso::None, 0, 0, 38, 16).shifted(-4), Offload::new(Gso::None, 0, 0, 34, 16));
         assert_eq!(offload.needs(), Accepts::CSUM.with(Accepts::TSO4));
         assert_eq!(offload.whole().needs(), Accepts::CSUM);
     }

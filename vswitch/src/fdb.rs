@@ -1,0 +1,376 @@
+//! [`Fdb`]: which NIC a station is behind, the filtering database of a bridge.
+//!
+//! Invariant: it never holds more than its capacity, an entry names a NIC that was added and not removed since, and whatever guests send,
+//! one frame costs two cache lines to look up and a bounded number to learn. Nothing is allocated after [`Fdb::new`] and [`Fdb::add_nic`].
+//!
+//! Theory of operation: an entry is renewed when its station is heard and ignored once that is the ageing time ago; [`Fdb::sweep`] frees such
+//! entries a few at a time. At the bound, the NIC that holds most learnt entries gives up the one it has not heard from for longest, so a
+//! guest that invents addresses evicts its own. Every NIC's entries are threaded oldest first, which makes eviction, expiry and removal of a
+//! NIC proportional to what they remove. Time is counted in whole seconds, shifted by the ageing time so that what is restored at the very
+//! start of a clock can be older than the clock.
+//! Read first: IEEE 802.1Q clause 8.8 (the filtering database), then [`table`] and [`holders`].
+
+use std::time::Duration;
+
+use wire::{Instant, Mac, NicId, Segment};
+
+pub use self::table::Slot;
+pub(crate) use self::table::{Key, Record};
+use self::{holders::Holders, table::Table};
+
+mod holders;
+mod table;
+#[cfg(test)]
+mod tests;
+
+/// Entries a database holds unless told otherwise.
+pub const DEFAULT_CAPACITY: usize = 65_536;
+/// How long a station is remembered unless told otherwise (IEEE 802.1Q table 8-6).
+pub const DEFAULT_AGEING: Duration = Duration::from_secs(300);
+/// Bounds of the capacity; what is outside is brought to the nearer one.
+const CAPACITY: std::ops::RangeInclusive<usize> = 16..=1 << 22;
+/// Bounds of the ageing time in seconds (the upper one is IEEE 802.1Q's).
+const AGEING: std::ops::RangeInclusive<u64> = 1..=1_000_000;
+
+/// The time as a database counts it. Made by [`Fdb::tick`], once for many frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tick(u32);
+
+/// What hearing a station at a NIC means to the database. Made without changing it, carried out by [`Fdb::settle`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Learn {
+    /// Nothing: it is known there, and was heard in this second, or is static there.
+    Current,
+    /// It is known there; its time is renewed.
+    Renew(Slot),
+    /// It was known behind another NIC and moves.
+    Move {
+        /// Its entry.
+        slot: Slot,
+        /// Where it was.
+        from: NicId,
+    },
+    /// It was not known.
+    Insert,
+    /// It is static behind another NIC: nothing is learnt.
+    Pinned(NicId),
+}
+
+/// One station.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The segment it is heard in.
+    pub segment: Segment,
+    /// Its address.
+    pub mac: Mac,
+    /// The NIC it is behind.
+    pub nic: NicId,
+    /// Seconds since it was last heard; zero for a static entry.
+    pub age: u32,
+    /// Put there by configuration: does not age, move or give way.
+    pub fixed: bool,
+}
+
+/// What happened to a database since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FdbStats {
+    /// Stations that moved from one NIC to another.
+    pub moves: u64,
+    /// Entries that gave way at the bound.
+    pub evicted: u64,
+    /// Entries that gave way below the bound because both buckets of a new one were full; next to none, unless the seed is known to a guest.
+    pub crowded: u64,
+    /// Entries that the sweep freed.
+    pub expired: u64,
+}
+
+/// Why a static entry cannot be added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StaticError {
+    /// A group address or zero.
+    #[error("{0} is not the address of one station; a static entry needs a unicast address")]
+    Address(Mac),
+    /// The NIC was not added, or is not a member of the segment.
+    #[error("port {} is not a member of the segment; add it there first", .0.0)]
+    NotMember(NicId),
+    /// Static entries may use half of the database.
+    #[error(
+        "no room for another static entry; half of the database, here {0} entries, is the most; raise its capacity"
+    )]
+    Full(usize),
+}
+
+/// See the module's documentation.
+pub struct Fdb {
+    table: Table,
+    holders: Holders,
+    capacity: usize,
+    ageing: u32,
+    len: usize,
+    fixed: usize,
+    hand: usize,
+    stats: FdbStats,
+}
+
+impl Fdb {
+    /// An empty database for `capacity` entries (16 to 2^22) that forgets after `ageing` (1 to 1,000,000 whole seconds). All memory, about
+    /// 48 bytes an entry for a power of two, is taken here. `seed` must be unknown to guests.
+    pub fn new(capacity: usize, ageing: Duration, seed: u64) -> Fdb {
+        let capacity = capacity.clamp(*CAPACITY.start(), *CAPACITY.end());
+        let table = Table::new(capacity, seed);
+        Fdb {
+            holders: Holders::new(table.slots()),
+            table,
+            capacity,
+            ageing: ageing.as_secs().clamp(*AGEING.start(), *AGEING.end()) as u32,
+            len: 0,
+            fixed: 0,
+            hand: 0,
+            stats: FdbStats::default(),
+        }
+    }
+
+    /// Entries may name NICs up to `nic` from here on. Allocates.
+    pub fn add_nic(&mut self, nic: NicId) {
+        self.holders.add(nic);
+    }
+
+    /// The time as this database counts it.
+    #[inline]
+    pub fn tick(&self, now: Instant) -> Tick {
+        Tick(u32::try_from(now.seconds()).unwrap_or(u32::MAX).saturating_add(self.ageing))
+    }
+
+    /// The NIC a station is behind, if it was heard within the ageing time or is static.
+    #[inline]
+    pub fn lookup(&self, segment: Segment, mac: Mac, now: Tick) -> Option<NicId> {
+        self.find(Key::new(segment, mac.to_bits()), now)
+    }
+
+    #[inline]
+    pub(crate) fn find(&self, key: Key, now: Tick) -> Option<NicId> {
+        let (_, record) = self.table.find(key)?;
+        (!self.is_expired(&record, now)).then_some(record.nic)
+    }
+
+    /// A station was heard at a NIC: [`Fdb::consider`] and [`Fdb::settle`]. False when it could not be learnt (static elsewhere, a group
+    /// address, a NIC never added, or no room among static entries).
+    pub fn learn(&mut self, segment: Segment, mac: Mac, nic: NicId, now: Tick) -> bool {
+        let key = Key::new(segment, mac.to_bits());
+        mac.is_unicast() && self.settle(self.consider(key, nic, now), key, nic, now)
+    }
+
+    /// What it would mean to hear a station at a NIC.
+    #[inline]
+    pub(crate) fn consider(&self, key: Key, nic: NicId, now: Tick) -> Learn {
+        match self.table.find(key) {
+            None => Learn::Insert,
+            Some((_, record)) if record.nic == nic && (record.stamp == now.0 || record.fixed) => Learn::Current,
+            Some((slot, record)) if record.nic == nic => Learn::Renew(slot),
+            Some((_, record)) if record.fixed => Learn::Pinned(record.nic),
+            Some((slot, record)) => Learn::Move { slot, from: record.nic },
+        }
+    }
+
+    /// Carries out what [`Fdb::consider`] said of the same key, NIC and time.
+    #[inline]
+    pub(crate) fn settle(&mut self, learn: Learn, key: Key, nic: NicId, now: Tick) -> bool {
+        match learn {
+            Learn::Current => true,
+            Learn::Pinned(_) => false,
+            Learn::Insert => self.insert(Record { key, stamp: now.0, nic, fixed: false }, now),
+            Learn::Renew(slot) | Learn::Move { slot, .. } => self.renew(slot, key, nic, now),
+        }
+    }
+
+    /// Puts a station behind a NIC for good, wherever it was before.
+    pub fn add_static(&mut self, segment: Segment, mac: Mac, nic: NicId, now: Tick) -> Result<(), StaticError> {
+        if !mac.is_unicast() {
+            return Err(StaticError::Address(mac));
+        }
+        if !self.holders.knows(nic) {
+            return Err(StaticError::NotMember(nic));
+        }
+        let most = self.capacity / 2;
+        let key = Key::new(segment, mac.to_bits());
+        let known = self.table.find(key);
+        if self.fixed >= most && !known.is_some_and(|(_, record)| record.fixed) {
+            return Err(StaticError::Full(most));
+        }
+        if let Some((slot, _)) = known {
+            self.remove_at(slot);
+        }
+        let record = Record { key, stamp: now.0, nic, fixed: true };
+        if self.insert(record, now) { Ok(()) } else { Err(StaticError::Full(most)) }
+    }
+
+    /// Forgets a station, static or not; false when it was not known.
+    pub fn remove(&mut self, segment: Segment, mac: Mac) -> bool {
+        let known = self.table.find(Key::new(segment, mac.to_bits()));
+        if let Some((slot, _)) = known {
+            self.remove_at(slot);
+        }
+        known.is_some()
+    }
+
+    /// Forgets all stations learnt behind a NIC, and the static ones too if `fixed`; returns how many.
+    pub fn remove_nic(&mut self, nic: NicId, fixed: bool) -> usize {
+        let before = self.len;
+        while let Some(slot) =
+            self.holders.first(nic, false).or_else(|| self.holders.first(nic, true).filter(|_| fixed))
+        {
+            self.remove_at(slot);
+        }
+        before - self.len
+    }
+
+    /// Frees up to `budget` entries that were not heard within the ageing time; returns how many. Looks at every NIC's oldest entry.
+    pub fn sweep(&mut self, now: Tick, budget: usize) -> usize {
+        let mut freed = 0;
+        for _ in 0..self.holders.nics() {
+            let nic = NicId(self.hand as u16);
+            while freed < budget
+                && let Some(slot) = self.holders.first(nic, false)
+                && self.table.get(slot).is_some_and(|record| self.is_expired(record, now))
+            {
+                self.remove_at(slot);
+                freed += 1;
+            }
+            if freed == budget {
+                break;
+            }
+            self.hand = (self.hand + 1) % self.holders.nics();
+        }
+        self.stats.expired += freed as u64;
+        freed
+    }
+
+    /// The entries that are valid at `now`, in no order.
+    pub fn iter(&self, now: Tick) -> impl Iterator<Item = Entry> {
+        self.table.iter().filter(move |record| !self.is_expired(record, now)).map(move |record| Entry {
+            segment: record.key.segment(),
+            mac: Mac::from_bits(record.key.mac()),
+            nic: record.nic,
+            age: if record.fixed { 0 } else { now.0.saturating_sub(record.stamp) },
+            fixed: record.fixed,
+        })
+    }
+
+    /// Takes up an entry as [`Fdb::iter`] gave it, under the NIC it names; false when it is too old or cannot be held, and when the station
+    /// is known. Entries given oldest first keep their ages.
+    pub fn restore(&mut self, entry: &Entry, now: Tick) -> bool {
+        let key = Key::new(entry.segment, entry.mac.to_bits());
+        if !entry.mac.is_unicast() || self.table.find(key).is_some() {
+            return false;
+        }
+        if entry.fixed {
+            return self.add_static(entry.segment, entry.mac, entry.nic, now).is_ok();
+        }
+        let record = Record { key, stamp: now.0.saturating_sub(entry.age), nic: entry.nic, fixed: false };
+        entry.age < self.ageing && self.insert(record, now)
+    }
+
+    /// Entries it holds, those included that are too old and not yet freed.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Entries it can hold.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Entries learnt behind a NIC, those included that are too old and not yet freed.
+    pub fn count(&self, nic: NicId) -> usize {
+        self.holders.count(nic, false) as usize
+    }
+
+    /// What happened so far.
+    pub fn stats(&self) -> FdbStats {
+        self.stats
+    }
+
+    #[inline]
+    fn is_expired(&self, record: &Record, now: Tick) -> bool {
+        now.0.saturating_sub(record.stamp) >= self.ageing && !record.fixed
+    }
+
+    /// The entry at `slot` was heard at `nic`.
+    fn renew(&mut self, slot: Slot, key: Key, nic: NicId, now: Tick) -> bool {
+        let Some(record) = self.table.get(slot).copied().filter(|record| record.key == key) else { return false };
+        if !self.holders.knows(nic) {
+            return false;
+        }
+        self.stats.moves += u64::from(record.nic != nic && !self.is_expired(&record, now));
+        self.holders.unlink(record.nic, record.fixed, slot);
+        self.write(slot, Record { key, stamp: now.0, nic, fixed: false });
+        true
+    }
+
+    fn insert(&mut self, record: Record, now: Tick) -> bool {
+        if !self.holders.knows(record.nic) || (self.len >= self.capacity && !self.evict()) {
+            return false;
+        }
+        let key = record.key;
+        let free = self.table.free(key).or_else(|| self.step_aside(key)).or_else(|| self.crowd_out(key, now));
+        let Some(slot) = free else { return false };
+        self.len += 1;
+        self.fixed += usize::from(record.fixed);
+        self.write(slot, record);
+        true
+    }
+
+    /// Writes a record into a place that no list has, and puts it at the end of its list, no older than the one before it.
+    fn write(&mut self, slot: Slot, mut record: Record) {
+        if !record.fixed
+            && let Some(last) = self.holders.last(record.nic).and_then(|last| self.table.get(last))
+        {
+            record.stamp = record.stamp.max(last.stamp);
+        }
+        self.holders.append(record.nic, record.fixed, slot);
+        if let Some(place) = self.table.get_mut(slot) {
+            *place = record;
+        }
+    }
+
+    /// At the bound: the NIC that holds most gives up the entry it has not heard from for longest.
+    fn evict(&mut self) -> bool {
+        let oldest = self.holders.heaviest().and_then(|nic| self.holders.first(nic, false));
+        if let Some(slot) = oldest {
+            self.remove_at(slot);
+            self.stats.evicted += 1;
+        }
+        oldest.is_some()
+    }
+
+    /// A place for `key`, freed by moving another record to its other bucket.
+    fn step_aside(&mut self, key: Key) -> Option<Slot> {
+        let (from, to) = self.table.movable(key)?;
+        let record = *self.table.get(from)?;
+        *self.table.get_mut(to)? = record;
+        self.holders.relocate(record.nic, record.fixed, from, to);
+        Some(from)
+    }
+
+    /// A place for `key`, freed by giving up another record: one that is too old, else that of the NIC that holds most, the oldest of them.
+    fn crowd_out(&mut self, key: Key, now: Tick) -> Option<Slot> {
+        let weigh = |record: &Record| {
+            let age = now.0.saturating_sub(record.stamp);
+            (self.is_expired(record, now), self.holders.count(record.nic, false), age)
+        };
+        let victims = self.table.rivals(key).filter(|(_, record)| !record.fixed);
+        let (slot, _) = victims.max_by_key(|(_, record)| weigh(record))?;
+        self.remove_at(slot);
+        self.stats.crowded += 1;
+        Some(slot)
+    }
+
+    fn remove_at(&mut self, slot: Slot) {
+        let Some(place) = self.table.get_mut(slot) else { return };
+        let record = std::mem::replace(place, Record::EMPTY);
+        self.holders.unlink(record.nic, record.fixed, slot);
+        self.len = self.len.saturating_sub(1);
+        self.fixed -= usize::from(record.fixed).min(self.fixed);
+    }
+}

@@ -1,0 +1,307 @@
+//! The forwarding database on virtual time, and against a model that is as simple as its rules.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const S: Segment = Segment(0);
+
+fn mac(n: u64) -> Mac {
+    Mac::from_bits(0x02 | n << 8)
+}
+
+fn at(seconds: u64) -> Instant {
+    Instant::START + Duration::from_secs(seconds)
+}
+
+struct Timed {
+    fdb: Fdb,
+    now: Tick,
+}
+
+impl Timed {
+    fn new(capacity: usize, nics: u16) -> Timed {
+        let mut fdb = Fdb::new(capacity, DEFAULT_AGEING, 42);
+        (0..nics).for_each(|nic| fdb.add_nic(NicId(nic)));
+        let now = fdb.tick(at(0));
+        Timed { fdb, now }
+    }
+
+    fn go(&mut self, seconds: u64) {
+        self.now = self.fdb.tick(at(seconds));
+    }
+
+    fn learn(&mut self, n: u64, nic: u16) -> bool {
+        let learnt = self.fdb.learn(S, mac(n), NicId(nic), self.now);
+        check(&self.fdb, self.now);
+        learnt
+    }
+
+    fn find(&self, n: u64) -> Option<u16> {
+        self.fdb.lookup(S, mac(n), self.now).map(|nic| nic.0)
+    }
+}
+
+/// What holds of every database at all times: lists and table agree, and lists are ordered.
+fn check(fdb: &Fdb, now: Tick) {
+    assert!(fdb.len <= fdb.capacity);
+    assert_eq!(fdb.table.iter().count(), fdb.len);
+    let mut listed = 0;
+    for nic in (0..fdb.holders.nics() as u16).map(NicId) {
+        listed += fdb.holders.count(nic, false) + fdb.holders.count(nic, true);
+        let records = || fdb.table.iter().filter(|record| record.nic == nic);
+        assert_eq!(records().filter(|record| record.fixed).count(), fdb.holders.count(nic, true) as usize);
+        let oldest = records().filter(|record| !record.fixed).map(|record| record.stamp).min();
+        let first = fdb.holders.first(nic, false).and_then(|slot| fdb.table.get(slot));
+        assert_eq!(first.map(|record| record.stamp), oldest);
+    }
+    assert_eq!(listed as usize, fdb.len);
+    assert!(fdb.iter(now).count() <= fdb.len);
+}
+
+#[test]
+fn learns_forgets_and_is_renewed() {
+    let mut t = Timed::new(64, 2);
+    assert_eq!(t.find(1), None);
+    assert!(t.learn(1, 0) && t.learn(2, 1));
+    assert_eq!((t.find(1), t.find(2)), (Some(0), Some(1)));
+    assert_eq!(t.fdb.lookup(Segment(1), mac(1), t.now), None, "another segment");
+    t.go(299);
+    t.learn(2, 1);
+    t.go(300);
+    assert_eq!((t.find(1), t.find(2)), (None, Some(1)));
+    assert_eq!(t.fdb.iter(t.now).map(|entry| (entry.mac, entry.age)).collect::<Vec<_>>(), [(mac(2), 1)]);
+    t.learn(1, 0);
+    assert_eq!(t.find(1), Some(0), "heard again");
+}
+
+#[test]
+fn group_addresses_zero_and_unknown_nics_are_not_learnt() {
+    let mut t = Timed::new(64, 1);
+    for not_a_station in [Mac::BROADCAST, Mac::new([1, 0, 0x5e, 0, 0, 1]), Mac::new([0; 6])] {
+        assert!(!t.fdb.learn(S, not_a_station, NicId(0), t.now));
+        assert_eq!(t.fdb.lookup(S, not_a_station, t.now), None);
+    }
+    assert!(!t.learn(1, 5));
+    assert_eq!(t.fdb.len(), 0);
+}
+
+#[test]
+fn moves_are_counted_unless_the_entry_was_too_old() {
+    let mut t = Timed::new(64, 3);
+    t.learn(1, 0);
+    t.learn(1, 1);
+    assert_eq!((t.find(1), t.fdb.stats().moves), (Some(1), 1));
+    assert_eq!((t.fdb.count(NicId(0)), t.fdb.count(NicId(1))), (0, 1));
+    t.go(300);
+    t.learn(1, 2);
+    assert_eq!((t.find(1), t.fdb.stats().moves), (Some(2), 1));
+}
+
+#[test]
+fn static_entries_neither_age_nor_move_nor_give_way() {
+    let mut t = Timed::new(16, 2);
+    t.learn(1, 1);
+    t.fdb.add_static(S, mac(1), NicId(0), t.now).unwrap();
+    t.go(100_000);
+    assert!(!t.learn(1, 1));
+    assert!(t.learn(1, 0));
+    for n in 2..100 {
+        t.learn(n, 1);
+    }
+    assert_eq!(t.find(1), Some(0));
+    t.fdb.add_static(S, mac(1), NicId(1), t.now).unwrap();
+    assert_eq!(t.find(1), Some(1), "the last word counts");
+    assert_eq!(t.fdb.remove_nic(NicId(1), false), 15);
+    assert_eq!(t.fdb.iter(t.now).map(|entry| (entry.fixed, entry.age)).collect::<Vec<_>>(), [(true, 0)]);
+    assert_eq!(t.fdb.remove_nic(NicId(1), true), 1);
+    assert_eq!(t.fdb.add_static(S, mac(1), NicId(9), t.now), Err(StaticError::NotMember(NicId(9))));
+    assert_eq!(t.fdb.add_static(S, Mac::BROADCAST, NicId(0), t.now), Err(StaticError::Address(Mac::BROADCAST)));
+}
+
+#[test]
+fn static_entries_leave_half_for_guests() {
+    let mut t = Timed::new(16, 1);
+    for n in 0..8 {
+        t.fdb.add_static(S, mac(n), NicId(0), t.now).unwrap();
+    }
+    assert_eq!(t.fdb.add_static(S, mac(9), NicId(0), t.now), Err(StaticError::Full(8)));
+    t.fdb.add_static(S, mac(3), NicId(0), t.now).unwrap();
+    assert!(t.learn(9, 0));
+    assert!(t.fdb.remove(S, mac(3)) && !t.fdb.remove(S, mac(3)));
+    t.fdb.add_static(S, mac(10), NicId(0), t.now).unwrap();
+    check(&t.fdb, t.now);
+}
+
+#[test]
+fn at_the_bound_the_biggest_holder_gives_up_its_oldest() {
+    let mut t = Timed::new(64, 3);
+    t.learn(1000, 0);
+    t.learn(1001, 1);
+    for n in 0..62 {
+        t.go(1 + n);
+        t.learn(n, 2);
+    }
+    assert_eq!(t.fdb.len(), 64);
+    t.go(100);
+    t.learn(0, 2);
+    t.learn(1002, 0);
+    assert_eq!((t.find(0), t.find(1), t.find(1000), t.find(1002)), (Some(2), None, Some(0), Some(0)));
+    for n in 100..1000 {
+        t.learn(n, 2);
+    }
+    assert_eq!((t.find(1000), t.find(1001), t.find(1002)), (Some(0), Some(1), Some(0)), "who floods evicts its own");
+    let stats = t.fdb.stats();
+    assert_eq!((t.fdb.len(), t.fdb.count(NicId(2)), stats.evicted, stats.crowded), (64, 61, 901, 0));
+}
+
+#[test]
+fn the_sweep_frees_what_is_too_old_within_its_budget() {
+    let mut t = Timed::new(256, 3);
+    for n in 0..60 {
+        t.learn(n, (n % 3) as u16);
+    }
+    t.go(10);
+    t.learn(7, 1);
+    t.go(300);
+    assert_eq!(t.fdb.len(), 60, "too old, not yet freed");
+    assert_eq!(t.fdb.sweep(t.now, 25), 25);
+    assert_eq!(t.fdb.sweep(t.now, 1000), 34);
+    assert_eq!((t.fdb.sweep(t.now, 1000), t.fdb.len(), t.fdb.stats().expired), (0, 1, 59));
+    assert_eq!(t.find(7), Some(1));
+    check(&t.fdb, t.now);
+}
+
+#[test]
+fn a_snapshot_is_taken_up_with_its_ages() {
+    let mut t = Timed::new(64, 2);
+    t.fdb.add_static(S, mac(9), NicId(1), t.now).unwrap();
+    for n in 0..8 {
+        t.go(n * 40);
+        t.learn(n, (n % 2) as u16);
+    }
+    let mut snapshot: Vec<Entry> = t.fdb.iter(t.now).collect();
+    snapshot.sort_by_key(|entry| std::cmp::Reverse(entry.age));
+    let mut other = Timed::new(64, 2);
+    for entry in &snapshot {
+        assert!(other.fdb.restore(entry, other.now));
+        assert!(!other.fdb.restore(entry, other.now), "known already");
+    }
+    check(&other.fdb, other.now);
+    let mut restored: Vec<Entry> = other.fdb.iter(other.now).collect();
+    restored.sort_by_key(|entry| std::cmp::Reverse(entry.age));
+    let key = |entry: &Entry| entry.mac.to_bits();
+    snapshot.sort_by_key(key);
+    restored.sort_by_key(key);
+    assert_eq!(restored, snapshot);
+    other.go(60);
+    assert_eq!((other.find(0), other.find(1), other.find(2)), (None, None, Some(0)));
+}
+
+#[test]
+fn who_knows_the_seed_still_evicts_own_entries_first() {
+    let mut t = Timed::new(4096, 2);
+    let victims: Vec<u64> = (0..50).collect();
+    for n in &victims {
+        t.learn(*n, 0);
+    }
+    // Both buckets of all of these are among the first 32 of 2048, as only somebody who knows the seed could arrange: 128 places.
+    let crammed = |n: &u64| t.fdb.table.ways_of(Key::new(S, mac(*n).to_bits())).iter().all(|bucket| *bucket < 32);
+    let attack: Vec<u64> = (1000..1_500_000).filter(crammed).collect();
+    assert!(attack.len() > 256);
+    for n in attack {
+        assert!(t.learn(n, 1), "one insertion is bounded work and succeeds");
+    }
+    assert_eq!(victims.iter().filter(|n| t.find(**n) == Some(0)).count(), 50);
+    assert!(t.fdb.stats().crowded > 128);
+}
+
+#[test]
+fn orderly_floods_fill_a_full_size_database() {
+    for (seed, stride) in [(1, 1), (2, 1 << 16), (3, 0x0101_0101), (4, 0x1_0001)] {
+        let mut fdb = Fdb::new(DEFAULT_CAPACITY, DEFAULT_AGEING, seed);
+        fdb.add_nic(NicId(0));
+        let now = fdb.tick(at(0));
+        for n in 0..DEFAULT_CAPACITY as u64 {
+            fdb.learn(S, mac(n.wrapping_mul(stride) & 0xff_ffff_ffff), NicId(0), now);
+        }
+        assert_eq!((fdb.len(), fdb.stats().crowded), (DEFAULT_CAPACITY, 0), "stride {stride:#x}");
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Learn(u64, u16),
+    Static(u64, u16),
+    Remove(u64),
+    Leave(u16, bool),
+    Wait(u64),
+    Sweep(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let station = 0..80u64;
+    let nic = 0..4u16;
+    prop_oneof![
+        20 => (station.clone(), nic.clone()).prop_map(|(n, nic)| Step::Learn(n, nic)),
+        1 => (station.clone(), nic.clone()).prop_map(|(n, nic)| Step::Static(n, nic)),
+        1 => station.prop_map(Step::Remove),
+        1 => (nic, any::<bool>()).prop_map(|(nic, fixed)| Step::Leave(nic, fixed)),
+        3 => (0..150u64).prop_map(Step::Wait),
+        2 => (0..20usize).prop_map(Step::Sweep),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Without pressure it is a hash map with times. With pressure (32 places for 80 stations) it may know less, and never anything wrong.
+    #[test]
+    fn it_is_a_map_that_forgets(steps in prop::collection::vec(step(), 0..400), seed: u64, roomy: bool) {
+        let mut fdb = Fdb::new(if roomy { 256 } else { 32 }, DEFAULT_AGEING, seed);
+        (0..4).for_each(|nic| fdb.add_nic(NicId(nic)));
+        let mut model: HashMap<u64, (u16, u64, bool)> = HashMap::new();
+        let mut seconds = 0;
+        for step in steps {
+            let now = fdb.tick(at(seconds));
+            match step {
+                Step::Learn(n, nic) => {
+                    let pinned = model.get(&n).is_some_and(|(there, _, fixed)| *fixed && *there != nic);
+                    let learnt = fdb.learn(S, mac(n), NicId(nic), now);
+                    prop_assert!(learnt != pinned || !roomy && pinned);
+                    if learnt && !model.get(&n).is_some_and(|(_, _, fixed)| *fixed) {
+                        model.insert(n, (nic, seconds, false));
+                    }
+                }
+                Step::Static(n, nic) => {
+                    if fdb.add_static(S, mac(n), NicId(nic), now).is_ok() {
+                        model.insert(n, (nic, seconds, true));
+                    } else {
+                        prop_assert!(!roomy);
+                    }
+                }
+                Step::Remove(n) => {
+                    fdb.remove(S, mac(n));
+                    model.remove(&n);
+                }
+                Step::Leave(nic, fixed) => {
+                    fdb.remove_nic(NicId(nic), fixed);
+                    model.retain(|_, (there, _, is_fixed)| *there != nic || (*is_fixed && !fixed));
+                }
+                Step::Wait(more) => seconds += more,
+                Step::Sweep(budget) => prop_assert!(fdb.sweep(now, budget) <= budget),
+            }
+            let now = fdb.tick(at(seconds));
+            check(&fdb, now);
+            for n in 0..80 {
+                let expected = model.get(&n).filter(|(_, heard, fixed)| *fixed || seconds - heard < 300);
+                let expected = expected.map(|(nic, ..)| NicId(*nic));
+                let found = fdb.lookup(S, mac(n), now);
+                let given_way = !roomy && found.is_none() && !model.get(&n).is_some_and(|(_, _, fixed)| *fixed);
+                prop_assert!(found == expected || given_way, "station {n}: {found:?}, expected {expected:?}");
+            }
+        }
+    }
+}
