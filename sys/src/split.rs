@@ -76,7 +76,7 @@ pub(crate) fn place(
     align: usize,
 ) -> Result<NonNull<u8>, PlaceError> {
     let host = memory.ring_host(guest, len).ok_or(PlaceError::Outside { part, guest, len })?;
-    if host.as_ptr().addr() % align != 0 || guest % align as u64 != 0 {
+    if host.as_ptr().addr() % align != 0 || !guest.is_multiple_of(align as u64) {
         return Err(PlaceError::Alignment { part, guest, align });
     }
     Ok(host)

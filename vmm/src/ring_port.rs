@@ -9,6 +9,8 @@
 //! the first 128 bytes into a head and lends the rest. `transmit` takes as many chains as there are frames, writes header, head and body
 //! into them and gives the others back; what finds no room waits in `pending` for one more look in `release`, which then publishes both rings.
 
+mod scatter;
+
 use std::{io, sync::Arc};
 
 use sys::{GuestMemory, Lent, MapRef, Room, arena::MapId};
@@ -21,10 +23,11 @@ use crate::{
     features::Features,
     virtqueue::{
         DeviceQueue, Ring,
-        chain::{Batch, Chain, RingError},
+        chain::{Batch, RingError},
     },
     with_ring,
 };
+use scatter::{many_pieces, put_scattered};
 
 /// Bytes of the virtio-net header (virtio 1.2 section 5.1.6: always with `num_buffers`).
 pub const HEADER_BYTES: usize = 12;
@@ -84,8 +87,9 @@ impl RingPort {
         }
     }
 
-    fn fail<T>(&mut self, result: Result<T, RingError>) -> io::Result<T> {
+    fn fail<T>(&mut self, cx: &mut Context, result: Result<T, RingError>) -> io::Result<T> {
         result.map_err(|error| {
+            self.pending.drain().for_each(|frame| cx.drop(frame, DropReason::NotReady));
             self.failed = Some(error.to_string());
             error.into()
         })
@@ -123,7 +127,7 @@ impl RingPort {
     }
 
     /// Writes `frames` into the receive ring, until one owes what the guest does not take: that one is returned. What finds no room goes to
-    /// `pending`.
+    /// `pending`, and all that follow with it, so that none overtakes another. On an error what is left of `frames` is the caller's.
     fn put_run(
         &mut self,
         cx: &mut Context,
@@ -137,8 +141,8 @@ impl RingPort {
             ring.take(&map, &mut self.rx_batch, frames.len())?;
             let mut next = 0;
             let (mut sent, mut bytes) = (0u64, 0u64);
-            let mut owing = None;
-            for frame in frames {
+            let (mut owing, mut broken) = (None, None);
+            for frame in &mut *frames {
                 let head = cx.heads.get(&frame);
                 let len = head.len();
                 if !head.offload.is_none() && !self.accepts.has(head.offload.needs()) {
@@ -156,7 +160,14 @@ impl RingPort {
                             Put::Drop(DropReason::Stale)
                         }
                     }
-                    _ => put_scattered(&map, ring, &mut self.rx_batch, &mut next, self.mergeable, &cx.heads, &frame)?,
+                    _ => {
+                        let batch = &mut self.rx_batch;
+                        let put = put_scattered(&map, ring, batch, &mut next, self.mergeable, &cx.heads, &frame);
+                        put.unwrap_or_else(|error| {
+                            broken = Some(error);
+                            Put::Drop(DropReason::NotReady)
+                        })
+                    }
                 };
                 match outcome {
                     Put::Done => {
@@ -164,11 +175,13 @@ impl RingPort {
                         bytes += len as u64;
                     }
                     Put::NoRoom => {
-                        if self.pending.push(frame).is_err() {
-                            self.lost.push(DropReason::RingFull);
-                        }
+                        wait(&mut self.pending, &mut self.lost, std::iter::once(frame).chain(&mut *frames));
+                        break;
                     }
                     Put::Drop(reason) => self.lost.push(reason),
+                }
+                if broken.is_some() {
+                    break;
                 }
             }
             ring.give_back(self.rx_batch.chains.get(next..).unwrap_or_default());
@@ -176,8 +189,24 @@ impl RingPort {
             for reason in self.lost.drain(..) {
                 cx.drop_one(reason);
             }
-            Ok(owing)
+            broken.map_or(Ok(owing), Err)
         })
+    }
+
+    /// Writes all of `frames`, whatever they owe.
+    fn put_all(&mut self, cx: &mut Context, frames: &mut dyn ExactSizeIterator<Item = Frame>) -> Result<(), RingError> {
+        let result = loop {
+            match self.put_run(cx, frames) {
+                Ok(Some(owing)) => match self.put_settled(cx, owing) {
+                    Ok(()) => {}
+                    Err(error) => break Err(error),
+                },
+                Ok(None) => return Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        frames.for_each(|frame| cx.drop(frame, DropReason::NotReady));
+        result
     }
 
     /// A frame that owes what the guest does not take: cut or summed up here.
@@ -185,6 +214,7 @@ impl RingPort {
     fn put_settled(&mut self, cx: &mut Context, frame: Frame) -> Result<(), RingError> {
         let mut settle = segmentation::Settle::new(cx, frame, self.accepts);
         let mut out = std::mem::take(&mut self.settled);
+        let mut result = Ok(());
         loop {
             let next = settle.next(cx);
             let ended = next.is_none();
@@ -193,17 +223,23 @@ impl RingPort {
                 let _ = out.push(frame);
             }
             if ended || out.room() == 0 {
-                let unsettled = self.put_run(cx, &mut out.drain())?;
-                if let Some(frame) = unsettled {
+                let mut frames = out.drain();
+                while result.is_ok()
+                    && let Some(frame) = self.put_run(cx, &mut frames).unwrap_or_else(|error| {
+                        result = Err(error);
+                        None
+                    })
+                {
                     cx.drop(frame, DropReason::CannotSegment);
                 }
+                frames.for_each(|frame| cx.drop(frame, DropReason::NotReady));
             }
             if ended {
                 break;
             }
         }
         self.settled = out;
-        Ok(())
+        result
     }
 
     fn put(&mut self, cx: &mut Context, burst: &mut Burst) -> Result<(), RingError> {
@@ -213,18 +249,19 @@ impl RingPort {
             frames.for_each(|frame| cx.drop(frame, DropReason::NotReady));
             return Ok(());
         }
-        while let Some(frame) = self.put_run(cx, &mut frames)? {
-            self.put_settled(cx, frame)?;
+        if !self.pending.is_empty() {
+            wait(&mut self.pending, &mut self.lost, frames);
+            self.lost.drain(..).for_each(|reason| cx.drop_one(reason));
+            return Ok(());
         }
-        Ok(())
+        self.put_all(cx, &mut frames)
     }
 
     /// The last look for room, then both rings are published.
     fn end_turn(&mut self, cx: &mut Context) -> Result<(), RingError> {
         if !self.pending.is_empty() {
             let mut waiting = std::mem::take(&mut self.pending);
-            let unsettled = self.put_run(cx, &mut waiting.drain())?;
-            debug_assert!(unsettled.is_none(), "what waits was found acceptable before");
+            self.put_all(cx, &mut waiting.drain())?;
             for frame in self.pending.drain() {
                 cx.drop(frame, DropReason::RingFull);
             }
@@ -258,6 +295,12 @@ enum Put {
     Drop(DropReason),
 }
 
+/// Keeps frames for the last look; those for which there is no place are lost.
+#[cold]
+fn wait(pending: &mut Burst, lost: &mut Vec<DropReason>, frames: impl Iterator<Item = Frame>) {
+    lost.extend(frames.filter_map(|frame| pending.push(frame).err()).map(|_| DropReason::RingFull));
+}
+
 /// A frame in one buffer: header, head and what is left.
 #[inline(always)]
 fn one_piece(map: &MapRef<'_>, piece: Lent, heads: &mut Heads, origin: Origin) -> Result<Frame, DropReason> {
@@ -277,137 +320,14 @@ fn one_piece(map: &MapRef<'_>, piece: Lent, heads: &mut Heads, origin: Origin) -
     Ok(frame)
 }
 
-/// A frame in several buffers, header and head possibly spread over some of them.
-fn many_pieces(map: &MapRef<'_>, pieces: &[Lent], heads: &mut Heads, origin: Origin) -> Result<Frame, DropReason> {
-    let total: usize = pieces.iter().map(Lent::len).sum();
-    let len = total.checked_sub(HEADER_BYTES).filter(|len| *len >= MIN_FRAME).ok_or(DropReason::Runt)?;
-    if len > MAX_FRAME {
-        return Err(DropReason::Oversize);
-    }
-    if pieces.len() > sys::arena::MAX_PIECES {
-        return Err(DropReason::TooManyPieces);
-    }
-    let mut header = [0; HEADER_BYTES];
-    let rest = gather(map, pieces, 0, &mut header)?;
-    let offload = Offload::from_bytes(header).checked(len).ok_or(DropReason::BadOffload)?;
-    let (frame, head) = heads.begin(origin, len).ok_or(DropReason::NoHeads)?;
-    head.offload = offload;
-    let (mut at, mut inside) = gather(map, pieces.get(rest.0..).unwrap_or_default(), rest.1, head.fill())?;
-    at += rest.0;
-    for piece in pieces.get(at..).unwrap_or_default() {
-        let part = piece.part(inside, piece.len() - inside).ok_or(DropReason::Runt)?;
-        inside = 0;
-        if !part.is_empty() && !heads.add_piece(&frame, part) {
-            return Err(DropReason::NoBuffers);
-        }
-    }
-    Ok(frame)
-}
-
-/// Fills `into` from `pieces`, beginning `skip` bytes into the first; returns the piece and the place in it where the next byte is.
-fn gather(map: &MapRef<'_>, pieces: &[Lent], skip: usize, into: &mut [u8]) -> Result<(usize, usize), DropReason> {
-    let mut into = into;
-    let mut skip = skip;
-    for (n, piece) in pieces.iter().enumerate() {
-        let part = piece.part(skip, piece.len() - skip.min(piece.len())).ok_or(DropReason::Runt)?;
-        let copied = map.read(part, into);
-        if copied < part.len().min(into.len()) {
-            return Err(DropReason::Stale);
-        }
-        into = into.get_mut(copied..).unwrap_or_default();
-        if into.is_empty() {
-            return Ok((n, skip + copied));
-        }
-        skip = 0;
-    }
-    Err(DropReason::Runt)
-}
-
-/// Writes a frame into as many buffers and chains as it needs: one chain, or several where buffers are mergeable (section 5.1.6.4).
-#[cold]
-fn put_scattered<R: Ring>(
-    map: &MapRef<'_>,
-    ring: &mut R,
-    batch: &mut Batch<Room>,
-    next: &mut usize,
-    mergeable: bool,
-    heads: &Heads,
-    frame: &Frame,
-) -> Result<Put, RingError> {
-    let head = heads.get(frame);
-    let need = HEADER_BYTES + head.len();
-    let room_of = |batch: &Batch<Room>, chain: Chain| batch.pieces(chain).iter().map(Room::len).sum::<usize>();
-    let (mut chains, mut have) = (0, 0);
-    while have < need {
-        if chains > 0 && !mergeable {
-            return Ok(Put::Drop(DropReason::TooBig));
-        }
-        if batch.chains.len() == *next + chains {
-            ring.take(map, batch, 1)?;
-        }
-        let Some(chain) = batch.chains.get(*next + chains) else {
-            // With no chain in use and nothing waiting, more room may come; a frame longer than the whole ring never fits.
-            return Ok(Put::NoRoom);
-        };
-        let room = room_of(batch, *chain);
-        if room == 0 || (chains == 0 && batch.pieces(*chain).first().is_none_or(|first| first.len() < HEADER_BYTES)) {
-            return Ok(Put::Drop(DropReason::TooBig));
-        }
-        have += room;
-        chains += 1;
-    }
-    let used = batch.chains.get(*next..*next + chains).unwrap_or_default();
-    let (low, high) = head.offload.words(chains as u16);
-    let mut rooms = used.iter().flat_map(|chain| batch.pieces(*chain)).copied();
-    let Some(mut room) = rooms.next() else { return Ok(Put::NoRoom) };
-    if !map.write_header(room, low, high) {
-        return Ok(Put::Drop(DropReason::TooBig));
-    }
-    room = room.after(HEADER_BYTES);
-    let mut bytes = head.bytes();
-    while !bytes.is_empty() {
-        let n = map.write(room, bytes);
-        bytes = bytes.get(n..).unwrap_or_default();
-        room = room.after(n);
-        if room.is_empty() {
-            room = match rooms.next() {
-                Some(room) => room,
-                None => break,
-            };
-        }
-    }
-    for piece in heads.body(frame) {
-        let mut piece = *piece;
-        while !piece.is_empty() {
-            if room.is_empty() {
-                room = match rooms.next() {
-                    Some(room) => room,
-                    None => break,
-                };
-            }
-            let n = map.copy(room, piece);
-            if n == 0 && !room.is_empty() {
-                return Ok(Put::Drop(DropReason::Stale));
-            }
-            room = room.after(n);
-            piece = piece.part(n, piece.len() - n).unwrap_or(piece);
-        }
-    }
-    let mut left = need;
-    for n in 0..chains {
-        let Some(chain) = batch.chains.get(*next + n).copied() else { break };
-        let written = room_of(batch, chain).min(left);
-        left -= written;
-        ring.complete(chain, written as u32);
-    }
-    *next += chains;
-    Ok(Put::Done)
-}
-
 impl Port for RingPort {
     fn attach(&mut self, cx: &mut Context) -> io::Result<()> {
         if let Some(lane) = &self.lane {
             self.map = Some(cx.arena.insert(Arc::clone(&lane.memory)));
+            for queue in [&lane.rx, &lane.tx].into_iter().flatten() {
+                // Whoever served the ring before us may have died between publishing and calling.
+                queue.call_driver();
+            }
         }
         self.awake();
         Ok(())
@@ -422,19 +342,19 @@ impl Port for RingPort {
     #[inline]
     fn receive(&mut self, cx: &mut Context, burst: &mut Burst) -> io::Result<()> {
         let result = self.take_burst(cx, burst);
-        self.fail(result)
+        self.fail(cx, result)
     }
 
     #[inline]
     fn transmit(&mut self, cx: &mut Context, burst: &mut Burst) -> io::Result<()> {
         let result = self.put(cx, burst);
-        self.fail(result)
+        self.fail(cx, result)
     }
 
     #[inline]
     fn release(&mut self, cx: &mut Context) -> io::Result<()> {
         let result = self.end_turn(cx);
-        self.fail(result)
+        self.fail(cx, result)
     }
 
     fn wake(&mut self, wake: &mut Wake) -> bool {

@@ -212,8 +212,7 @@ impl<P: Piece> Batch<P> {
         if count == 0 || !table.len.is_multiple_of(16) || count as usize > MAX_CHAIN {
             return Err(RingError::Table(table.len));
         }
-        let lent =
-            map.lend(table.guest, table.len).ok_or(RingError::Outside { guest: table.guest, len: table.len })?;
+        let lent = map.lend(table.guest, table.len).ok_or(RingError::Outside { guest: table.guest, len: table.len })?;
         let mut index = 0u32;
         loop {
             let mut bytes = [0u8; 16];

@@ -21,7 +21,11 @@
 
 use std::{io, path::Path};
 
-use sys::{memory::Mapping, packed::{PACKED_AVAIL, PACKED_USED, PackedMemory}, words::Words};
+use sys::{
+    memory::Mapping,
+    packed::{PACKED_AVAIL, PACKED_USED, PackedMemory},
+    words::Words,
+};
 
 use super::packed::Position;
 

@@ -1,9 +1,10 @@
 //! Virtqueues: the device half that ports are made of, the driver half that loads and tests them.
 //!
 //! Read in this order: [`chain`] (what a driver offers, checked), [`split`] and [`packed`] (the two ring formats behind the one trait
-//! [`Ring`]), [`journal`] (how a packed ring survives us). Memory is reached through `sys` alone.
+//! [`Ring`]), [`journal`] (how a packed ring survives us), [`driver`] (the other half). Memory is reached through `sys` alone.
 
 pub mod chain;
+pub mod driver;
 pub mod journal;
 pub mod packed;
 pub mod split;
@@ -138,9 +139,14 @@ impl DeviceQueue {
     /// Shows the driver what was completed and calls it if it wants to be.
     #[inline]
     pub fn publish(&mut self) {
-        if with_ring!(&mut self.ring, ring => ring.publish())
-            && let Some(call) = &self.call
-        {
+        if with_ring!(&mut self.ring, ring => ring.publish()) {
+            self.call_driver();
+        }
+    }
+
+    /// Calls the driver, whether it wants to be called or not.
+    pub fn call_driver(&self) {
+        if let Some(call) = &self.call {
             // A full eventfd counter has notified the driver already; a broken one is the front end's loss.
             let _ = call.notify();
         }

@@ -19,9 +19,9 @@ use super::{
 };
 use crate::features::Features;
 
-const EVENT_ENABLE: u16 = 0;
-const EVENT_DISABLE: u16 = 1;
-const EVENT_DESC: u16 = 2;
+pub(super) const EVENT_ENABLE: u16 = 0;
+pub(super) const EVENT_DISABLE: u16 = 1;
+pub(super) const EVENT_DESC: u16 = 2;
 
 /// A position in a packed ring with the wrap counter that holds there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +51,25 @@ impl Position {
     pub fn minus(self, by: u16, size: u16) -> Position {
         match self.index.checked_sub(by) {
             Some(index) => Position { index, wrap: self.wrap },
-            None => Position { index: (u32::from(self.index) + u32::from(size) - u32::from(by)) as u16, wrap: !self.wrap },
+            None => {
+                Position { index: (u32::from(self.index) + u32::from(size) - u32::from(by)) as u16, wrap: !self.wrap }
+            }
         }
+    }
+
+    /// Entries from `from` to here; at most the ring's size, and no more than a lap.
+    #[inline]
+    pub fn since(self, from: Position, size: u16) -> u16 {
+        let laps = if self.wrap == from.wrap { 0 } else { size };
+        self.index.wrapping_add(laps).wrapping_sub(from.index)
+    }
+
+    /// Whether it is one of the `entries` from `from` on: what an event suppression area's descriptor event asks (virtio 1.2 section
+    /// 2.8.10). A position named long ago is of the other wrap counter or behind, and is not.
+    #[inline]
+    pub fn is_within(self, from: Position, entries: u16, size: u16) -> bool {
+        let laps = if self.wrap == from.wrap { 0 } else { u32::from(size) };
+        (u32::from(self.index) + laps).wrapping_sub(u32::from(from.index)) < u32::from(entries)
     }
 
     /// Index in bits 0 to 14, wrap counter in bit 15: as the event areas and vhost-user have it.
@@ -139,6 +156,7 @@ impl PackedQueue {
         map: &MapRef<'_>,
         batch: &mut Batch<P>,
         first: Descriptor,
+        left: u16,
     ) -> Result<(u16, u16), RingError> {
         let size = self.memory.size();
         let mark = batch.mark();
@@ -154,8 +172,8 @@ impl PackedQueue {
             if descriptor.flags & DESC_NEXT == 0 {
                 return Ok((descriptor.next, entries));
             }
-            if entries >= size {
-                return Err(RingError::Length(usize::from(size)));
+            if entries >= left {
+                return Err(RingError::Length(usize::from(left)));
             }
             entries += 1;
             at = at.plus(1, size);
@@ -168,10 +186,12 @@ impl Ring for PackedQueue {
     #[inline]
     fn take<P: Piece>(&mut self, map: &MapRef<'_>, batch: &mut Batch<P>, max: usize) -> Result<(), RingError> {
         let size = self.memory.size();
+        // A driver has no entries to offer beyond those that were not given back yet.
+        let mut left = size.saturating_sub(self.next.since(self.published, size));
         for _ in 0..max {
             let index = self.next.index;
             let descriptor = self.memory.descriptor(index).ok_or(RingError::Index { index, size })?;
-            if !Self::is_available(descriptor, self.next.wrap) {
+            if left == 0 || !Self::is_available(descriptor, self.next.wrap) {
                 break;
             }
             let mark = batch.mark();
@@ -179,8 +199,9 @@ impl Ring for PackedQueue {
                 batch.add(map, descriptor, mark)?;
                 (descriptor.next, 1)
             } else {
-                self.take_chain(map, batch, descriptor)?
+                self.take_chain(map, batch, descriptor, left)?
             };
+            left = left.saturating_sub(entries);
             batch.end_chain(id, entries, mark);
             self.next = self.next.plus(entries, size);
         }
@@ -226,14 +247,7 @@ impl Ring for PackedQueue {
         self.memory.barrier();
         let (event, flags) = self.memory.driver_event();
         match flags & 3 {
-            EVENT_DESC if self.event_idx => {
-                // Entries from where this publish began to the one the driver named, modulo two laps.
-                let event = Position::from_bits(event);
-                let size = u32::from(self.memory.size());
-                let laps = if event.wrap == before.wrap { 0 } else { size };
-                let ahead = (u32::from(event.index) + laps).wrapping_sub(u32::from(before.index));
-                ahead < u32::from(entries)
-            }
+            EVENT_DESC if self.event_idx => Position::from_bits(event).is_within(before, entries, self.memory.size()),
             EVENT_DISABLE => false,
             _ => true,
         }

@@ -9,7 +9,7 @@
 
 use sys::{
     MapRef,
-    split::{DESC_INDIRECT, DESC_NEXT, SplitMemory},
+    split::{DESC_INDIRECT, DESC_NEXT, Descriptor, SplitMemory},
 };
 
 use super::{
@@ -62,13 +62,12 @@ impl SplitQueue {
 
     /// Takes a chain that is not one plain descriptor.
     #[cold]
-    fn take_chain<P: Piece>(&self, map: &MapRef<'_>, batch: &mut Batch<P>, head: u16) -> Result<(), RingError> {
+    fn take_chain<P: Piece>(&self, map: &MapRef<'_>, batch: &mut Batch<P>, first: Descriptor) -> Result<(), RingError> {
         let size = self.memory.size();
         let mark = batch.mark();
-        let mut index = head;
+        let mut descriptor = first;
         let mut seen = 0;
         loop {
-            let descriptor = self.memory.descriptor(index).ok_or(RingError::Index { index, size })?;
             if descriptor.flags & DESC_INDIRECT != 0 {
                 batch.add_indirect(map, descriptor, mark, false)?;
                 return Ok(());
@@ -81,7 +80,8 @@ impl SplitQueue {
             if seen >= size {
                 return Err(RingError::Length(usize::from(size)));
             }
-            index = descriptor.next;
+            let index = descriptor.next;
+            descriptor = self.memory.descriptor(index).ok_or(RingError::Index { index, size })?;
         }
     }
 }
@@ -94,8 +94,10 @@ impl Ring for SplitQueue {
         if usize::from(ready) < max {
             self.avail = self.memory.avail_index();
             ready = self.avail.wrapping_sub(self.next);
-            if ready > size {
-                return Err(RingError::IndexJump { by: ready, size });
+            // Chains that were not given back yet count: a driver has no others to offer in their place.
+            let by = self.avail.wrapping_sub(self.published);
+            if by > size {
+                return Err(RingError::IndexJump { by, size });
             }
         }
         let n = ready.min(max as u16);
@@ -106,7 +108,7 @@ impl Ring for SplitQueue {
             if descriptor.flags & (DESC_NEXT | DESC_INDIRECT) == 0 {
                 batch.add(map, descriptor, mark)?;
             } else {
-                self.take_chain(map, batch, head)?;
+                self.take_chain(map, batch, descriptor)?;
             }
             batch.end_chain(head, 1, mark);
             self.next = self.next.wrapping_add(1);
