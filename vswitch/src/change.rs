@@ -4,7 +4,7 @@
 
 use std::sync::mpsc::SyncSender;
 
-use wire::{Counters, Ledger, Mac, NicId, Port, Vid};
+use wire::{Counters, Ledger, Mac, NicId, Port, Vid, filter::RxFilter};
 
 use crate::{
     bridge::{BridgeSpec, FdbEntry, NicSpec},
@@ -71,6 +71,20 @@ pub enum Change {
         nic: NicId,
         /// Which lane of it.
         lane: u16,
+    },
+    /// The driver of a NIC wants other frames than before.
+    Filter {
+        /// The NIC.
+        nic: NicId,
+        /// What it wants.
+        filter: RxFilter,
+    },
+    /// The driver of a NIC uses its first lanes only.
+    Pairs {
+        /// The NIC.
+        nic: NicId,
+        /// How many.
+        pairs: u16,
     },
     /// A frame (Ethernet, without FCS) is sent as if the NIC had sent it.
     Originate {

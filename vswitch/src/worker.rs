@@ -17,7 +17,7 @@
 
 use std::io;
 
-use wire::{Burst, Context, DropReason, Instant, NicId, Origin, Port, Sizes, Wake};
+use wire::{Burst, Context, DropReason, Instant, NicId, Origin, Port, Sizes, Wake, filter::RxFilter};
 
 use crate::{
     bridge::Bridge,
@@ -40,6 +40,10 @@ struct Nic {
     bridge: BridgeId,
     /// This worker's lanes of it, by lane number.
     lanes: Vec<(u16, u16)>,
+    /// What its driver does not want; nothing when it takes everything.
+    filter: Option<Box<RxFilter>>,
+    /// Lanes that its driver uses.
+    pairs: u16,
 }
 
 /// The state of a worker's thread. See the module's documentation.
@@ -132,7 +136,7 @@ impl Worker {
     /// Hands the egress bursts to their ports, and forwards what the ports answer.
     fn deliver(&mut self) {
         for _ in 0..=ANSWER_ROUNDS {
-            let Worker { cx, lanes, egress, released, .. } = self;
+            let Worker { cx, lanes, nics, egress, released, .. } = self;
             while let Some(index) = egress.next_touched() {
                 let burst = egress.burst(index);
                 let Some(Some(lane)) = lanes.get_mut(usize::from(index)) else {
@@ -140,6 +144,9 @@ impl Worker {
                     continue;
                 };
                 cx.nic = lane.nic;
+                if let Some(Some(Nic { filter: Some(filter), .. })) = nics.get(lane.nic.index()) {
+                    drop_unwanted(cx, filter, burst);
+                }
                 let result = lane.port.transmit(cx, burst);
                 if !released.contains(&index) {
                     released.push(index);
@@ -219,7 +226,7 @@ impl Worker {
     /// Tells a NIC's bridge which lanes it has.
     fn tell_lanes(&mut self, id: NicId) {
         let Some(Some(nic)) = self.nics.get(id.index()) else { return };
-        let lanes: Vec<u16> = nic.lanes.iter().map(|(_, place)| *place).collect();
+        let lanes: Vec<u16> = nic.lanes.iter().filter(|(number, _)| *number < nic.pairs).map(|(_, place)| *place).collect();
         if let Some(Some(bridge)) = self.bridges.get_mut(usize::from(nic.bridge.0)) {
             bridge.set_lanes(id, &lanes);
         }
@@ -235,7 +242,7 @@ impl Worker {
                 if let Some(Some(bridge)) = self.bridges.get_mut(usize::from(bridge.0)) {
                     bridge.add_nic(nic, spec);
                 }
-                *place(&mut self.nics, nic.0) = Some(Nic { bridge, lanes: Vec::new() });
+                *place(&mut self.nics, nic.0) = Some(Nic { bridge, lanes: Vec::new(), filter: None, pairs: u16::MAX });
             }
             Change::RemoveNic { nic } => self.remove_nic(nic),
             Change::AddStatic { bridge, vlan, mac, nic, reply } => {
@@ -246,6 +253,17 @@ impl Worker {
             }
             Change::Attach { nic, lane, port } => self.attach(nic, lane, port),
             Change::Detach { nic, lane } => self.detach(nic, lane),
+            Change::Filter { nic, filter } => {
+                if let Some(Some(nic)) = self.nics.get_mut(nic.index()) {
+                    nic.filter = (!filter.is_open()).then(|| Box::new(filter));
+                }
+            }
+            Change::Pairs { nic, pairs } => {
+                if let Some(Some(nic)) = self.nics.get_mut(nic.index()) {
+                    nic.pairs = pairs;
+                }
+                self.tell_lanes(nic);
+            }
             Change::Originate { nic, bytes } => self.originate(nic, &bytes),
             Change::Show { reply } => {
                 // Nobody waiting for the answer any more is no fault of ours.
@@ -365,6 +383,21 @@ impl Worker {
             lane.port.awake();
         }
     }
+}
+
+/// Takes out of a burst what the driver it goes to does not want.
+#[cold]
+fn drop_unwanted(cx: &mut Context, filter: &RxFilter, burst: &mut Burst) {
+    let mut wanted = Burst::default();
+    for frame in burst.drain() {
+        if filter.passes(cx.heads.get(&frame)) {
+            // As many frames as came fit again.
+            let _ = wanted.push(frame);
+        } else {
+            cx.drop(frame, DropReason::Filtered);
+        }
+    }
+    *burst = wanted;
 }
 
 /// Place `index` of a table that grows.

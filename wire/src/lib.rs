@@ -14,6 +14,7 @@ pub mod checksum;
 pub mod clock;
 pub mod context;
 pub mod flow;
+pub mod filter;
 pub mod frame;
 pub mod layers;
 pub mod offload;

@@ -1,0 +1,52 @@
+//! The TAP ports of a configuration: devices made and handed to the switch.
+//!
+//! Invariant: a TAP that cannot be made takes down its own port, with a reason, and nothing else. The devices end with the process, or
+//! when their port is let go.
+
+use sys::tap::{Tap, TapDevice, TapError};
+use vswitch::{change::Change, host::tap::TapPort};
+
+use crate::{
+    config::{Attach, Config, Port},
+    model::PortState,
+    switch::{Place, States},
+};
+
+/// Makes the TAPs of all TAP ports and attaches their queues. Keep what is returned for as long as the devices are wanted.
+pub fn attach(config: &Config, places: &[Place], states: &States) -> Vec<TapDevice> {
+    let mut devices = Vec::new();
+    for (index, (port, place)) in config.ports.iter().zip(places).enumerate() {
+        let Attach::Tap { tap, netns } = &port.attach else { continue };
+        let mtu = config.networks.iter().find(|network| network.name == port.network).and_then(|network| network.mtu);
+        match open(port, tap.as_str(), netns.as_ref().map(|name| name.as_str()), mtu) {
+            Ok(Tap { device, queues }) => {
+                tracing::info!(port = %port.name, tap = device.name(), netns = netns.as_ref().map(|name| name.as_str()), "made a TAP");
+                let offloads = device.offloads();
+                for (lane, queue) in queues.into_iter().enumerate() {
+                    let port = Box::new(TapPort::new(queue, offloads, lane as u16));
+                    place.changes.send(Change::Attach { nic: place.nic, lane: lane as u16, port });
+                }
+                states.set(index, PortState::Up, None);
+                devices.push(device);
+            }
+            Err(error) => {
+                let reason = format!("{error}; {}", error.advice());
+                tracing::error!(port = %port.name, reason, "the port is down");
+                states.set(index, PortState::Down, Some(reason));
+            }
+        }
+    }
+    devices
+}
+
+fn open(port: &Port, name: &str, netns: Option<&str>, mtu: Option<u16>) -> Result<Tap, TapError> {
+    let tap = Tap::open(name, port.queues, netns)?;
+    if let Some(mac) = port.mac {
+        tap.device.set_mac(mac.bytes())?;
+    }
+    if let Some(mtu) = mtu {
+        tap.device.set_mtu(u32::from(mtu))?;
+    }
+    tap.device.set_up(true)?;
+    Ok(tap)
+}
