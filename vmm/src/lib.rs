@@ -5,6 +5,7 @@
 
 pub mod features;
 pub mod ring_port;
+pub mod vhost_user;
 pub mod virtqueue;
 
 pub use features::Features;

@@ -1,0 +1,147 @@
+//! [`Vring`]: what a front end has said about one ring, from its first descriptor to `GET_VRING_BASE`.
+//!
+//! Invariant: the doorbells are here or in the [`DeviceQueue`] made of them, never in both; `base` is where the ring starts when it is made
+//! next, whether the front end named it or the queue that came home did.
+//! Read first: vhost-user specification, "Ring states"; virtio 1.2 section 2.
+//!
+//! Theory of operation: a ring is started by `SET_VRING_KICK` and stopped by `GET_VRING_BASE`. Between the two it is made into a
+//! [`DeviceQueue`] as soon as its size, addresses and memory are known, and made anew after each change. Enabled is another matter: it is
+//! remembered whether the ring is started or not, since front ends say it at any time, before the features too.
+
+use std::{path::PathBuf, sync::Arc};
+
+use sys::{GuestMemory, eventfd::EventFd};
+
+use super::{error::SessionError, message::RingAddress};
+use crate::{
+    features::Features,
+    virtqueue::{AnyRing, DeviceQueue, QueueSetup, journal::Journal},
+};
+
+/// One ring as its front end described it.
+#[derive(Default)]
+pub(super) struct Vring {
+    /// Its index in messages.
+    pub(super) index: u16,
+    /// Entries; 0 before the front end said.
+    pub(super) size: u16,
+    /// Where it lies, in the front end's addresses.
+    pub(super) address: Option<RingAddress>,
+    /// Where it starts, as vhost-user has it: see [`DeviceQueue::base`].
+    pub(super) base: u32,
+    /// The driver's kicks, while the ring is here.
+    pub(super) kick: Option<EventFd>,
+    /// Where the driver is called, while the ring is here.
+    pub(super) call: Option<EventFd>,
+    /// Where the front end hears of a broken ring.
+    pub(super) err: Option<EventFd>,
+    /// Between `SET_VRING_KICK` and `GET_VRING_BASE`.
+    pub(super) started: bool,
+    /// See the module's documentation.
+    pub(super) enabled: bool,
+    /// Its memory was removed under it by `REM_MEM_REG`: it waits for its memory to be added again.
+    pub(super) lost: bool,
+    /// Where its position is kept over our death: the path, and the open file while the ring is here.
+    pub(super) journal_path: Option<PathBuf>,
+    journal: Option<Journal>,
+    /// Made into a queue before, since it was started.
+    resumed: bool,
+}
+
+impl Vring {
+    /// A stopped, disabled ring of this index.
+    pub(super) fn new(index: u16, journal_path: Option<PathBuf>) -> Self {
+        Vring { index, journal_path, ..Vring::default() }
+    }
+
+    /// Whether all is said that makes it run, but for the memory.
+    pub(super) fn is_complete(&self) -> bool {
+        self.started && self.size > 0 && self.address.is_some()
+    }
+
+    /// Stops it. What was kept for our death is forgotten: the front end knows where the ring stands, or does not want to.
+    pub(super) fn stop(&mut self) {
+        if let Some(mut journal) = self.journal.take() {
+            journal.clear();
+        }
+        (self.started, self.resumed, self.lost) = (false, false, false);
+        self.kick = None;
+    }
+
+    /// Whether all its parts begin in `memory`.
+    pub(super) fn is_inside(&self, memory: &GuestMemory) -> bool {
+        let inside = |user| memory.guest_of_user(user).is_some();
+        self.address.is_some_and(|at| inside(at.descriptors) && inside(at.avail) && inside(at.used))
+    }
+
+    /// Makes it into a queue in `memory`.
+    ///
+    /// # Errors
+    /// The parts of the ring are not in the memory, or not as virtio wants them; the ring then still has its doorbells.
+    pub(super) fn make(&mut self, memory: &Arc<GuestMemory>, features: Features) -> Result<DeviceQueue, SessionError> {
+        let ring = self.index;
+        let RingAddress { descriptors, used, avail } =
+            self.address.ok_or(SessionError::Elsewhere { ring, part: "descriptor area", user: 0 })?;
+        let guest = |part, user| memory.guest_of_user(user).ok_or(SessionError::Elsewhere { ring, part, user });
+        let (descriptors, driver, device) =
+            (guest("descriptor area", descriptors)?, guest("driver area", avail)?, guest("device area", used)?);
+        let packed = features.has(Features::RING_PACKED);
+        let (base, journal) = self.start_index(packed);
+        let setup = QueueSetup {
+            memory: memory.clone(),
+            features,
+            size: self.size,
+            descriptors,
+            driver,
+            device,
+            base,
+            journal,
+            kick: None,
+            call: None,
+            enabled: self.enabled,
+        };
+        let mut queue = DeviceQueue::new(setup).map_err(|error| SessionError::Place { ring, error })?;
+        queue.kick = self.kick.take();
+        queue.call = self.call.take();
+        if !self.resumed {
+            self.resumed = true;
+            // Whoever served this ring before may have died between using buffers and saying so.
+            if let Some(call) = &queue.call {
+                let _ = call.notify();
+            }
+        }
+        Ok(queue)
+    }
+
+    /// Where the ring starts: the one place that decides it. A split ring goes on where the front end says, which after our death it reads
+    /// from the used index. A packed ring goes on where its journal says, if the ring agrees (see [`Journal::recover`]), else at the base.
+    fn start_index(&mut self, packed: bool) -> (u32, Option<Journal>) {
+        if !packed {
+            return (self.base, None);
+        }
+        if self.journal.is_none()
+            && let Some(path) = &self.journal_path
+        {
+            match Journal::open(path, self.size) {
+                Ok(journal) => self.journal = Some(journal),
+                Err(error) => tracing::warn!(path = %path.display(), %error, "ring without a journal"),
+            }
+        }
+        // What was taken and not yet used is taken again, so the next used entry counts. Front ends that know one index only leave it 0.
+        let base = match self.base >> 16 {
+            0 => self.base,
+            used => used,
+        };
+        (base, self.journal.take())
+    }
+
+    /// Takes the queue back that was made of this ring.
+    pub(super) fn take_home(&mut self, mut queue: DeviceQueue) {
+        self.base = queue.base();
+        self.kick = queue.kick.take();
+        self.call = queue.call.take();
+        if let AnyRing::Packed(ring) = &mut queue.ring {
+            self.journal = ring.take_journal();
+        }
+    }
+}
