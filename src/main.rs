@@ -13,7 +13,10 @@ mod run;
 mod run_dir;
 mod show;
 mod socket;
+mod switch;
 mod table;
+mod taps;
+mod wiring;
 
 use args::{Args, FileArgument, Global, Verb};
 use clap::{CommandFactory, Parser};

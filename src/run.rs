@@ -4,22 +4,25 @@
 
 use crate::{
     api::{self, Query},
-    config::{Config, Network, Port},
-    model::{NetworkStatus, PortState, PortStatus, Status, WorkerStatus},
+    config::{Attach, Config, Port, Role},
+    model::PortState,
     run_dir::{RunDir, RunDirError},
-    socket::BindError,
+    socket::{self, Access, BindError},
+    switch::{States, Switch, View},
+    taps,
+    wiring::SwitchWiring,
 };
 use std::{
-    collections::BTreeMap,
     fs,
     io::{self, Write},
-    time::Instant,
+    path::PathBuf,
 };
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
 };
-use tracing::{info, warn};
+use tracing::{error, info, warn};
+use vmm::vhost_user::{self, Device, NicKey, PortOptions, SessionThread};
 
 /// Why the networks do not run.
 #[derive(Debug, thiserror::Error)]
@@ -30,9 +33,9 @@ pub enum RunError {
     /// The control socket cannot be made.
     #[error("control socket {0}")]
     Control(#[from] BindError),
-    /// The runtime of the control socket failed.
-    #[error("cannot serve the control socket: {0}")]
-    Runtime(#[from] io::Error),
+    /// The system would not give a thread, memory or a descriptor.
+    #[error("the system refused what the switch needs: {0}")]
+    System(#[from] io::Error),
 }
 
 /// Runs the networks until SIGTERM or SIGINT.
@@ -42,81 +45,107 @@ pub enum RunError {
 pub fn up(config: Config) -> Result<(), RunError> {
     let _run_dir = RunDir::claim(&config.host)?;
     let control = api::listen(&config.host)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let ended = runtime.block_on(serve(&config, control));
-    if let Err(error) = fs::remove_file(&config.host.control_socket) {
+    let control_socket = config.host.control_socket.clone();
+    let ended = run(config, control);
+    if let Err(error) = fs::remove_file(&control_socket) {
         warn!(%error, "the control socket stays behind");
     }
     ended
 }
 
-async fn serve(config: &Config, control: std::os::unix::net::UnixListener) -> Result<(), RunError> {
-    let start = Instant::now();
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let (switch, mut queries) = mpsc::channel(api::QUERIES);
-    let serving = api::serve(control, switch, std::future::pending());
-    let mut serving = std::pin::pin!(serving);
+fn run(config: Config, control: std::os::unix::net::UnixListener) -> Result<(), RunError> {
+    sys::sigbus::install()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let signals = {
+        let _inside = runtime.enter();
+        [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?]
+    };
+    let mut switch = Switch::start(config)?;
+    let (places, states) = (switch.places(), switch.states());
+    let names = switch.config().ports.iter().map(|port| port.name.to_string()).collect();
+    let wiring = SwitchWiring::new(names, places.clone(), states.clone());
+    let sessions = SessionThread::spawn(vhost_user_ports(switch.config(), &states), Box::new(wiring))?;
+    let _taps = taps::attach(switch.config(), &places, &states);
+    let ended = runtime.block_on(serve(&switch, control, signals));
+    info!("ending");
+    // Sessions first: they take their lanes home while the workers still turn.
+    sessions.stop();
+    switch.stop();
+    ended
+}
+
+/// The vhost-user ports, with sockets made for those that listen. One whose socket cannot be made is down; the others run.
+fn vhost_user_ports(config: &Config, states: &States) -> Vec<PortOptions> {
+    let journals = config.host.run_dir.join("journal");
+    if let Err(error) = fs::create_dir_all(&journals) {
+        warn!(%error, dir = %journals.display(), "packed rings will not survive a crash of this daemon");
+    }
+    let options = |(index, port): (usize, &Port)| {
+        let Attach::VhostUser { socket, role } = &port.attach else { return None };
+        let role = match role {
+            Role::Client => vhost_user::Role::Client { path: socket.clone() },
+            Role::Server => match socket::listen(socket, Access::of(&config.host)) {
+                Ok(listener) => vhost_user::Role::Server { listener, path: socket.clone() },
+                Err(error) => {
+                    error!(port = %port.name, %error, "the port is down");
+                    states.set(index, PortState::Down, Some(error.to_string()));
+                    return None;
+                }
+            },
+        };
+        Some(PortOptions {
+            nic: NicKey(index as u32),
+            name: port.name.to_string(),
+            role,
+            device: device(config, port, &journals),
+        })
+    };
+    config.ports.iter().enumerate().filter_map(options).collect()
+}
+
+fn device(config: &Config, port: &Port, journals: &std::path::Path) -> Device {
+    let network = config.networks.iter().find(|network| network.name == port.network);
+    // A port's name may hold slashes; a percent sign it may not.
+    let journal: PathBuf = journals.join(port.name.as_str().replace('/', "%"));
+    Device { queues: port.queues, mtu: network.and_then(|network| network.mtu), mac: port.mac, journal: Some(journal) }
+}
+
+async fn serve(
+    switch: &Switch,
+    control: std::os::unix::net::UnixListener,
+    signals: [Signal; 2],
+) -> Result<(), RunError> {
+    let (asked, mut queries) = mpsc::channel(api::QUERIES);
+    let mut serving = std::pin::pin!(api::serve(control, asked, std::future::pending()));
+    let config = switch.config();
     info!(host = config.host.name, ports = config.ports.len(), "running");
-    let mut out = io::stdout().lock();
-    writeln!(out, "ready").and_then(|()| out.flush())?;
+    let view = switch.view();
+    let [mut terminate, mut interrupt] = signals;
+    {
+        let mut out = io::stdout().lock();
+        writeln!(out, "ready").and_then(|()| out.flush())?;
+    }
     loop {
         tokio::select! {
             served = &mut serving => return Ok(served?),
-            Some(query) = queries.recv() => answer(query, config, start),
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            Some(query) = queries.recv() => {
+                let view = view.clone();
+                // Waiting for the workers is done beside the runtime.
+                tokio::task::spawn_blocking(move || answer(query, &view));
+            }
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
         }
     }
-    info!("ending");
-    Ok(())
 }
 
-fn answer(query: Query, config: &Config, start: Instant) {
-    let networks = || config.networks.iter().map(|network| network_status(network, config)).collect();
-    let ports = || config.ports.iter().map(port_status).collect();
+fn answer(query: Query, view: &View) {
     // A client that has gone away is no failure of ours.
     match query {
-        Query::Status(reply) => drop(reply.send(Status {
-            host: config.host.name.clone(),
-            uptime_s: start.elapsed().as_secs(),
-            workers: config.host.worker_cpus.iter().map(|&cpu| worker_status(cpu)).collect(),
-            ports: ports(),
-            networks: networks(),
-        })),
-        Query::Networks(reply) => drop(reply.send(networks())),
-        Query::Ports(reply) => drop(reply.send(ports())),
-        Query::Fdb(reply) => drop(reply.send(Vec::new())),
-        Query::Drops(reply) => drop(reply.send(Vec::new())),
-    }
-}
-
-fn worker_status(cpu: Option<u32>) -> WorkerStatus {
-    WorkerStatus { cpu, frames: 0, busy_cycles: 0, idle_cycles: 0 }
-}
-
-fn network_status(network: &Network, config: &Config) -> NetworkStatus {
-    NetworkStatus {
-        name: network.name.to_string(),
-        mode: network.mode.to_string(),
-        subnet: network.subnet.map(|subnet| subnet.to_string()),
-        subnet6: network.subnet6.map(|subnet| subnet.to_string()),
-        mtu: network.mtu,
-        ports: config.ports_of(&network.name).map(|port| port.name.to_string()).collect(),
-    }
-}
-
-fn port_status(port: &Port) -> PortStatus {
-    PortStatus {
-        name: port.name.to_string(),
-        network: port.network.to_string(),
-        guest: port.guest.to_string(),
-        attach: port.attach.word().to_owned(),
-        state: PortState::Waiting,
-        reason: None,
-        rx_frames: 0,
-        rx_bytes: 0,
-        tx_frames: 0,
-        tx_bytes: 0,
-        drops: BTreeMap::new(),
+        Query::Status(reply) => drop(reply.send(view.status())),
+        Query::Networks(reply) => drop(reply.send(view.networks())),
+        Query::Ports(reply) => drop(reply.send(view.ports())),
+        Query::Fdb(reply) => drop(reply.send(view.fdb())),
+        Query::Drops(reply) => drop(reply.send(view.drops())),
     }
 }

@@ -229,8 +229,7 @@ impl View {
 
     /// The forwarding table of every network.
     pub fn fdb(&self) -> Vec<FdbEntry> {
-        let names: BTreeMap<(usize, NicId), &Port> =
-            self.places.iter().copied().zip(&self.config.ports).collect();
+        let names: BTreeMap<(usize, NicId), &Port> = self.places.iter().copied().zip(&self.config.ports).collect();
         let mut entries = Vec::new();
         for (worker, report) in self.reports().into_iter().enumerate() {
             for (_, stations) in report.into_iter().flat_map(|report| report.fdb) {

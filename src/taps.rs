@@ -21,9 +21,8 @@ pub fn attach(config: &Config, places: &[Place], states: &States) -> Vec<TapDevi
         match open(port, tap.as_str(), netns.as_ref().map(|name| name.as_str()), mtu) {
             Ok(Tap { device, queues }) => {
                 tracing::info!(port = %port.name, tap = device.name(), netns = netns.as_ref().map(|name| name.as_str()), "made a TAP");
-                let offloads = device.offloads();
                 for (lane, queue) in queues.into_iter().enumerate() {
-                    let port = Box::new(TapPort::new(queue, offloads, lane as u16));
+                    let port = Box::new(TapPort::new(&device, queue, lane as u16));
                     place.changes.send(Change::Attach { nic: place.nic, lane: lane as u16, port });
                 }
                 states.set(index, PortState::Up, None);
