@@ -17,6 +17,8 @@ use crate::{
 };
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
 
 /// How a bridge behaves.

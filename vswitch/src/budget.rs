@@ -1,4 +1,4 @@
-//! [`Budget`] and [`Pacer`]: how many frames a second a port may have copied to everybody.
+//! [`Budget`] and its pacer: how many frames a second a port may have copied to everybody.
 //!
 //! Invariant: over any time `t` a pacer lets through at most `burst + t * per_second` frames. Read first: ITU-T I.371 annex A, the generic
 //! cell rate algorithm: one number, the time at which the next frame would be due at the exact rate, is all the state; a frame conforms

@@ -8,17 +8,22 @@
 //! guest that invents addresses evicts its own. Every NIC's entries are threaded oldest first, which makes eviction, expiry and removal of a
 //! NIC proportional to what they remove. Time is counted in whole seconds, shifted by the ageing time so that what is restored at the very
 //! start of a clock can be older than the clock.
-//! Read first: IEEE 802.1Q clause 8.8 (the filtering database), then [`table`] and [`holders`].
+//! Read first: IEEE 802.1Q clause 8.8 (the filtering database), then `fdb/table.rs` and `fdb/holders.rs`.
 
 use std::time::Duration;
 
 use wire::{Instant, Mac, NicId, Segment};
 
-pub use self::table::Slot;
 pub(crate) use self::table::{Key, Record};
+pub use self::{
+    entry::{Entry, FdbStats, Learn, StaticError},
+    table::Slot,
+};
 use self::{holders::Holders, table::Table};
 
+mod entry;
 mod holders;
+mod room;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -35,70 +40,6 @@ const AGEING: std::ops::RangeInclusive<u64> = 1..=1_000_000;
 /// The time as a database counts it. Made by [`Fdb::tick`], once for many frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tick(u32);
-
-/// What hearing a station at a NIC means to the database. Made without changing it, carried out by [`Fdb::settle`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Learn {
-    /// Nothing: it is known there, and was heard in this second, or is static there.
-    Current,
-    /// It is known there; its time is renewed.
-    Renew(Slot),
-    /// It was known behind another NIC and moves.
-    Move {
-        /// Its entry.
-        slot: Slot,
-        /// Where it was.
-        from: NicId,
-    },
-    /// It was not known.
-    Insert,
-    /// It is static behind another NIC: nothing is learnt.
-    Pinned(NicId),
-}
-
-/// One station.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// The segment it is heard in.
-    pub segment: Segment,
-    /// Its address.
-    pub mac: Mac,
-    /// The NIC it is behind.
-    pub nic: NicId,
-    /// Seconds since it was last heard; zero for a static entry.
-    pub age: u32,
-    /// Put there by configuration: does not age, move or give way.
-    pub fixed: bool,
-}
-
-/// What happened to a database since it was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FdbStats {
-    /// Stations that moved from one NIC to another.
-    pub moves: u64,
-    /// Entries that gave way at the bound.
-    pub evicted: u64,
-    /// Entries that gave way below the bound because both buckets of a new one were full; next to none, unless the seed is known to a guest.
-    pub crowded: u64,
-    /// Entries that the sweep freed.
-    pub expired: u64,
-}
-
-/// Why a static entry cannot be added.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum StaticError {
-    /// A group address or zero.
-    #[error("{0} is not the address of one station; a static entry needs a unicast address")]
-    Address(Mac),
-    /// The NIC was not added, or is not a member of the segment.
-    #[error("port {} is not a member of the segment; add it there first", .0.0)]
-    NotMember(NicId),
-    /// Static entries may use half of the database.
-    #[error(
-        "no room for another static entry; half of the database, here {0} entries, is the most; raise its capacity"
-    )]
-    Full(usize),
-}
 
 /// See the module's documentation.
 pub struct Fdb {
@@ -153,7 +94,7 @@ impl Fdb {
         (!self.is_expired(&record, now)).then_some(record.nic)
     }
 
-    /// A station was heard at a NIC: [`Fdb::consider`] and [`Fdb::settle`]. False when it could not be learnt (static elsewhere, a group
+    /// A station was heard at a NIC. False when it could not be learnt (static elsewhere, a group
     /// address, a NIC never added, or no room among static entries).
     pub fn learn(&mut self, segment: Segment, mac: Mac, nic: NicId, now: Tick) -> bool {
         let key = Key::new(segment, mac.to_bits());
@@ -308,19 +249,6 @@ impl Fdb {
         true
     }
 
-    fn insert(&mut self, record: Record, now: Tick) -> bool {
-        if !self.holders.knows(record.nic) || (self.len >= self.capacity && !self.evict()) {
-            return false;
-        }
-        let key = record.key;
-        let free = self.table.free(key).or_else(|| self.step_aside(key)).or_else(|| self.crowd_out(key, now));
-        let Some(slot) = free else { return false };
-        self.len += 1;
-        self.fixed += usize::from(record.fixed);
-        self.write(slot, record);
-        true
-    }
-
     /// Writes a record into a place that no list has, and puts it at the end of its list, no older than the one before it.
     fn write(&mut self, slot: Slot, mut record: Record) {
         if !record.fixed
@@ -332,38 +260,6 @@ impl Fdb {
         if let Some(place) = self.table.get_mut(slot) {
             *place = record;
         }
-    }
-
-    /// At the bound: the NIC that holds most gives up the entry it has not heard from for longest.
-    fn evict(&mut self) -> bool {
-        let oldest = self.holders.heaviest().and_then(|nic| self.holders.first(nic, false));
-        if let Some(slot) = oldest {
-            self.remove_at(slot);
-            self.stats.evicted += 1;
-        }
-        oldest.is_some()
-    }
-
-    /// A place for `key`, freed by moving another record to its other bucket.
-    fn step_aside(&mut self, key: Key) -> Option<Slot> {
-        let (from, to) = self.table.movable(key)?;
-        let record = *self.table.get(from)?;
-        *self.table.get_mut(to)? = record;
-        self.holders.relocate(record.nic, record.fixed, from, to);
-        Some(from)
-    }
-
-    /// A place for `key`, freed by giving up another record: one that is too old, else that of the NIC that holds most, the oldest of them.
-    fn crowd_out(&mut self, key: Key, now: Tick) -> Option<Slot> {
-        let weigh = |record: &Record| {
-            let age = now.0.saturating_sub(record.stamp);
-            (self.is_expired(record, now), self.holders.count(record.nic, false), age)
-        };
-        let victims = self.table.rivals(key).filter(|(_, record)| !record.fixed);
-        let (slot, _) = victims.max_by_key(|(_, record)| weigh(record))?;
-        self.remove_at(slot);
-        self.stats.crowded += 1;
-        Some(slot)
     }
 
     fn remove_at(&mut self, slot: Slot) {

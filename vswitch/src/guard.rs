@@ -2,7 +2,7 @@
 //!
 //! Invariant: an address that an attached NIC was declared with is never learnt behind another NIC of the same segment, so a port without a
 //! guard cannot draw a guarded port's frames to itself. The check that a guarded port sends from its own address alone is one comparison
-//! on the data path; this table is asked only when an address is about to be learnt anew. Read first: `crate::forward`.
+//! on the data path; this table is asked only when an address is about to be learnt anew. Read first: [`crate::decide`].
 
 use wire::{Mac, NicId};
 

@@ -1,15 +1,17 @@
 //! The switch: bridges, what they know, and the worker that drives them.
 //!
-//! Read in this order: [`membership`] (which segments a NIC is in), [`fdb`] (who is where), [`forward`] (what happens to a frame),
-//! [`bridge`] (what control sees), [`egress`] (where frames wait for their port).
+//! Read in this order: [`membership`] (which segments a NIC is in), [`fdb`] (who is where), [`decide`] and
+//! [`forward`] (what happens to a frame), [`bridge`] (what control sees), [`egress`] (where frames wait for their port).
 
 pub mod bridge;
 pub mod budget;
 pub mod change;
+pub mod decide;
 pub mod egress;
 pub mod fdb;
 pub mod forward;
 mod guard;
+pub mod host;
 pub mod membership;
 pub mod thread;
 pub mod vlan;
@@ -20,7 +22,7 @@ mod testing;
 
 pub use bridge::{Bridge, BridgeSpec, FdbEntry, NicSpec};
 pub use budget::{Budget, Budgets, Traffic};
+pub use decide::{Decision, Outcome, Route};
 pub use egress::Egress;
 pub use fdb::{Fdb, FdbStats, StaticError};
-pub use forward::{Decision, Outcome, Route};
 pub use membership::Membership;

@@ -7,7 +7,7 @@ use wire::{DropReason, Gso, Offload};
 use super::*;
 use crate::{
     budget::{Budget, Traffic},
-    forward::{Decision, Outcome},
+    decide::{Decision, Outcome},
     testing::{Net, access, frame, mac, tagged, trunk, vid},
 };
 
@@ -147,7 +147,8 @@ fn ports_that_are_not_attached_get_nothing_and_keep_their_entries() {
 #[test]
 fn every_kind_of_flood_has_its_budget() {
     let few = Budget { per_second: 10, burst: 5 };
-    let kinds: [(Mac, Traffic, fn(&mut NicSpec, Budget)); 3] = [
+    type Set = fn(&mut NicSpec, Budget);
+    let kinds: [(Mac, Traffic, Set); 3] = [
         (Mac::BROADCAST, Traffic::Broadcast, |spec, few| spec.budgets.broadcast = few),
         (Mac::new([1, 0, 0x5e, 1, 2, 3]), Traffic::Multicast, |spec, few| spec.budgets.multicast = few),
         (mac(99), Traffic::Unknown, |spec, few| spec.budgets.unknown = few),

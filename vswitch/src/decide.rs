@@ -1,0 +1,264 @@
+//! What is to become of a frame: [`Bridge::decide`], without changing anything.
+//!
+//! Invariant: a decision to forward or flood names only members of the frame's segment other than its origin, and is within the origin's
+//! budgets. It is made from the frame's first bytes, the bridge and the time, and nothing else.
+//!
+//! Theory of operation: the stages of a decision, each of which may drop:
+//!
+//! ```text
+//!   header      14 bytes (18 with a tag), else Runt
+//!   segment     from tag and membership, else VlanNotAllowed, UntaggedNotAllowed
+//!   reserved    01:80:C2:00:00:0X stays here, unless the NIC passes it
+//!   source      one station's address (BadSource), the declared one (SpoofedSource), nobody else's by declaration or static entry
+//!   learn       the source is behind the origin NIC
+//!   destination known: SamePort, Isolated, NotReady or forward; group or unknown: NoDestination, over budget or flood
+//! ```
+//!
+//! Frames of a burst mostly share source and destination. A `Memo` remembers, for the time of one burst, what the last frame's origin,
+//! VLAN, source and destination came to, so that such frames cost a few comparisons; learning anything new forgets the destination.
+//! Read first: IEEE 802.1Q clause 8.6 (the forwarding process).
+
+use wire::{DropReason, Instant, Mac, NicId, Segment};
+
+pub use crate::bridge::Route;
+use crate::{
+    bridge::Bridge,
+    budget::Traffic,
+    fdb::{Key, Learn, Tick},
+    vlan::{Label, TPID_ON_WIRE},
+};
+
+/// What is to become of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// The segment it belongs to; the untagged one when it was dropped before that was known.
+    pub segment: Segment,
+    /// How it is labelled.
+    pub label: Label,
+    /// What its source means to the forwarding database.
+    pub learn: Learn,
+    /// Where it goes.
+    pub outcome: Outcome,
+}
+
+/// Where a frame goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// To one NIC.
+    Forward(Route),
+    /// To all of [`Bridge::receivers`].
+    Flood(Traffic),
+    /// Nowhere.
+    Drop(DropReason),
+}
+
+/// What the last frame of a burst came to. See the module's documentation.
+pub(crate) struct Memo {
+    pub(crate) now: Instant,
+    pub(crate) tick: Tick,
+    pub(crate) origin: NicId,
+    /// The origin's part of every decision; nothing when it is no member.
+    ingress: Option<Ingress>,
+    vid: u16,
+    vid_segment: Option<Segment>,
+    /// The source learnt last, behind `origin`.
+    pub(crate) source: Key,
+    pub(crate) destination: Key,
+    outcome: Outcome,
+}
+
+#[derive(Clone, Copy)]
+struct Ingress {
+    vlan_aware: bool,
+    untagged: Option<Segment>,
+    /// [`Mac::to_bits`] of the declared address; zero for none.
+    guard: u64,
+    isolated: bool,
+    pass_reserved: bool,
+}
+
+/// No VLAN is remembered.
+const NO_VID: u16 = u16::MAX;
+
+impl Bridge {
+    /// What would become of a frame that NIC `origin` sent and that begins with `bytes`. Changes nothing.
+    pub fn decide(&self, origin: NicId, bytes: &[u8], now: Instant) -> Decision {
+        self.judge(&mut self.memo(origin, now), bytes)
+    }
+
+    /// The ways a frame takes that `origin` floods in `segment`.
+    pub fn receivers(&self, origin: NicId, segment: Segment) -> impl Iterator<Item = Route> {
+        let isolated = self.members.get(origin.index()).and_then(Option::as_ref).is_some_and(|member| member.isolated);
+        let list = self.receivers.get(usize::from(segment.0)).map_or([].as_slice(), Vec::as_slice);
+        list.iter().copied().filter(move |route| route.nic != origin && !(isolated && route.isolated))
+    }
+
+    /// A memo of nothing but the origin.
+    pub(crate) fn memo(&self, origin: NicId, now: Instant) -> Memo {
+        let member = self.members.get(origin.index()).and_then(Option::as_ref);
+        Memo {
+            now,
+            tick: self.fdb.tick(now),
+            origin,
+            ingress: member.map(|member| Ingress {
+                vlan_aware: self.vlan_aware,
+                untagged: member.labels.untagged,
+                guard: member.guard.map_or(0, Mac::to_bits),
+                isolated: member.isolated,
+                pass_reserved: member.pass_reserved,
+            }),
+            vid: NO_VID,
+            vid_segment: None,
+            source: Key::NONE,
+            destination: Key::NONE,
+            outcome: Outcome::Drop(DropReason::NoDestination),
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn judge(&self, memo: &mut Memo, bytes: &[u8]) -> Decision {
+        let mut decision = Decision {
+            segment: Segment::default(),
+            label: Label::NONE,
+            learn: Learn::Current,
+            outcome: Outcome::Drop(DropReason::Runt),
+        };
+        let Some(ingress) = memo.ingress else {
+            decision.outcome = Outcome::Drop(DropReason::NoDestination);
+            return decision;
+        };
+        let Some((to, from, tpid)) = addresses(bytes) else { return decision };
+
+        let segment = if tpid == TPID_ON_WIRE && ingress.vlan_aware {
+            let Some(label) = Label::read(bytes) else { return decision };
+            decision.label = label;
+            if label == Label::PRIORITY {
+                ingress.untagged.ok_or(DropReason::UntaggedNotAllowed)
+            } else {
+                self.tagged_segment(memo, label).ok_or(DropReason::VlanNotAllowed)
+            }
+        } else {
+            ingress.untagged.ok_or(DropReason::UntaggedNotAllowed)
+        };
+        decision.segment = match segment {
+            Ok(segment) => segment,
+            Err(reason) => {
+                decision.outcome = Outcome::Drop(reason);
+                return decision;
+            }
+        };
+
+        let is_group = to & 1 != 0;
+        if is_group && !ingress.pass_reserved && Mac::from_bits(to).is_reserved() {
+            decision.outcome = Outcome::Drop(DropReason::Reserved);
+            return decision;
+        }
+
+        let source = Key::new(decision.segment, from);
+        if source != memo.source {
+            match self.heard(memo, &ingress, source) {
+                Ok(Learn::Current) => memo.source = source,
+                Ok(learn) => decision.learn = learn,
+                Err(reason) => {
+                    decision.outcome = Outcome::Drop(reason);
+                    return decision;
+                }
+            }
+        }
+
+        if is_group {
+            let traffic = if Mac::from_bits(to).is_broadcast() { Traffic::Broadcast } else { Traffic::Multicast };
+            decision.outcome = self.flooded(memo, decision.segment, traffic);
+            return decision;
+        }
+        let destination = Key::new(decision.segment, to);
+        if destination != memo.destination || matches!(memo.outcome, Outcome::Flood(_)) {
+            memo.destination = destination;
+            memo.outcome = self.destined(memo, &ingress, source, destination);
+        }
+        decision.outcome = memo.outcome;
+        decision
+    }
+
+    /// The segment of a tagged frame, if the origin is a member with that tag.
+    #[inline]
+    fn tagged_segment(&self, memo: &mut Memo, label: Label) -> Option<Segment> {
+        if label.vid() != memo.vid {
+            let member = self.members.get(memo.origin.index())?.as_ref()?;
+            let allowed = member.labels.tagged.as_ref().is_some_and(|vids| vids.has(label.vid()));
+            memo.vid = label.vid();
+            memo.vid_segment = if allowed { self.segments.segment(label.vid()) } else { None };
+        }
+        memo.vid_segment
+    }
+
+    /// What a source other than the last frame's means: whether the origin may send from it, and what it teaches.
+    #[inline]
+    fn heard(&self, memo: &Memo, ingress: &Ingress, source: Key) -> Result<Learn, DropReason> {
+        if !Mac::from_bits(source.mac()).is_unicast() {
+            return Err(DropReason::BadSource);
+        }
+        if ingress.guard != 0 && source.mac() != ingress.guard {
+            return Err(DropReason::SpoofedSource);
+        }
+        let learn = self.fdb.consider(source, memo.origin, memo.tick);
+        match learn {
+            Learn::Current | Learn::Renew(_) => Ok(learn),
+            Learn::Pinned(_) => Err(DropReason::SpoofedSource),
+            Learn::Insert | Learn::Move { .. } if self.is_claimed(memo.origin, ingress, source) => {
+                Err(DropReason::SpoofedSource)
+            }
+            Learn::Insert | Learn::Move { .. } => Ok(learn),
+        }
+    }
+
+    /// Whether an attached NIC of the segment, and not `origin`, was declared with this address.
+    #[cold]
+    fn is_claimed(&self, origin: NicId, ingress: &Ingress, source: Key) -> bool {
+        ingress.guard != source.mac()
+            && self.claims.claimants(source.mac()).any(|nic| {
+                let member = self.members.get(nic.index()).and_then(Option::as_ref);
+                nic != origin && member.is_some_and(|member| !member.lanes.is_empty() && member.is_in(source.segment()))
+            })
+    }
+
+    /// The outcome for one station's address.
+    #[inline]
+    fn destined(&self, memo: &Memo, ingress: &Ingress, source: Key, destination: Key) -> Outcome {
+        let nic = if destination == source { Some(memo.origin) } else { self.fdb.find(destination, memo.tick) };
+        let Some(nic) = nic else { return self.flooded(memo, destination.segment(), Traffic::Unknown) };
+        if nic == memo.origin {
+            return Outcome::Drop(DropReason::SamePort);
+        }
+        match self.route(nic, destination.segment()) {
+            None => Outcome::Drop(DropReason::NoDestination),
+            Some(route) if route.isolated && ingress.isolated => Outcome::Drop(DropReason::Isolated),
+            Some(route) if route.lanes == 0 => Outcome::Drop(DropReason::NotReady),
+            Some(route) => Outcome::Forward(route),
+        }
+    }
+
+    /// The outcome for a frame that goes to everybody.
+    fn flooded(&self, memo: &Memo, segment: Segment, traffic: Traffic) -> Outcome {
+        let mut receivers = self.receivers(memo.origin, segment);
+        if receivers.next().is_none() {
+            return Outcome::Drop(DropReason::NoDestination);
+        }
+        let is_free = traffic == Traffic::Unknown && receivers.next().is_none();
+        let member = self.members.get(memo.origin.index()).and_then(Option::as_ref);
+        if !is_free && !member.is_some_and(|member| member.pacers.allows(traffic, memo.now)) {
+            return Outcome::Drop(traffic.over_budget());
+        }
+        Outcome::Flood(traffic)
+    }
+}
+
+/// Destination and source as [`Mac::to_bits`] has them, and the EtherType as it lies in a little-endian word; nothing without all three.
+#[inline(always)]
+fn addresses(bytes: &[u8]) -> Option<(u64, u64, u16)> {
+    const MAC: u64 = 0xffff_ffff_ffff;
+    let header: &[u8; 14] = bytes.first_chunk()?;
+    let to = u64::from_le_bytes(*header.first_chunk()?);
+    let rest = u64::from_le_bytes(*header.last_chunk()?);
+    Some((to & MAC, rest & MAC, (rest >> 48) as u16))
+}
