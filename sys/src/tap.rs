@@ -21,7 +21,7 @@ use crate::netns::in_netns;
 
 mod error;
 
-pub use error::{TapError, TapStep};
+pub use error::{TapError, TapFault, TapStep};
 
 /// Length of the virtio-net header before each frame, in bytes.
 pub const HEADER_LEN: usize = 12;

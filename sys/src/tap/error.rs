@@ -125,6 +125,32 @@ impl From<TapError> for io::Error {
     }
 }
 
+/// What a failed read from or write to a queue says about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TapFault {
+    /// Nothing to read, or no room to write, at this moment.
+    WouldBlock,
+    /// The bytes to be written could not be read: stale, or in a file that was truncated.
+    Memory,
+    /// There is no device behind the descriptor any more.
+    Gone,
+    /// The device is there and did not take this frame: the interface is down, or the header contradicts the frame.
+    Refused,
+}
+
+impl TapFault {
+    /// The fault behind an error of [`crate::arena::Arena::read_from`] or [`crate::arena::Arena::write_to`] on a queue.
+    pub fn of(error: &io::Error) -> TapFault {
+        match error.raw_os_error() {
+            // The arena itself refused pieces.
+            None | Some(libc::EFAULT) => TapFault::Memory,
+            Some(libc::EAGAIN | libc::EINTR) => TapFault::WouldBlock,
+            Some(libc::EBADF | libc::EBADFD | libc::ENODEV) => TapFault::Gone,
+            Some(_) => TapFault::Refused,
+        }
+    }
+}
+
 /// The part of a message that names the namespace, if there is one.
 struct Within<'a>(&'a Option<String>);
 
@@ -134,5 +160,19 @@ impl fmt::Display for Within<'_> {
             Some(name) => write!(f, " in network namespace {name}"),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_tell_a_moment_from_the_end() {
+        let fault = |errno| TapFault::of(&io::Error::from_raw_os_error(errno));
+        assert_eq!((fault(libc::EAGAIN), fault(libc::EFAULT)), (TapFault::WouldBlock, TapFault::Memory));
+        assert_eq!((fault(libc::EIO), fault(libc::EINVAL)), (TapFault::Refused, TapFault::Refused));
+        assert_eq!((fault(libc::EBADFD), fault(libc::ENODEV)), (TapFault::Gone, TapFault::Gone));
+        assert_eq!(TapFault::of(&io::ErrorKind::InvalidInput.into()), TapFault::Memory);
     }
 }
