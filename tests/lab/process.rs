@@ -62,7 +62,12 @@ pub fn status_number(status: ExitStatus) -> i32 {
 
 /// Sends a signal (its name without SIG) to one process that the laboratory started.
 pub fn signal(pid: u32, name: &str) {
-    let _ = Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).stderr(Stdio::null()).status();
+    signal_target(&pid.to_string(), name);
+}
+
+/// What kill(1) takes: a process id, or a process group's with a minus before it.
+fn signal_target(target: &str, name: &str) {
+    let _ = Command::new("sh").args(["-c", &format!("kill -s {name} -- {target}")]).stderr(Stdio::null()).status();
 }
 
 /// A running child. Ends, at the latest, when this handle is dropped.
@@ -143,9 +148,10 @@ impl Process {
         self.ended()
     }
 
-    /// SIGKILL, and waits until it is gone.
+    /// SIGKILL to it and its process group (each process is started in one of its own), and waits until it is gone.
     pub fn kill(&mut self) {
         if self.running() {
+            signal_target(&format!("-{}", self.pid()), "KILL");
             let _ = self.child.kill();
             self.ended = self.child.wait().ok();
         }
