@@ -3,9 +3,9 @@
 //! Invariant: a frame read from a TAP lies in its head and in pooled bytes, with the kernel's own virtio-net header; super-frames are passed
 //! on as they are, in both directions. A frame that the device refuses is a drop; only a device that is gone ends the port.
 //!
-//! Theory of operation: one `readv` brings one frame, straight to where it stays: header, head, pool. A burst ends at [`BURST_BYTES`], so that
+//! Theory of operation: one `readv` brings one frame, straight to where it stays: header, head, pool. A burst ends at `BURST_BYTES`, so that
 //! what was read is still in the cache when it is written on. A read that finds nothing costs a system call, which frames between rings must
-//! not pay for: after one the queue is left alone for [`PAUSE`], for longer the more often nothing was there, until [`LONGEST_PAUSE`]. A
+//! not pay for: after one the queue is left alone for `PAUSE`, for longer the more often nothing was there, until `LONGEST_PAUSE`. A
 //! worker that sleeps is woken by the descriptor, and then the queue is read at once.
 //!
 //! Read first: [`wire::port`], [`sys::tap`]; Linux Documentation/networking/tuntap.rst; virtio 1.2 section 5.1.6.
@@ -113,7 +113,8 @@ impl TapPort {
     fn too_small(&self) -> io::Error {
         let device = &self.device;
         let message = format!(
-            "TAP {device}: the worker's memory for one turn does not hold one frame: it needs a head and {MORE} pooled bytes"
+            "TAP {device}: the worker's memory for one turn does not hold one frame: \
+             it needs a head and {MORE} pooled bytes"
         );
         io::Error::new(io::ErrorKind::OutOfMemory, message)
     }
