@@ -10,18 +10,20 @@ use crate::memory::Mapping;
 /// An array of words in a mapping. Native byte order: it is read on the host that wrote it.
 pub struct Words {
     mapping: Mapping,
+    len: usize,
 }
 
 impl Words {
-    /// The words of a mapping; an odd rest is left out.
+    /// The words of a mapping; an odd rest is left out. A mapping that does not begin at a multiple of 8 bytes has none.
     pub fn new(mapping: Mapping) -> Self {
-        Words { mapping }
+        let len = if mapping.ptr().addr().get().is_multiple_of(8) { mapping.len() / 8 } else { 0 };
+        Words { mapping, len }
     }
 
     /// How many there are.
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
-        self.mapping.len() / 8
+        self.len
     }
 
     #[inline]
@@ -29,7 +31,7 @@ impl Words {
         if index >= self.len() {
             return None;
         }
-        // SAFETY: mappings begin on a page, so the word is aligned, and it lies inside; atomics may be shared with other processes.
+        // SAFETY: `new` found the mapping aligned, and the word lies inside; atomics may be shared with other processes.
         Some(unsafe { AtomicU64::from_ptr(self.mapping.ptr().as_ptr().cast::<u64>().add(index)) })
     }
 

@@ -45,7 +45,7 @@ const CLASS_MQ: u8 = 4;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// The frames the driver wants.
-    Filter(RxFilter),
+    Filter(Box<RxFilter>),
     /// The number of queue pairs the driver uses.
     Pairs(u16),
 }
@@ -102,7 +102,7 @@ impl Control {
         let [unicast, multicast] = self.all;
         self.filter.all_unicast = unicast.wanted || unicast.overflow;
         self.filter.all_multicast = multicast.wanted || multicast.overflow;
-        Some(Some(Change::Filter(self.filter.clone())))
+        Some(Some(Change::Filter(Box::new(self.filter.clone()))))
     }
 
     fn receive_mode(&mut self, command: u8, data: &[u8]) -> Option<()> {

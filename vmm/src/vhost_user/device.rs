@@ -30,16 +30,8 @@ pub mod protocol {
     pub const STATUS: u64 = 1 << 16;
 
     /// All of them.
-    pub const OFFERED: u64 = MQ
-        | LOG_SHMFD
-        | RARP
-        | REPLY_ACK
-        | MTU
-        | CONFIG
-        | INFLIGHT_SHMFD
-        | RESET_DEVICE
-        | CONFIGURE_MEM_SLOTS
-        | STATUS;
+    pub const OFFERED: u64 =
+        MQ | LOG_SHMFD | RARP | REPLY_ACK | MTU | CONFIG | INFLIGHT_SHMFD | RESET_DEVICE | CONFIGURE_MEM_SLOTS | STATUS;
 }
 
 /// Offered by every device.

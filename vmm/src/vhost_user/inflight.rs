@@ -4,13 +4,15 @@
 //! when we made it. Read first: vhost-user specification, "Inflight I/O tracking".
 //!
 //! The rings here use buffers in the order in which they were made available and hold none beyond a turn, so a split ring is restored from
-//! its used index alone, and the buffer is left as it is.
+//! its used index alone, and its part of the buffer is left as it is. A packed ring's part holds its [`Journal`]: the layout within a part
+//! is the back end's own affair.
 
 use std::os::fd::{AsFd, OwnedFd};
 
 use sys::memory::{Mapping, memfd};
 
 use super::{error::SessionError, message::InflightSpec};
+use crate::virtqueue::journal::Journal;
 
 /// Regions of the queues begin at multiples of this.
 const ALIGN: u64 = 64;
@@ -22,14 +24,13 @@ const SPLIT_BYTES: u64 = 16;
 pub(super) struct Inflight {
     /// Its layout.
     pub(super) spec: InflightSpec,
-    /// Its bytes.
-    pub(super) mapping: Mapping,
+    fd: OwnedFd,
 }
 
-/// Bytes of a buffer for these queues.
-fn bytes(spec: InflightSpec, packed: bool) -> u64 {
+/// Bytes of one queue's part.
+fn part(spec: InflightSpec, packed: bool) -> u64 {
     let unit = if packed { PACKED_BYTES } else { SPLIT_BYTES };
-    u64::from(spec.queues) * (unit + unit * u64::from(spec.entries)).next_multiple_of(ALIGN)
+    (unit + unit * u64::from(spec.entries)).next_multiple_of(ALIGN)
 }
 
 fn check(spec: InflightSpec, rings: usize) -> Result<(), SessionError> {
@@ -41,22 +42,32 @@ fn check(spec: InflightSpec, rings: usize) -> Result<(), SessionError> {
 }
 
 impl Inflight {
-    /// Makes a buffer for the front end to keep, of rings of either format: its layout and file.
+    /// Makes a buffer for the front end to keep, of rings of either format, and another descriptor of it to send.
     pub(super) fn make(asked: InflightSpec, rings: usize) -> Result<(Inflight, OwnedFd), SessionError> {
         check(asked, rings)?;
-        let spec = InflightSpec { size: bytes(asked, true), offset: 0, ..asked };
+        let spec = InflightSpec { size: u64::from(asked.queues) * part(asked, true), offset: 0, ..asked };
         let fd = memfd("trunkline-inflight", spec.size).map_err(SessionError::InflightMemory)?;
-        let mapping = Mapping::shared(fd.as_fd(), 0, spec.size).map_err(SessionError::InflightMemory)?;
-        Ok((Inflight { spec, mapping }, fd))
+        let other = fd.try_clone().map_err(SessionError::InflightMemory)?;
+        Ok((Inflight { spec, fd }, other))
     }
 
     /// Takes a buffer back that a front end kept.
     pub(super) fn adopt(spec: InflightSpec, fd: OwnedFd, rings: usize, packed: bool) -> Result<Inflight, SessionError> {
         check(spec, rings)?;
-        if spec.size < bytes(spec, packed) {
+        if spec.size < u64::from(spec.queues) * part(spec, packed) {
             return Err(SessionError::Inflight { queues: spec.queues, entries: spec.entries, size: spec.size, rings });
         }
-        let mapping = Mapping::shared(fd.as_fd(), spec.offset, spec.size).map_err(SessionError::InflightMemory)?;
-        Ok(Inflight { spec, mapping })
+        Mapping::shared(fd.as_fd(), spec.offset, spec.size).map_err(SessionError::InflightMemory)?;
+        Ok(Inflight { spec, fd })
+    }
+
+    /// The journal of a packed ring of `size` entries, where the buffer has room for it.
+    pub(super) fn journal(&self, ring: u16, size: u16) -> Option<Journal> {
+        if ring >= self.spec.queues {
+            return None;
+        }
+        let bytes = part(self.spec, true);
+        let offset = self.spec.offset.checked_add(u64::from(ring) * bytes)?;
+        Journal::within(Mapping::shared(self.fd.as_fd(), offset, bytes).ok()?, size)
     }
 }

@@ -22,6 +22,8 @@ pub mod request;
 mod serve;
 pub mod session;
 mod table;
+#[cfg(test)]
+mod testing;
 pub mod thread;
 mod vring;
 pub mod wiring;

@@ -272,12 +272,12 @@ impl PortSlot {
             match effect {
                 Effect::Attach(lane) => {
                     let index = lane.index;
-                    let port = RingPort::new(lane, around.homeward.home(nic));
+                    let port = RingPort::new(*lane, around.homeward.home(nic));
                     around.wiring.attach(nic, index, Box::new(port));
                 }
                 Effect::Detach(lane) => around.wiring.detach(nic, lane),
                 Effect::Announce(mac) => around.wiring.announce(nic, mac),
-                Effect::Filter(filter) => around.wiring.rx_filter(nic, filter),
+                Effect::Filter(filter) => around.wiring.rx_filter(nic, *filter),
                 Effect::Pairs(pairs) => around.wiring.pairs(nic, pairs),
                 Effect::ControlKick(kick) => {
                     if let Some(old) = link.kick.take() {
@@ -336,8 +336,15 @@ impl PortSlot {
         tracing::info!(port = self.name, "front end connected");
         let session = Session::new(self.device.clone());
         let connection = Some(Connection::new(socket));
-        self.link =
-            Some(Link { connection, session, kick: None, kicked: false, waits: false, quiet: false, halfway_since: None });
+        self.link = Some(Link {
+            connection,
+            session,
+            kick: None,
+            kicked: false,
+            waits: false,
+            quiet: false,
+            halfway_since: None,
+        });
         self.again = None;
         true
     }

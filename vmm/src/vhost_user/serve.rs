@@ -91,11 +91,13 @@ impl Session {
                 let (inflight, fd) = Inflight::make(spec, self.rings.len())?;
                 let spec = inflight.spec;
                 self.inflight = Some(inflight);
+                self.rings.iter_mut().for_each(|ring| ring.journal = None);
                 return Ok(Some(Reply::inflight(spec, fd)));
             }
             Request::SetInflightFd(spec, fd) => {
                 let packed = self.agreed().has(Features::RING_PACKED);
                 self.inflight = Some(Inflight::adopt(spec, fd, self.rings.len(), packed)?);
+                self.rings.iter_mut().for_each(|ring| ring.journal = None);
             }
             Request::ResetDevice => self.reset_device(),
             Request::SetStatus(status) => {
@@ -122,7 +124,7 @@ impl Session {
         let before = self.features;
         let bits = Features(self.agreed().0 ^ features.0).without(LIVE).0;
         if before.is_some() && bits != 0 {
-            if let Some(ring) = self.rings.iter().find(|ring| ring.started && ring.enabled) {
+            if let Some(ring) = self.rings.iter().find(|ring| ring.is_complete() && ring.enabled) {
                 return Err(SessionError::FeaturesWhileRunning { bits, ring: ring.index });
             }
             self.stop_all();
@@ -150,11 +152,12 @@ impl Session {
     /// A ring that may get another size or base: one that does not run. A disabled one stops by it, since some drivers begin anew without
     /// `GET_VRING_BASE`.
     fn configurable(&mut self, request: &'static str, ring: u16) -> Result<&mut Vring, SessionError> {
+        let ready = self.features.is_some() && self.table.memory().is_some();
         let vring = self.ring(ring)?;
-        if vring.started && vring.enabled {
-            return Err(SessionError::RingRuns { request, ring });
-        }
-        if vring.started {
+        if ready && vring.is_complete() {
+            if vring.enabled {
+                return Err(SessionError::RingRuns { request, ring });
+            }
             self.stop(ring);
         }
         self.ring(ring)

@@ -43,13 +43,13 @@ pub enum Step {
 /// What a session wants done.
 pub enum Effect {
     /// The lane is ready to run.
-    Attach(Lane),
+    Attach(Box<Lane>),
     /// This lane is wanted back.
     Detach(u16),
     /// The guest with this address has moved here.
     Announce(Mac),
     /// The driver wants other frames.
-    Filter(RxFilter),
+    Filter(Box<RxFilter>),
     /// The driver uses this many queue pairs.
     Pairs(u16),
     /// The control queue's kick is another one: [`Session::control`] is to be called when it is rung. Nothing: there is none.
@@ -267,11 +267,7 @@ impl Session {
             _ => return Ok(Needs::Nothing),
         };
         let starts = matches!(request, Request::SetVringKick { .. });
-        Ok(if starts || (change && self.ring(ring)?.started) {
-            Needs::Lane(ring / 2)
-        } else {
-            Needs::Nothing
-        })
+        Ok(if starts || (change && self.ring(ring)?.started) { Needs::Lane(ring / 2) } else { Needs::Nothing })
     }
 
     fn covers(needs: Needs, lane: u16) -> bool {
@@ -335,7 +331,7 @@ impl Session {
                 if let Some(vring) = self.rings.get_mut(usize::from(ring))
                     && Some(ring) != control
                 {
-                    *slot = runnable(vring, &memory, features)?;
+                    *slot = runnable(vring, &memory, features, self.inflight.as_ref())?;
                 }
             }
             let runs = lane.rx.is_some() || lane.tx.is_some();
@@ -343,13 +339,13 @@ impl Session {
                 *at = LaneAt::Failed(LEGACY.to_owned());
             } else if runs {
                 *at = LaneAt::Away;
-                self.effects.push(Effect::Attach(lane));
+                self.effects.push(Effect::Attach(Box::new(lane)));
             }
         }
         let Some(vring) = control.and_then(|ring| self.rings.get_mut(usize::from(ring))) else { return Ok(()) };
         if self.control_queue.is_none()
             && vring.enabled
-            && let Some(queue) = runnable(vring, &memory, features)?
+            && let Some(queue) = runnable(vring, &memory, features, None)?
         {
             let queue = ControlQueue::new(queue, memory)?;
             self.effects.push(Effect::ControlKick(queue.kick()));
@@ -378,7 +374,7 @@ impl Session {
     pub(super) fn reset_control(&mut self) {
         let mac = self.mac.filter(|_| self.agreed().has(Features::MAC));
         self.control = Control::new(self.agreed(), self.device.pairs(), mac);
-        self.effects.push(Effect::Filter(self.control.filter().clone()));
+        self.effects.push(Effect::Filter(Box::new(self.control.filter().clone())));
         self.effects.push(Effect::Pairs(self.control.first_pairs()));
     }
 }
@@ -388,11 +384,12 @@ fn runnable(
     vring: &mut Vring,
     memory: &Arc<sys::GuestMemory>,
     features: Features,
+    inflight: Option<&Inflight>,
 ) -> Result<Option<DeviceQueue>, SessionError> {
     if !vring.is_complete() {
         return Ok(None);
     }
-    match vring.make(memory, features) {
+    match vring.make(memory, features, inflight) {
         Ok(queue) => {
             vring.lost = false;
             Ok(Some(queue))
@@ -403,7 +400,7 @@ fn runnable(
 }
 
 /// Whether a request has a reply of its own, which an acknowledgement would be mistaken for.
-fn replies(request: u32) -> bool {
+pub(super) fn replies(request: u32) -> bool {
     matches!(
         request,
         code::GET_FEATURES
@@ -417,3 +414,6 @@ fn replies(request: u32) -> bool {
             | code::SET_LOG_BASE
     )
 }
+
+#[cfg(test)]
+mod tests;

@@ -43,9 +43,8 @@ impl MemoryTable {
 
     /// Removes the region with this guest address, user address and size.
     pub(super) fn remove(&mut self, spec: RegionSpec) -> Result<(), SessionError> {
-        let is_it = |region: &Region| {
-            (region.guest(), region.user(), region.size()) == (spec.guest, spec.user, spec.size)
-        };
+        let is_it =
+            |region: &Region| (region.guest(), region.user(), region.size()) == (spec.guest, spec.user, spec.size);
         let mut regions = self.regions().to_vec();
         let at = regions.iter().position(is_it);
         regions.remove(at.ok_or(SessionError::NoRegion { guest: spec.guest, size: spec.size })?);

@@ -67,7 +67,7 @@ enum Note {
     Add(PortOptions),
     /// The sender is dropped when the port is gone.
     Remove(NicKey, Sender<()>),
-    Home(NicKey, Lane, Option<String>),
+    Home(NicKey, Box<Lane>, Option<String>),
     Stop,
 }
 
@@ -83,7 +83,7 @@ impl Homeward {
         let (notes, waker) = (self.notes.clone(), self.waker.clone());
         Box::new(move |lane, failure| {
             // The thread outlives all lanes it has given away, so it hears this.
-            if notes.send(Note::Home(nic, lane, failure)).is_ok() {
+            if notes.send(Note::Home(nic, Box::new(lane), failure)).is_ok() {
                 let _ = waker.wake();
             }
         })
@@ -196,7 +196,7 @@ impl SessionThread {
             }
             Note::Home(nic, lane, failure) => {
                 if let Some(index) = self.index(nic) {
-                    self.with(index, |port, around| port.home(lane, failure, around));
+                    self.with(index, |port, around| port.home(*lane, failure, around));
                 }
             }
             Note::Stop => {

@@ -12,7 +12,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use sys::{GuestMemory, eventfd::EventFd};
 
-use super::{error::SessionError, message::RingAddress};
+use super::{error::SessionError, inflight::Inflight, message::RingAddress};
 use crate::{
     features::Features,
     virtqueue::{AnyRing, DeviceQueue, QueueSetup, journal::Journal},
@@ -41,11 +41,9 @@ pub(super) struct Vring {
     pub(super) enabled: bool,
     /// Its memory was removed under it by `REM_MEM_REG`: it waits for its memory to be added again.
     pub(super) lost: bool,
-    /// Where its position is kept over our death: the path, and the open file while the ring is here.
+    /// Where its position is kept over our death, if the front end keeps nothing for us; and the journal itself, while the ring is here.
     pub(super) journal_path: Option<PathBuf>,
-    journal: Option<Journal>,
-    /// Made into a queue before, since it was started.
-    resumed: bool,
+    pub(super) journal: Option<Journal>,
 }
 
 impl Vring {
@@ -64,7 +62,7 @@ impl Vring {
         if let Some(mut journal) = self.journal.take() {
             journal.clear();
         }
-        (self.started, self.resumed, self.lost) = (false, false, false);
+        (self.started, self.lost) = (false, false);
         self.kick = None;
     }
 
@@ -78,7 +76,12 @@ impl Vring {
     ///
     /// # Errors
     /// The parts of the ring are not in the memory, or not as virtio wants them; the ring then still has its doorbells.
-    pub(super) fn make(&mut self, memory: &Arc<GuestMemory>, features: Features) -> Result<DeviceQueue, SessionError> {
+    pub(super) fn make(
+        &mut self,
+        memory: &Arc<GuestMemory>,
+        features: Features,
+        inflight: Option<&Inflight>,
+    ) -> Result<DeviceQueue, SessionError> {
         let ring = self.index;
         let RingAddress { descriptors, used, avail } =
             self.address.ok_or(SessionError::Elsewhere { ring, part: "descriptor area", user: 0 })?;
@@ -86,7 +89,7 @@ impl Vring {
         let (descriptors, driver, device) =
             (guest("descriptor area", descriptors)?, guest("driver area", avail)?, guest("device area", used)?);
         let packed = features.has(Features::RING_PACKED);
-        let (base, journal) = self.start_index(packed);
+        let (base, journal) = self.start_index(packed, inflight);
         let setup = QueueSetup {
             memory: memory.clone(),
             features,
@@ -103,21 +106,17 @@ impl Vring {
         let mut queue = DeviceQueue::new(setup).map_err(|error| SessionError::Place { ring, error })?;
         queue.kick = self.kick.take();
         queue.call = self.call.take();
-        if !self.resumed {
-            self.resumed = true;
-            // Whoever served this ring before may have died between using buffers and saying so.
-            if let Some(call) = &queue.call {
-                let _ = call.notify();
-            }
-        }
         Ok(queue)
     }
 
     /// Where the ring starts: the one place that decides it. A split ring goes on where the front end says, which after our death it reads
     /// from the used index. A packed ring goes on where its journal says, if the ring agrees (see [`Journal::recover`]), else at the base.
-    fn start_index(&mut self, packed: bool) -> (u32, Option<Journal>) {
+    fn start_index(&mut self, packed: bool, inflight: Option<&Inflight>) -> (u32, Option<Journal>) {
         if !packed {
             return (self.base, None);
+        }
+        if self.journal.is_none() {
+            self.journal = inflight.and_then(|inflight| inflight.journal(self.index, self.size));
         }
         if self.journal.is_none()
             && let Some(path) = &self.journal_path

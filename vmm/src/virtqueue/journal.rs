@@ -63,8 +63,19 @@ impl State {
 impl Journal {
     /// The journal in the file `path` for a ring of `size` entries; made when it is not there, kept when it is.
     pub fn open(path: &Path, size: u16) -> io::Result<Self> {
-        let bytes = (ELEMENTS as u64 + 2 * u64::from(size)) * 8;
-        Ok(Journal { words: Words::new(Mapping::file(path, bytes)?) })
+        Ok(Journal { words: Words::new(Mapping::file(path, Journal::bytes(size))?) })
+    }
+
+    /// The journal in memory that a front end keeps for us over our death, for a ring of `size` entries; nothing when it is too small. The
+    /// front end may write there too, and then harms its own ring.
+    pub fn within(mapping: Mapping, size: u16) -> Option<Self> {
+        let words = Words::new(mapping);
+        (words.len() as u64 * 8 >= Journal::bytes(size)).then_some(Journal { words })
+    }
+
+    /// Bytes of the journal of a ring of `size` entries.
+    fn bytes(size: u16) -> u64 {
+        (ELEMENTS as u64 + 2 * u64::from(size)) * 8
     }
 
     /// Forgets everything: the ring was stopped in order, and the front end was told where.

@@ -1,3 +1,5 @@
+//! Requests good, bad and random.
+
 use std::os::fd::OwnedFd;
 
 use proptest::prelude::*;
