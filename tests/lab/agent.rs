@@ -139,7 +139,9 @@ fn read_messages(line: &mut impl BufRead, state: &Mutex<State>) -> io::Result<()
         let mut words = head.split_whitespace();
         let kind = words.next().unwrap_or_default();
         let mut number = || words.next().and_then(|word| word.parse::<u64>().ok());
-        let (Some(id), Some(len)) = (number(), number()) else { continue };
+        let (Some(id), Some(len)) = (number(), number()) else {
+            continue;
+        };
         let mut body = vec![0; usize::try_from(len.min(1 << 20)).unwrap_or(0)];
         line.read_exact(&mut body)?;
         let mut state = state.lock().unwrap();

@@ -49,7 +49,9 @@ pub fn dpdk_frames() -> Result<PathBuf, Unable> {
     let flags = Command::new("pkg-config").args(["--cflags", "--libs", "libdpdk"]).output();
     let flags = match flags {
         Ok(done) if done.status.success() => String::from_utf8_lossy(&done.stdout).into_owned(),
-        _ => return Err(Unable("DPDK's headers are not installed (Debian package libdpdk-dev)".into())),
+        _ => {
+            return Err(Unable("DPDK's headers are not installed (Debian package libdpdk-dev)".into()));
+        }
     };
     let source = assets().join("dpdk_frames.c");
     let hash = content_hash(&[&flags], &[&source, &assets().join("pattern.h")]);

@@ -93,7 +93,9 @@ impl Daemon {
 
     /// SIGTERM, and waits for its end, which must be a clean one.
     pub fn terminate(&mut self) {
-        let Some(process) = &mut self.process else { return };
+        let Some(process) = &mut self.process else {
+            return;
+        };
         signal(process.pid(), "TERM");
         let ended = process.wait(END);
         assert!(ended.is_some_and(|status| status.success()), "the daemon ended with {ended:?}:\n{}", self.log());

@@ -158,10 +158,10 @@ pub fn exchange(sender: &dyn Place, receiver: &dyn Place, flow: &Flow<'_>, traff
     if let Some(src) = flow.src {
         send.push_str(&format!(" --src {src}"));
     }
-    let sent = sender.run(&format!("{send} --vlan {} {what}", flow.send_vlan.argument()), Duration::from_secs(120));
-    assert!(sent.ok(), "{} did not send: {}", sender.name(), sent.output);
+    let sent = sender.run(&format!("{send} --vlan {} {what}", flow.send_vlan.argument()), Duration::from_secs(60));
+    assert!(sent.ok(), "{} did not send (status {}): {}", sender.name(), sent.status, sent.output);
     let heard = listening.wait(flow.timeout + Duration::from_secs(20));
-    assert!(heard.ok(), "{} did not listen: {}", receiver.name(), heard.output);
+    assert!(heard.ok(), "{} did not listen (status {}): {}", receiver.name(), heard.status, heard.output);
     let report = heard.output.lines().last().unwrap_or_default();
     serde_json::from_str(report).unwrap_or_else(|e| panic!("no report ({e}): {}", heard.output))
 }
