@@ -14,8 +14,7 @@
 //!   destination known: SamePort, Isolated, NotReady or forward; group or unknown: NoDestination, over budget or flood
 //! ```
 //!
-//! Frames of a burst mostly share source and destination. A `Memo` remembers, for the time of one burst, what the last frame's origin,
-//! VLAN, source and destination came to, so that such frames cost a few comparisons; learning anything new forgets the destination.
+//! What consecutive frames share is decided once: see [`crate::memo`].
 //! Read first: IEEE 802.1Q clause 8.6 (the forwarding process).
 
 use wire::{DropReason, Instant, Mac, NicId, Segment};
@@ -24,7 +23,8 @@ pub use crate::bridge::Route;
 use crate::{
     bridge::Bridge,
     budget::Traffic,
-    fdb::{Key, Learn, Tick},
+    fdb::{Key, Learn},
+    memo::{Ingress, Memo},
     vlan::{Label, TPID_ON_WIRE},
 };
 
@@ -52,34 +52,6 @@ pub enum Outcome {
     Drop(DropReason),
 }
 
-/// What the last frame of a burst came to. See the module's documentation.
-pub(crate) struct Memo {
-    pub(crate) now: Instant,
-    pub(crate) tick: Tick,
-    pub(crate) origin: NicId,
-    /// The origin's part of every decision; nothing when it is no member.
-    ingress: Option<Ingress>,
-    vid: u16,
-    vid_segment: Option<Segment>,
-    /// The source learnt last, behind `origin`.
-    pub(crate) source: Key,
-    pub(crate) destination: Key,
-    outcome: Outcome,
-}
-
-#[derive(Clone, Copy)]
-struct Ingress {
-    vlan_aware: bool,
-    untagged: Option<Segment>,
-    /// [`Mac::to_bits`] of the declared address; zero for none.
-    guard: u64,
-    isolated: bool,
-    pass_reserved: bool,
-}
-
-/// No VLAN is remembered.
-const NO_VID: u16 = u16::MAX;
-
 impl Bridge {
     /// What would become of a frame that NIC `origin` sent and that begins with `bytes`. Changes nothing.
     pub fn decide(&self, origin: NicId, bytes: &[u8], now: Instant) -> Decision {
@@ -93,29 +65,7 @@ impl Bridge {
         list.iter().copied().filter(move |route| route.nic != origin && !(isolated && route.isolated))
     }
 
-    /// A memo of nothing but the origin.
-    pub(crate) fn memo(&self, origin: NicId, now: Instant) -> Memo {
-        let member = self.members.get(origin.index()).and_then(Option::as_ref);
-        Memo {
-            now,
-            tick: self.fdb.tick(now),
-            origin,
-            ingress: member.map(|member| Ingress {
-                vlan_aware: self.vlan_aware,
-                untagged: member.labels.untagged,
-                guard: member.guard.map_or(0, Mac::to_bits),
-                isolated: member.isolated,
-                pass_reserved: member.pass_reserved,
-            }),
-            vid: NO_VID,
-            vid_segment: None,
-            source: Key::NONE,
-            destination: Key::NONE,
-            outcome: Outcome::Drop(DropReason::NoDestination),
-        }
-    }
-
-    #[inline(always)]
+    /// What is to become of a frame from the memo's origin that begins with `bytes`.
     pub(crate) fn judge(&self, memo: &mut Memo, bytes: &[u8]) -> Decision {
         let mut decision = Decision {
             segment: Segment::default(),
@@ -135,7 +85,7 @@ impl Bridge {
             if label == Label::PRIORITY {
                 ingress.untagged.ok_or(DropReason::UntaggedNotAllowed)
             } else {
-                self.tagged_segment(memo, label).ok_or(DropReason::VlanNotAllowed)
+                self.tagged_segment(memo.origin, label).ok_or(DropReason::VlanNotAllowed)
             }
         } else {
             ingress.untagged.ok_or(DropReason::UntaggedNotAllowed)
@@ -172,28 +122,21 @@ impl Bridge {
             return decision;
         }
         let destination = Key::new(decision.segment, to);
-        if destination != memo.destination || matches!(memo.outcome, Outcome::Flood(_)) {
-            memo.destination = destination;
-            memo.outcome = self.destined(memo, &ingress, source, destination);
+        if destination != memo.destination {
+            self.look_up(memo, &ingress, source, destination);
         }
         decision.outcome = memo.outcome;
         decision
     }
 
     /// The segment of a tagged frame, if the origin is a member with that tag.
-    #[inline]
-    fn tagged_segment(&self, memo: &mut Memo, label: Label) -> Option<Segment> {
-        if label.vid() != memo.vid {
-            let member = self.members.get(memo.origin.index())?.as_ref()?;
-            let allowed = member.labels.tagged.as_ref().is_some_and(|vids| vids.has(label.vid()));
-            memo.vid = label.vid();
-            memo.vid_segment = if allowed { self.segments.segment(label.vid()) } else { None };
-        }
-        memo.vid_segment
+    fn tagged_segment(&self, origin: NicId, label: Label) -> Option<Segment> {
+        let member = self.members.get(origin.index())?.as_ref()?;
+        let allowed = member.labels.tagged.as_ref().is_some_and(|vids| vids.has(label.vid()));
+        self.segments.segment(label.vid()).filter(|_| allowed)
     }
 
     /// What a source other than the last frame's means: whether the origin may send from it, and what it teaches.
-    #[inline]
     fn heard(&self, memo: &Memo, ingress: &Ingress, source: Key) -> Result<Learn, DropReason> {
         if !Mac::from_bits(source.mac()).is_unicast() {
             return Err(DropReason::BadSource);
@@ -213,7 +156,6 @@ impl Bridge {
     }
 
     /// Whether an attached NIC of the segment, and not `origin`, was declared with this address.
-    #[cold]
     fn is_claimed(&self, origin: NicId, ingress: &Ingress, source: Key) -> bool {
         ingress.guard != source.mac()
             && self.claims.claimants(source.mac()).any(|nic| {
@@ -222,15 +164,28 @@ impl Bridge {
             })
     }
 
-    /// The outcome for one station's address.
-    #[inline]
-    fn destined(&self, memo: &Memo, ingress: &Ingress, source: Key, destination: Key) -> Outcome {
+    /// Finds the outcome for one station's address.
+    fn look_up(&self, memo: &mut Memo, ingress: &Ingress, source: Key, destination: Key) {
         let nic = if destination == source { Some(memo.origin) } else { self.fdb.find(destination, memo.tick) };
-        let Some(nic) = nic else { return self.flooded(memo, destination.segment(), Traffic::Unknown) };
-        if nic == memo.origin {
+        let segment = destination.segment();
+        let Some(nic) = nic else {
+            (memo.destination, memo.towards) = (Key::NONE, None);
+            memo.outcome = self.flooded(memo, segment, Traffic::Unknown);
+            return;
+        };
+        memo.destination = destination;
+        if memo.towards != Some((segment, nic)) {
+            memo.towards = Some((segment, nic));
+            memo.outcome = self.outcome_towards(memo.origin, ingress, segment, nic);
+        }
+    }
+
+    /// The outcome for the addresses behind one NIC.
+    fn outcome_towards(&self, origin: NicId, ingress: &Ingress, segment: Segment, nic: NicId) -> Outcome {
+        if nic == origin {
             return Outcome::Drop(DropReason::SamePort);
         }
-        match self.route(nic, destination.segment()) {
+        match self.route(nic, segment) {
             None => Outcome::Drop(DropReason::NoDestination),
             Some(route) if route.isolated && ingress.isolated => Outcome::Drop(DropReason::Isolated),
             Some(route) if route.lanes == 0 => Outcome::Drop(DropReason::NotReady),
@@ -254,7 +209,6 @@ impl Bridge {
 }
 
 /// Destination and source as [`Mac::to_bits`] has them, and the EtherType as it lies in a little-endian word; nothing without all three.
-#[inline(always)]
 fn addresses(bytes: &[u8]) -> Option<(u64, u64, u16)> {
     const MAC: u64 = 0xffff_ffff_ffff;
     let header: &[u8; 14] = bytes.first_chunk()?;

@@ -3,18 +3,20 @@
 //! Invariant: a frame never goes back to the NIC it came from, never to a NIC outside its segment, and ends in an egress burst or with a
 //! counted reason at its origin. No allocation, no lock, no system call.
 //!
-//! Theory of operation: for every frame of a burst, `judge` says what is to become of it and `commit` makes it happen. A trace of a frame,
-//! [`Bridge::decide`], asks the same `judge`, so it is the decision of the very code that forwards.
+//! Theory of operation: for every frame of a burst, `judge` says what is to become of it and `commit` makes it happen; frames that are like
+//! the one before take over what was judged of that. A trace of a frame, [`Bridge::decide`], asks the same `judge`, so it is the decision
+//! of the very code that forwards.
 //! Read first: [`crate::decide`].
 
-use wire::{Burst, Context, DropReason, Frame};
+use wire::{Burst, Context, DropReason, Frame, NicId};
 
 use crate::{
     bridge::{Bridge, Route},
     budget::Traffic,
-    decide::{Decision, Memo, Outcome},
+    decide::{Decision, Outcome},
     egress::Egress,
     fdb::{Key, Learn},
+    memo::Memo,
     vlan::{Label, relabel},
 };
 
@@ -25,30 +27,44 @@ impl Bridge {
         let mut memo = self.memo(cx.heads.get(first).origin.nic, cx.now);
         for frame in burst.drain() {
             let head = cx.heads.get_mut(&frame);
-            if head.origin.nic != memo.origin {
-                memo = self.memo(head.origin.nic, cx.now);
+            if memo.covers(head.origin.nic, head.bytes()) {
+                head.segment = memo.decision.segment;
+                head.tagged = memo.decision.label.is_tagged();
+                self.commit(&memo, &memo.decision, cx, frame, egress);
+            } else {
+                self.forward_other(&mut memo, cx, frame, egress);
             }
-            let decision = self.judge(&mut memo, head.bytes());
-            head.segment = decision.segment;
-            head.tagged = decision.label.is_tagged();
-            self.commit(&mut memo, &decision, cx, frame, egress);
         }
     }
 
-    #[inline(always)]
-    fn commit(&mut self, memo: &mut Memo, decision: &Decision, cx: &mut Context, frame: Frame, egress: &mut Egress) {
-        if decision.learn != Learn::Current {
-            self.learn(memo, decision, cx.heads.get(&frame).macs().1);
+    /// Forwards a frame that is not like the one before.
+    #[inline(never)]
+    fn forward_other(&mut self, memo: &mut Memo, cx: &mut Context, frame: Frame, egress: &mut Egress) {
+        let head = cx.heads.get_mut(&frame);
+        if head.origin.nic != memo.origin {
+            *memo = self.memo(head.origin.nic, cx.now);
         }
+        let decision = self.judge(memo, head.bytes());
+        head.segment = decision.segment;
+        head.tagged = decision.label.is_tagged();
+        memo.remember(head.bytes(), decision);
+        if decision.learn != Learn::Current {
+            let (_, from) = head.macs();
+            self.learn(memo, &decision, from);
+        }
+        self.commit(memo, &decision, cx, frame, egress);
+    }
+
+    #[inline(always)]
+    fn commit(&mut self, memo: &Memo, decision: &Decision, cx: &mut Context, frame: Frame, egress: &mut Egress) {
         match decision.outcome {
-            Outcome::Forward(route) => self.send(memo, decision.label, route, cx, frame, egress),
+            Outcome::Forward(route) => self.send(memo.origin, decision.label, route, cx, frame, egress),
             Outcome::Flood(traffic) => self.flood(memo, decision, traffic, cx, frame, egress),
             Outcome::Drop(reason) => cx.drop_at(memo.origin, frame, reason),
         }
     }
 
     /// Learns a frame's source, whose address is `from`.
-    #[inline(never)]
     fn learn(&mut self, memo: &mut Memo, decision: &Decision, from: u64) {
         let source = Key::new(decision.segment, from);
         if self.fdb.settle(decision.learn, source, memo.origin, memo.tick) {
@@ -60,21 +76,37 @@ impl Bridge {
     }
 
     /// Puts a frame that is labelled `label` into the burst of a lane.
-    #[inline]
-    fn send(&self, memo: &Memo, label: Label, route: Route, cx: &mut Context, frame: Frame, egress: &mut Egress) {
-        if label != route.label
-            && let Err(reason) = relabel(cx.heads.get_mut(&frame), label, route.label)
-        {
-            return cx.drop_at(memo.origin, frame, reason);
+    #[inline(always)]
+    fn send(&self, origin: NicId, label: Label, route: Route, cx: &mut Context, frame: Frame, egress: &mut Egress) {
+        if label != route.label || route.lanes != 1 {
+            return self.send_changed(origin, label, route, cx, frame, egress);
+        }
+        if let Err(frame) = egress.push(route.lane, frame) {
+            cx.drop_at(origin, frame, DropReason::RingFull);
+        }
+    }
+
+    /// [`Bridge::send`] where the label differs or there are several lanes.
+    #[inline(never)]
+    fn send_changed(
+        &self,
+        origin: NicId,
+        label: Label,
+        route: Route,
+        cx: &mut Context,
+        frame: Frame,
+        egress: &mut Egress,
+    ) {
+        if let Err(reason) = relabel(cx.heads.get_mut(&frame), label, route.label) {
+            return cx.drop_at(origin, frame, reason);
         }
         let lane = if route.lanes == 1 { route.lane } else { self.spread(cx, &frame, route) };
         if let Err(frame) = egress.push(lane, frame) {
-            cx.drop_at(memo.origin, frame, DropReason::RingFull);
+            cx.drop_at(origin, frame, DropReason::RingFull);
         }
     }
 
     /// The lane of a NIC with several, by flow.
-    #[inline(never)]
     fn spread(&self, cx: &Context, frame: &Frame, route: Route) -> u16 {
         let hash = wire::FlowKey::of(cx.heads.get(frame).bytes()).hash();
         let choice = (u64::from(hash) * u64::from(route.lanes)) >> 32;
@@ -101,12 +133,12 @@ impl Bridge {
         for route in self.receivers(memo.origin, decision.segment) {
             let Some(route) = last.replace(route) else { continue };
             match cx.copy(&frame) {
-                Some(copy) => self.send(memo, decision.label, route, cx, copy, egress),
+                Some(copy) => self.send(memo.origin, decision.label, route, cx, copy, egress),
                 None => return cx.drop_at(memo.origin, frame, DropReason::NoHeads),
             }
         }
         match last {
-            Some(route) => self.send(memo, decision.label, route, cx, frame, egress),
+            Some(route) => self.send(memo.origin, decision.label, route, cx, frame, egress),
             None => cx.drop_at(memo.origin, frame, DropReason::NoDestination),
         }
     }

@@ -13,6 +13,7 @@ pub mod forward;
 mod guard;
 pub mod host;
 pub mod membership;
+mod memo;
 pub mod thread;
 pub mod vlan;
 pub mod worker;

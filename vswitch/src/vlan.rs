@@ -33,7 +33,13 @@ impl Label {
     #[inline]
     pub(crate) fn read(bytes: &[u8]) -> Option<Label> {
         let [.., high, low, _, _]: &[u8; TAGGED_HEADER] = bytes.first_chunk()?;
-        Some(Label(u16::from_be_bytes([*high, *low]) & VID_MASK))
+        Some(Label::of_tag([*high, *low]))
+    }
+
+    /// The label of a frame whose tag control information is these bytes: its priority is no part of it.
+    #[inline]
+    pub(crate) const fn of_tag(tag: [u8; 2]) -> Label {
+        Label(u16::from_be_bytes(tag) & VID_MASK)
     }
 
     /// Has a tag.
@@ -52,8 +58,8 @@ impl Label {
 /// Makes a frame that is labelled `from` one that is labelled `to`.
 pub(crate) fn relabel(head: &mut Head, from: Label, to: Label) -> Result<(), DropReason> {
     match (from.is_tagged(), to.is_tagged()) {
-        (false, false) => {}
-        (false, true) => push(head, to)?,
+        _ if from == to => {}
+        (false, _) => push(head, to)?,
         (true, false) => pop(head)?,
         (true, true) => rewrite(head, to),
     }
@@ -62,18 +68,17 @@ pub(crate) fn relabel(head: &mut Head, from: Label, to: Label) -> Result<(), Dro
 }
 
 fn push(head: &mut Head, to: Label) -> Result<(), DropReason> {
-    if head.bytes().len() < TAGGED_HEADER - TAG {
-        return Err(DropReason::Runt);
-    }
+    let macs: [u8; MACS] = *head.bytes().first_chunk().ok_or(DropReason::Runt)?;
     if head.len() + TAG > MAX_FRAME || !head.push(TAG) {
         return Err(DropReason::Oversize);
     }
-    let bytes = head.bytes_mut();
-    bytes.copy_within(TAG..TAG + MACS, 0);
-    let [high, low] = to.vid().to_be_bytes();
     let [tpid_high, tpid_low] = TPID;
-    if let Some(tag) = bytes.get_mut(MACS..MACS + TAG) {
-        tag.copy_from_slice(&[tpid_high, tpid_low, high, low]);
+    let [high, low] = to.vid().to_be_bytes();
+    if let Some((front, rest)) = head.bytes_mut().split_first_chunk_mut()
+        && let Some(tag) = rest.first_chunk_mut()
+    {
+        *front = macs;
+        *tag = [tpid_high, tpid_low, high, low];
     }
     head.offload = head.offload.shifted(TAG as i16);
     Ok(())
@@ -83,13 +88,13 @@ fn pop(head: &mut Head) -> Result<(), DropReason> {
     if head.offload.needs_checksum() && usize::from(head.offload.checksum_start()) < TAGGED_HEADER {
         return Err(DropReason::BadOffload);
     }
-    let bytes = head.bytes_mut();
-    if bytes.len() < TAGGED_HEADER {
-        return Err(DropReason::Runt);
-    }
-    bytes.copy_within(0..MACS, TAG);
+    let header: [u8; TAGGED_HEADER] = *head.bytes().first_chunk().ok_or(DropReason::Runt)?;
+    let [macs @ .., _, _, _, _, _, _] = header;
     if !head.pull(TAG) {
         return Err(DropReason::Runt);
+    }
+    if let Some(front) = head.bytes_mut().first_chunk_mut() {
+        *front = macs;
     }
     head.offload = head.offload.shifted(-(TAG as i16));
     Ok(())
