@@ -1,11 +1,12 @@
 //! The doorbell of a virtqueue: an eventfd of our own, or a descriptor that a vhost-user front end sent as kick or call.
 //!
 //! Invariant: neither ringing nor draining waits, and nothing that a front end can send as a doorbell panics or kills us:
-//! only eventfds and pipes are taken (User-mode Linux sends a pipe as call), because writing to any other kind of file may
-//! wait for whoever serves it.
+//! only eventfds, pipes and unix stream sockets are taken (what User-mode Linux calls a pipe and sends as call is a socket
+//! pair), because writing to any other kind of file may wait for whoever serves it.
 //!
 //! `O_NONBLOCK` belongs to the open file, which the sender still shares and could change back. So a pipe is opened once
-//! more, which makes an open file of our own, and an eventfd is read with `RWF_NOWAIT`, which does not look at the flag.
+//! more, which makes an open file of our own, an eventfd is read with `RWF_NOWAIT`, which does not look at the flag, and
+//! nor does what a socket is used with.
 //! For the write to an eventfd Linux offers no such protection: a front end that clears the flag *and* fills the counter
 //! to its limit makes [`EventFd::notify`] wait. A signal without `SA_RESTART` frees the thread: the wait is given up after
 //! a few interruptions, with an error.
@@ -38,6 +39,7 @@ pub struct EventFd {
 enum Kind {
     Event,
     Pipe,
+    Socket,
 }
 
 impl EventFd {
@@ -55,7 +57,7 @@ impl EventFd {
     /// Takes a descriptor that another process sent.
     ///
     /// # Errors
-    /// `InvalidInput` if it is neither an eventfd nor a pipe; else what the kernel reported.
+    /// `InvalidInput` if it is not an eventfd, a pipe or a unix stream socket; else what the kernel reported.
     pub fn adopt(fd: OwnedFd) -> io::Result<EventFd> {
         match kind_of(&fd)? {
             Kind::Event => {
@@ -73,6 +75,7 @@ impl EventFd {
                 // SAFETY: open(2) has just made this descriptor for us.
                 Ok(EventFd { fd: unsafe { OwnedFd::from_raw_fd(own) }, kind: Kind::Pipe })
             }
+            Kind::Socket => Ok(EventFd { fd, kind: Kind::Socket }),
         }
     }
 
@@ -83,9 +86,17 @@ impl EventFd {
     /// what write(2) reported.
     pub fn notify(&self) -> io::Result<()> {
         let one = 1u64.to_ne_bytes();
+        let fd = self.fd.as_raw_fd();
         for _ in 0..ATTEMPTS {
-            // SAFETY: the buffer is valid to read for its length.
-            match check(unsafe { libc::write(self.fd.as_raw_fd(), one.as_ptr().cast(), one.len()) }) {
+            let written = if self.kind == Kind::Socket {
+                let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+                // SAFETY: the buffer is valid to read for its length.
+                unsafe { libc::send(fd, one.as_ptr().cast(), one.len(), flags) }
+            } else {
+                // SAFETY: the buffer is valid to read for its length.
+                unsafe { libc::write(fd, one.as_ptr().cast(), one.len()) }
+            };
+            match check(written) {
                 Ok(_) => return Ok(()),
                 Err(error) => match error.kind() {
                     ErrorKind::Interrupted => {}
@@ -101,11 +112,11 @@ impl EventFd {
     /// Takes all rings at once. Whether there were any.
     ///
     /// # Errors
-    /// `UnexpectedEof` if it is a pipe that nobody can ring any more; else what read(2) reported.
+    /// `UnexpectedEof` if it is a pipe or socket that nobody can ring any more; else what read(2) reported.
     pub fn drain(&self) -> io::Result<bool> {
         let reads = match self.kind {
             Kind::Event => 1,
-            Kind::Pipe => READS,
+            Kind::Pipe | Kind::Socket => READS,
         };
         let mut rung = false;
         for _ in 0..reads {
@@ -122,8 +133,13 @@ impl EventFd {
     /// Reads once without waiting, whatever the state of `O_NONBLOCK`, and tells how many bytes there were.
     fn read(&self) -> io::Result<usize> {
         let mut chunk = [MaybeUninit::<u8>::uninit(); CHUNK];
-        let part = libc::iovec { iov_base: chunk.as_mut_ptr().cast(), iov_len: CHUNK };
         let fd = self.fd.as_raw_fd();
+        if self.kind == Kind::Socket {
+            // SAFETY: the buffer is valid to write for its length.
+            let bytes = retry(|| unsafe { libc::recv(fd, chunk.as_mut_ptr().cast(), CHUNK, libc::MSG_DONTWAIT) })?;
+            return Ok(bytes.unsigned_abs());
+        }
+        let part = libc::iovec { iov_base: chunk.as_mut_ptr().cast(), iov_len: CHUNK };
         // SAFETY: the one part is valid to write for its length; the kernel writes nothing else.
         let bytes = match retry(|| unsafe { libc::preadv2(fd, &part, 1, -1, libc::RWF_NOWAIT) }) {
             // Before Linux 5.8 eventfds did not know RWF_NOWAIT.
@@ -166,6 +182,12 @@ fn kind_of(fd: &OwnedFd) -> io::Result<Kind> {
     if file_type == libc::S_IFIFO {
         return Ok(Kind::Pipe);
     }
+    if file_type == libc::S_IFSOCK
+        && option(fd, libc::SO_DOMAIN)? == libc::AF_UNIX
+        && option(fd, libc::SO_TYPE)? == libc::SOCK_STREAM
+    {
+        return Ok(Kind::Socket);
+    }
     // An eventfd has no file type. What it is stands in its link, which for a file with a name begins with a slash.
     let mut target = [0u8; 64];
     let path = link(fd)?;
@@ -174,13 +196,25 @@ fn kind_of(fd: &OwnedFd) -> io::Result<Kind> {
     let len = check(len)?.unsigned_abs();
     match target.get(..len) {
         Some(b"anon_inode:[eventfd]") if file_type == 0 => Ok(Kind::Event),
-        _ => Err(io::Error::new(ErrorKind::InvalidInput, "a doorbell must be an eventfd or a pipe")),
+        _ => Err(io::Error::new(
+            ErrorKind::InvalidInput,
+            "a doorbell must be an eventfd, a pipe or a unix stream socket",
+        )),
     }
 }
 
 /// The path under which this process finds its own descriptor.
 fn link(fd: &OwnedFd) -> io::Result<CString> {
     Ok(CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd()))?)
+}
+
+/// What a socket is (SO_DOMAIN, SO_TYPE).
+fn option(fd: &OwnedFd, name: libc::c_int) -> io::Result<libc::c_int> {
+    let mut value: libc::c_int = 0;
+    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the value is valid to write for the length given.
+    check(unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, name, (&raw mut value).cast(), &mut len) })?;
+    Ok(value)
 }
 
 fn open_flags(fd: &OwnedFd) -> io::Result<libc::c_int> {
@@ -277,13 +311,33 @@ mod tests {
     }
 
     #[test]
+    fn a_socket_pair_rings_too_and_never_blocks() {
+        let (mut reader, writer) = std::os::unix::net::UnixStream::pair().unwrap();
+        let bell = EventFd::adopt(OwnedFd::from(writer)).unwrap();
+        for _ in 0..20_000 {
+            bell.notify().unwrap();
+        }
+        let mut eight = [0; 8];
+        reader.read_exact(&mut eight).unwrap();
+        assert_eq!(u64::from_ne_bytes(eight), 1);
+        let ear = EventFd::adopt(OwnedFd::from(reader)).unwrap();
+        while ear.drain().unwrap() {}
+        bell.notify().unwrap();
+        assert!(ear.drain().unwrap() && !ear.drain().unwrap());
+        drop(bell);
+        assert_eq!(ear.drain().unwrap_err().kind(), ErrorKind::UnexpectedEof);
+        assert_eq!(ear.notify().unwrap_err().kind(), ErrorKind::BrokenPipe);
+    }
+
+    #[test]
     fn other_kinds_of_files_are_refused() {
-        let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let socket = std::os::unix::net::UnixDatagram::unbound().unwrap();
+        let network = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let memory = crate::memory::memfd("anon_inode:[eventfd]", 4096).unwrap();
         // SAFETY: epoll_create1(2) has no preconditions, and the new descriptor has no other owner.
         let epoll = unsafe { OwnedFd::from_raw_fd(check(libc::epoll_create1(libc::EPOLL_CLOEXEC)).unwrap()) };
         let null = OwnedFd::from(File::open("/dev/null").unwrap());
-        for fd in [OwnedFd::from(socket), memory, epoll, null] {
+        for fd in [OwnedFd::from(socket), OwnedFd::from(network), memory, epoll, null] {
             assert_eq!(EventFd::adopt(fd).unwrap_err().kind(), ErrorKind::InvalidInput);
         }
     }
