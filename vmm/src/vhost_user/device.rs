@@ -15,7 +15,8 @@ pub const MAX_PAIRS: u16 = 127;
 /// The smallest MTU of a device (virtio 1.2 section 5.1.4.1).
 pub const MIN_MTU: u16 = 68;
 
-/// Protocol features of vhost-user that are offered, as the specification names them.
+/// Protocol features of vhost-user that are offered, as the specification names them. `BACKEND_REQ` is offered for User-mode Linux alone,
+/// which finds no interrupt for its rings without it; nothing is ever asked by that way.
 pub mod protocol {
     #![allow(missing_docs)]
     pub const MQ: u64 = 1 << 0;
@@ -23,6 +24,7 @@ pub mod protocol {
     pub const RARP: u64 = 1 << 2;
     pub const REPLY_ACK: u64 = 1 << 3;
     pub const MTU: u64 = 1 << 4;
+    pub const BACKEND_REQ: u64 = 1 << 5;
     pub const CONFIG: u64 = 1 << 9;
     pub const INFLIGHT_SHMFD: u64 = 1 << 12;
     pub const RESET_DEVICE: u64 = 1 << 13;
@@ -30,8 +32,17 @@ pub mod protocol {
     pub const STATUS: u64 = 1 << 16;
 
     /// All of them.
-    pub const OFFERED: u64 =
-        MQ | LOG_SHMFD | RARP | REPLY_ACK | MTU | CONFIG | INFLIGHT_SHMFD | RESET_DEVICE | CONFIGURE_MEM_SLOTS | STATUS;
+    pub const OFFERED: u64 = MQ
+        | LOG_SHMFD
+        | RARP
+        | REPLY_ACK
+        | MTU
+        | BACKEND_REQ
+        | CONFIG
+        | INFLIGHT_SHMFD
+        | RESET_DEVICE
+        | CONFIGURE_MEM_SLOTS
+        | STATUS;
 }
 
 /// Offered by every device.

@@ -68,8 +68,8 @@ pub enum Request {
     },
     SendRarp(Mac),
     NetSetMtu(u64),
-    /// The descriptor is closed: this back end asks its front end nothing.
-    SetBackendReqFd,
+    /// Where the back end could ask its front end something.
+    SetBackendReqFd(OwnedFd),
     GetConfig {
         offset: u32,
         size: u32,
@@ -167,7 +167,7 @@ impl Request {
             code::NET_SET_MTU => Request::NetSetMtu(word()?),
             code::SET_BACKEND_REQ_FD => {
                 empty()?;
-                return one().map(|_| Request::SetBackendReqFd);
+                return one().map(Request::SetBackendReqFd);
             }
             code::GET_CONFIG => {
                 let (offset, flags, bytes) = config(request, payload)?;

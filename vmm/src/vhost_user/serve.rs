@@ -43,8 +43,9 @@ impl Session {
             }
             Request::GetQueueNum => return word(u64::from(self.device.pairs())),
             Request::GetMaxMemSlots => return word(GuestMemory::MAX_REGIONS as u64),
-            // The connection is the owner; the doorbell of the log and the back end's own channel are of no use here.
-            Request::SetOwner | Request::SetLogFd | Request::SetBackendReqFd => {}
+            // The connection is the owner; the doorbell of the log is of no use here.
+            Request::SetOwner | Request::SetLogFd => {}
+            Request::SetBackendReqFd(fd) => self.back_channel = Some(fd),
             Request::ResetOwner => self.rings.iter_mut().for_each(|ring| ring.enabled = false),
             Request::SetMemTable(regions) => {
                 self.table.set(regions)?;

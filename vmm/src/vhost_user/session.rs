@@ -9,7 +9,7 @@
 //! back ([`Effect::Detach`]) and is kept; [`Session::home`] goes on with it. A lane that the worker gave back because its driver broke a
 //! rule stays home until all its rings were stopped and started anew. Bases, doorbells and journals come home with the rings.
 
-use std::sync::Arc;
+use std::{os::fd::OwnedFd, sync::Arc};
 
 use sys::eventfd::EventFd;
 use wire::Mac;
@@ -89,6 +89,8 @@ pub struct Session {
     pub(super) mac: Option<Mac>,
     pub(super) status: u8,
     pub(super) inflight: Option<Inflight>,
+    /// Held open, since front ends complain when it closes.
+    pub(super) back_channel: Option<OwnedFd>,
     pub(super) effects: Vec<Effect>,
     lanes: Vec<LaneAt>,
     control: Control,
@@ -117,6 +119,7 @@ impl Session {
             mac: device.mac,
             status: 0,
             inflight: None,
+            back_channel: None,
             effects: Vec::new(),
             lanes: (0..pairs).map(|_| LaneAt::Home).collect(),
             control: Control::new(Features::default(), pairs, None),

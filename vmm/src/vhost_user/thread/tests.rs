@@ -27,7 +27,7 @@ impl Neighbour {
     }
 
     /// Still served, and its lane was never taken away.
-    fn is_well(mut self, setting: &Setting, port: u32) {
+    fn finish_well(mut self, setting: &Setting, port: u32) {
         assert_eq!(self.wire.ask(plain(code::GET_QUEUE_NUM)), 1u64.to_ne_bytes());
         setting.recorder.look(|record| assert_eq!(record.count(&format!("attach {port}/0")), 1 + 3, "{record:?}"));
         let base = self.wire.ask(state(code::GET_VRING_BASE, 0, 0));
@@ -68,7 +68,7 @@ fn a_front_end_may_go_at_any_message() {
     let (mut wire, guest) = (setting.connect(0), Guest::new());
     wire.say_all(start(&guest, common(), 0));
     setting.recorder.wait("the last one is up", |record| record.is_up(0));
-    neighbour.is_well(&setting, 1);
+    neighbour.finish_well(&setting, 1);
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn a_message_that_needs_a_lane_is_answered_when_the_worker_lets_go() {
     setting.recorder.hold(false);
     assert_eq!(wire.reply().len(), 8, "the features");
     assert_eq!(wire.reply()[..4], 0u32.to_ne_bytes(), "the ring");
-    neighbour.is_well(&setting, 1);
+    neighbour.finish_well(&setting, 1);
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn ports_come_and_go() {
     let (mut wire, guest) = (setting.connect(0), Guest::new());
     wire.say_all(start(&guest, common(), 0));
     setting.recorder.wait("up again", |record| record.is_up(0));
-    neighbour.is_well(&setting, 1);
+    neighbour.finish_well(&setting, 1);
     setting.handle.take().unwrap().stop();
     setting.recorder.look(|record| assert_eq!((record.lanes_of(0), record.lanes_of(1)), (0, 0)));
     assert!(!setting.path(0).exists() && !setting.path(1).exists());
@@ -216,5 +216,5 @@ fn half_a_message_is_not_waited_for_for_ever() {
     wire.say_half(plain(code::GET_FEATURES));
     setting.recorder.wait("patience", |record| record.reason(0).is_some_and(|why| why.contains("half a message")));
     assert!(wire.is_closed());
-    neighbour.is_well(&setting, 1);
+    neighbour.finish_well(&setting, 1);
 }

@@ -19,7 +19,7 @@ fn a_packed_ring_has_its_wrap_counters_in_the_base() {
         let (mut bench, guest) = (Bench::new(Device::default()), Guest::new());
         bench.send_all(start(&guest, packed, named));
         assert_eq!(bench.lane(0).rx.as_ref().unwrap().base(), starts, "{named:#x}");
-        assert_eq!(bench.reply(state(code::GET_VRING_BASE, 0, 0))[4..], (starts as u32).to_ne_bytes());
+        assert_eq!(bench.reply(state(code::GET_VRING_BASE, 0, 0))[4..], u32::to_ne_bytes(starts));
     }
     let (mut bench, guest) = (Bench::new(Device::default()), Guest::new());
     let mut messages = start(&guest, packed, 64);

@@ -48,6 +48,7 @@ fn bring_up(frontend: &mut Frontend, guest: &Guest, features: Features) {
         | VhostUserProtocolFeatures::RARP
         | VhostUserProtocolFeatures::REPLY_ACK
         | VhostUserProtocolFeatures::MTU
+        | VhostUserProtocolFeatures::BACKEND_REQ
         | VhostUserProtocolFeatures::CONFIG
         | VhostUserProtocolFeatures::INFLIGHT_SHMFD
         | VhostUserProtocolFeatures::RESET_DEVICE
@@ -77,6 +78,7 @@ fn the_whole_life_of_a_device() {
     bring_up(&mut frontend, &guest, common());
     setting.recorder.wait("up", |record| record.is_up(0));
     assert_eq!(frontend.get_max_mem_slots().unwrap(), 509);
+    frontend.set_backend_request_fd(&EventFd::new(0).unwrap()).unwrap();
     frontend.set_vring_enable(1, false).unwrap();
 
     let (reply, bytes) = frontend.get_config(6, 4, VhostUserConfigFlags::empty(), &[0; 4]).unwrap();

@@ -47,7 +47,7 @@ fn wrong_messages() -> Vec<Wrong> {
             vec![Message::new(code::SET_LOG_BASE, words(&[u64::MAX, 1]), vec![guest.fd()])]
         }),
         wrong("which were not offered", |_| vec![word(code::SET_FEATURES, 1 << 50)]),
-        wrong("which were not offered", |_| vec![word(code::SET_PROTOCOL_FEATURES, 1 << 5)]),
+        wrong("which were not offered", |_| vec![word(code::SET_PROTOCOL_FEATURES, 1 << 6)]),
     ]
 }
 
@@ -102,7 +102,7 @@ fn what_is_wrong_ends_its_own_session_with_a_reason() {
         assert!(wire.is_closed(), "{reason}");
         setting.recorder.forget(0);
     }
-    neighbour.is_well(&setting, 1);
+    neighbour.finish_well(&setting, 1);
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn bytes_that_are_no_message_end_the_session() {
     wire.raw(&bytes[6..], &fds);
     let reason = "a message with more than 8 file descriptors";
     setting.recorder.wait(reason, |record| record.reason(0).is_some_and(|why| why.contains(reason)));
-    neighbour.is_well(&setting, 1);
+    neighbour.finish_well(&setting, 1);
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn a_front_end_that_reads_no_replies_is_not_waited_for() {
     let mut wire = setting.connect(0);
     // Until neither side's socket takes more.
     while wire.say(plain(code::GET_FEATURES)) {}
-    neighbour.is_well(&setting, 1);
+    neighbour.finish_well(&setting, 1);
     drop(wire);
     setting.recorder.wait("gone", |record| {
         record.states(0).iter().any(|state| matches!(state, PortState::Waiting(why) if why.starts_with("a front end")))
