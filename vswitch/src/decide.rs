@@ -122,8 +122,12 @@ impl Bridge {
             return decision;
         }
         let destination = Key::new(decision.segment, to);
+        if destination == source {
+            decision.outcome = Outcome::Drop(DropReason::SamePort);
+            return decision;
+        }
         if destination != memo.destination {
-            self.look_up(memo, &ingress, source, destination);
+            self.look_up(memo, &ingress, destination);
         }
         decision.outcome = memo.outcome;
         decision
@@ -165,10 +169,9 @@ impl Bridge {
     }
 
     /// Finds the outcome for one station's address.
-    fn look_up(&self, memo: &mut Memo, ingress: &Ingress, source: Key, destination: Key) {
-        let nic = if destination == source { Some(memo.origin) } else { self.fdb.find(destination, memo.tick) };
+    fn look_up(&self, memo: &mut Memo, ingress: &Ingress, destination: Key) {
         let segment = destination.segment();
-        let Some(nic) = nic else {
+        let Some(nic) = self.fdb.find(destination, memo.tick) else {
             (memo.destination, memo.towards) = (Key::NONE, None);
             memo.outcome = self.flooded(memo, segment, Traffic::Unknown);
             return;

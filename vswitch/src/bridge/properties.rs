@@ -7,7 +7,10 @@ use proptest::prelude::*;
 use wire::{Gso, Offload};
 
 use super::*;
-use crate::testing::{Net, access, frame, mac, tagged, trunk};
+use crate::{
+    budget::Budget,
+    testing::{Net, access, frame, mac, tagged, trunk},
+};
 
 /// How a frame is tagged, as the test sees it: priority and VID.
 type Tag = Option<(u8, u16)>;
@@ -39,9 +42,18 @@ fn spec() -> impl Strategy<Value = NicSpec> {
     })
 }
 
+/// Specs of every kind, with budgets that run out.
+fn guarded_spec() -> impl Strategy<Value = NicSpec> {
+    let guard = prop::option::weighted(0.3, (1..6u8).prop_map(mac));
+    (spec(), guard, any::<bool>(), 0..40u32).prop_map(|(spec, guard, pass_reserved, burst)| {
+        let few = Budget { per_second: 1, burst };
+        NicSpec { guard, pass_reserved, budgets: Budgets { broadcast: few, multicast: few, unknown: few }, ..spec }
+    })
+}
+
 fn sending(nics: u16) -> impl Strategy<Value = Sending> {
     let tag = prop::option::of((0..8u8, prop::sample::select(vec![0u16, 1, 100, 200, 300, 4094, 4095])));
-    (0..nics, 0..7u8, 1..6u8, tag, any::<bool>()).prop_map(|(from_nic, to, from, tag, offload)| Sending {
+    (0..nics, 0..9u8, 0..6u8, tag, any::<bool>()).prop_map(|(from_nic, to, from, tag, offload)| Sending {
         from_nic,
         to,
         from,
@@ -78,9 +90,11 @@ fn bytes(sending: &Sending) -> Vec<u8> {
     let to = match sending.to {
         0 => Mac::BROADCAST,
         6 => Mac::new([1, 0, 0x5e, 0, 0, 1]),
+        7 => Mac::new([1, 0x80, 0xc2, 0, 0, 0]),
         n => mac(n),
     };
-    let mut bytes = frame(to, mac(sending.from));
+    let from = if sending.from == 0 { Mac::BROADCAST } else { mac(sending.from) };
+    let mut bytes = frame(to, from);
     bytes.resize(if sending.offload { 400 } else { 60 }, sending.from);
     match sending.tag {
         Some((priority, number)) => tagged(bytes, priority, number),
@@ -94,7 +108,7 @@ fn owed(sending: &Sending) -> Offload {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(1500))]
 
     #[test]
     fn frames_stay_in_their_vlan_and_add_up(
@@ -129,7 +143,7 @@ proptest! {
                 });
                 prop_assert!(explained, "{:?} got {:02x?}", receiver, &out.bytes[..18]);
             }
-            for sending in burst.iter().filter(|sending| matches!(sending.to, 0 | 6)) {
+            for sending in burst.iter().filter(|sending| sending.from > 0 && matches!(sending.to, 0 | 6)) {
                 let reached = |nic: usize, spec: &NicSpec| {
                     nic != usize::from(sending.from_nic)
                         && !(spec.isolated && origin.isolated)
@@ -142,5 +156,36 @@ proptest! {
                 prop_assert!(got >= floor, "a group frame reaches all: {} of {}", got, floor);
             }
         }
+    }
+
+    /// What a memo of the burst spares must not show: frame by frame comes out what comes out of whole bursts, drops included.
+    #[test]
+    fn bursts_and_single_frames_come_to_the_same(
+        specs in prop::collection::vec(guarded_spec(), 2..5),
+        sendings in prop::collection::vec(sending(5), 1..120),
+        repeats in prop::collection::vec(1..4usize, 120),
+    ) {
+        let net = || {
+            let mut net = Net::new();
+            for (nic, spec) in specs.iter().enumerate() {
+                net.add(nic as u16, spec.clone(), 1 + nic % 2);
+            }
+            net
+        };
+        let (mut whole, mut single) = (net(), net());
+        for burst in sendings.chunk_by(|a, b| a.from_nic == b.from_nic).flat_map(|same| same.chunks(16)) {
+            let nic = burst[0].from_nic;
+            let frames: Vec<_> = burst.iter().zip(&repeats)
+                .flat_map(|(sending, n)| vec![(bytes(sending), owed(sending)); *n])
+                .collect();
+            let mut one_by_one: Vec<_> = frames.iter().flat_map(|frame| single.burst(nic, std::slice::from_ref(frame))).collect();
+            one_by_one.sort_by_key(|sent| sent.lane);
+            prop_assert_eq!(whole.burst(nic, &frames), one_by_one);
+        }
+        for nic in (0..specs.len() as u16).map(NicId) {
+            let drops = |net: &Net| net.cx.counters(nic).map(|counters| counters.all_drops().collect::<Vec<_>>());
+            prop_assert_eq!(drops(&whole), drops(&single));
+        }
+        prop_assert_eq!(whole.bridge.fdb_stats(), single.bridge.fdb_stats());
     }
 }

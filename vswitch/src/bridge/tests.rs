@@ -48,6 +48,15 @@ fn a_burst_is_learnt_from_and_looked_up_frame_by_frame() {
 }
 
 #[test]
+fn a_frame_to_its_own_source_goes_nowhere_whatever_was_known() {
+    let mut net = Net::plain(2);
+    net.send(1, &frame(Mac::BROADCAST, mac(3)));
+    let frames = [frame(mac(3), mac(1)), frame(mac(3), mac(3))].map(|bytes| (bytes, Offload::NONE));
+    assert_eq!(net.burst(0, &frames).len(), 1);
+    assert_eq!(net.cx.counters(NicId(0)).unwrap().drops(DropReason::SamePort), 1);
+}
+
+#[test]
 fn a_station_that_moves_takes_its_frames_along() {
     let mut net = Net::plain(3);
     net.send(0, &frame(Mac::BROADCAST, mac(1)));
