@@ -66,7 +66,7 @@ impl Wiring for SwitchWiring {
     }
 
     fn rx_filter(&mut self, nic: NicKey, filter: RxFilter) {
-        self.send(nic, |place| Change::Filter { nic: place.nic, filter });
+        self.send(nic, |place| Change::Filter { nic: place.nic, filter: Box::new(filter) });
     }
 
     fn pairs(&mut self, nic: NicKey, pairs: u16) {

@@ -77,7 +77,7 @@ pub enum Change {
         /// The NIC.
         nic: NicId,
         /// What it wants.
-        filter: RxFilter,
+        filter: Box<RxFilter>,
     },
     /// The driver of a NIC uses its first lanes only.
     Pairs {

@@ -73,7 +73,7 @@ impl Ticker {
             self.at = self.at.max(tsc::now_ns());
             self.cycles = cycles;
         }
-        let passed = u128::from(cycles.wrapping_sub(self.cycles)) * u128::from(self.per_cycle) >> 32;
+        let passed = (u128::from(cycles.wrapping_sub(self.cycles)) * u128::from(self.per_cycle)) >> 32;
         Instant::from_nanos(self.at + passed as u64)
     }
 }

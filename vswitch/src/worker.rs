@@ -226,7 +226,8 @@ impl Worker {
     /// Tells a NIC's bridge which lanes it has.
     fn tell_lanes(&mut self, id: NicId) {
         let Some(Some(nic)) = self.nics.get(id.index()) else { return };
-        let lanes: Vec<u16> = nic.lanes.iter().filter(|(number, _)| *number < nic.pairs).map(|(_, place)| *place).collect();
+        let lanes: Vec<u16> =
+            nic.lanes.iter().filter(|(number, _)| *number < nic.pairs).map(|(_, place)| *place).collect();
         if let Some(Some(bridge)) = self.bridges.get_mut(usize::from(nic.bridge.0)) {
             bridge.set_lanes(id, &lanes);
         }
@@ -255,7 +256,7 @@ impl Worker {
             Change::Detach { nic, lane } => self.detach(nic, lane),
             Change::Filter { nic, filter } => {
                 if let Some(Some(nic)) = self.nics.get_mut(nic.index()) {
-                    nic.filter = (!filter.is_open()).then(|| Box::new(filter));
+                    nic.filter = (!filter.is_open()).then_some(filter);
                 }
             }
             Change::Pairs { nic, pairs } => {
@@ -374,7 +375,7 @@ impl Worker {
     /// Arms every port's notifications; false when one of them has work already.
     pub(crate) fn arm(&mut self, wake: &mut Wake) -> bool {
         wake.clear();
-        self.lanes.iter_mut().flatten().fold(true, |quiet, lane| lane.port.wake(wake) && quiet)
+        self.lanes.iter_mut().flatten().all(|lane| lane.port.wake(wake))
     }
 
     /// The sleep, or the wish for one, is over.

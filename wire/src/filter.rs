@@ -87,7 +87,11 @@ impl RxFilter {
     /// Whether the driver wants the frame that begins with this head.
     pub fn passes(&self, head: &Head) -> bool {
         if let (Some(vlans), 0x8100) = (&self.vlans, head.ethertype()) {
-            let vid = head.bytes().get(14..16).and_then(|tag| tag.first_chunk::<2>()).map_or(0, |tag| u16::from_be_bytes(*tag));
+            let vid = head
+                .bytes()
+                .get(14..16)
+                .and_then(|tag| tag.first_chunk::<2>())
+                .map_or(0, |tag| u16::from_be_bytes(*tag));
             if vid & 0xfff != 0 && !vlans.has(vid & 0xfff) {
                 return false;
             }

@@ -283,9 +283,28 @@ impl Burst {
 
     /// Takes all frames out, in their order. What the iterator is not asked for is gone: callers account for each.
     #[inline]
-    pub fn drain(&mut self) -> impl ExactSizeIterator<Item = Frame> + '_ {
+    pub fn drain(&mut self) -> Drain<'_> {
         let len = std::mem::take(&mut self.len);
         // The places are free now, so what is left in them is no second handle.
-        self.frames.get(..len).unwrap_or_default().iter().map(|place| Frame { slot: place.slot, turn: place.turn })
+        Drain(self.frames.get(..len).unwrap_or_default().iter())
     }
 }
+
+/// The frames taken out of a burst, one by one.
+pub struct Drain<'b>(std::slice::Iter<'b, Frame>);
+
+impl Iterator for Drain<'_> {
+    type Item = Frame;
+
+    #[inline]
+    fn next(&mut self) -> Option<Frame> {
+        self.0.next().map(|place| Frame { slot: place.slot, turn: place.turn })
+    }
+
+    #[inline]
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
+    }
+}
+
+impl ExactSizeIterator for Drain<'_> {}
