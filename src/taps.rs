@@ -29,7 +29,7 @@ pub fn attach(config: &Config, places: &[Place], states: &States) -> Vec<TapDevi
                 devices.push(device);
             }
             Err(error) => {
-                let reason = format!("{error}; {}", error.advice());
+                let reason = error.to_string();
                 tracing::error!(port = %port.name, reason, "the port is down");
                 states.set(index, PortState::Down, Some(reason));
             }

@@ -9,7 +9,7 @@
 //! | [`qemu`], [`qmp`] | Linux guests in QEMU |
 //! | [`uml`] | Linux guests as processes (User-mode Linux) |
 //! | [`dpdk`] | DPDK virtio-user ports, and testpmd as a vhost-user back end to compare with |
-//! | [`frames`], [`iperf`] | verified raw frames; TCP and UDP throughput |
+//! | [`frames`], [`iperf`], [`pings`] | verified raw frames; TCP and UDP throughput; pings of which none may be lost |
 //! | [`agent`], [`kernel`], [`initramfs`], [`build`] | what the guests are made of |
 //!
 //! A test begins with `let lab = require!(Lab::new());` and gives `&lab` to what it starts. Whatever it starts ends with
@@ -32,6 +32,7 @@ pub mod initramfs;
 pub mod iperf;
 pub mod kernel;
 pub mod netns;
+pub mod pings;
 pub mod process;
 pub mod qemu;
 pub mod qmp;
