@@ -1,0 +1,108 @@
+//! The program with Linux guests in QEMU, from `trunkline up` to frames compared byte for byte.
+//!
+//! | module | what it shows |
+//! | --- | --- |
+//! | `networks` | guests talk; VLANs part them and trunks join them; what `show` and `status` say of it |
+//! | `restarts` | the daemon is killed or ended under load and comes back, for split and packed rings, from either side |
+//! | `lives` | a guest reboots, another is killed amid a transfer: nobody else notices |
+//! | `migration` | a guest moves to another QEMU while it is sent frames |
+//! | `drivers` | every feature set of QEMU's device passes frames intact |
+//!
+//! Invariant: frames of tests are told from those that a kernel sends on its own account: IPv6 is off, so counters can be
+//! compared exactly. Read first: `lab`, which has what tests are made of.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failing test panics")]
+
+#[path = "../lab/mod.rs"]
+mod lab;
+
+mod drivers;
+mod lives;
+mod migration;
+mod networks;
+mod restarts;
+
+use lab::frames::{Flow, FrameReport, Proto, Traffic, exchange};
+use lab::process::{Job, Place};
+use std::time::Duration;
+
+/// The address of NIC `nic` of guest `guest`.
+fn mac(guest: usize, nic: usize) -> String {
+    format!("52:54:00:00:{guest:02x}:{nic:02x}")
+}
+
+/// Gives an interface an IPv4 address and sets it up; the place sends nothing that it is not asked for, except ARP.
+fn address(place: &dyn Place, interface: &str, address: &str) {
+    let quiet = "sysctl -q -w net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1";
+    place.sh(&format!("{quiet} && ip addr add {address} dev {interface} && ip link set {interface} up"));
+}
+
+/// Plain frames of the sizes at which drivers and headers have their edges, `count` of each.
+fn edges(count: u32) -> Traffic {
+    Traffic::plain(&[60, 61, 64, 127, 128, 129, 256, 1000, 1513, 1514], count)
+}
+
+/// TCP frames from a bare header to the largest super-frame, `count` of each.
+fn super_frames(proto: Proto, count: u32) -> Traffic {
+    Traffic { proto, sizes: vec![80, 1514, 3000, 20_000, 65_535], count, seed: 5 }
+}
+
+/// Sends the traffic and wants all of it back intact.
+#[track_caller]
+fn intact(sender: &dyn Place, receiver: &dyn Place, flow: &Flow<'_>, traffic: &Traffic) -> FrameReport {
+    let report = exchange(sender, receiver, flow, traffic);
+    let way = format!("{} {} to {} {}", sender.name(), flow.from, receiver.name(), flow.to);
+    assert!(report.clean, "{way}, {:?} of {:?}: {report:?}", traffic.proto, traffic.sizes);
+    report
+}
+
+/// Time for the receiver between super-frames: as segments, one of them takes a fifth of a ring.
+const SUPER_FRAME_GAP_US: u32 = 4000;
+
+/// Plain frames and super-frames over both versions of IP, all intact.
+#[track_caller]
+fn everything_intact(sender: &dyn Place, receiver: &dyn Place, flow: &Flow<'_>) {
+    intact(sender, receiver, flow, &edges(5));
+    let slower = Flow { gap_us: SUPER_FRAME_GAP_US, ..flow.clone() };
+    for proto in [Proto::Tcp4, Proto::Tcp6] {
+        intact(sender, receiver, &slower, &super_frames(proto, 3));
+    }
+}
+
+/// A ping that goes on until it is asked what it has seen.
+struct Pings {
+    job: Job,
+    what: String,
+}
+
+impl Pings {
+    /// Begins to ping, a hundred times a second, and waits for the first answer.
+    fn start(from: &dyn Place, to: &str) -> Self {
+        let mut job = from.spawn(&format!("exec ping -n -i 0.01 {to}"));
+        job.wait_for_output(" bytes from ", Duration::from_secs(10));
+        Self { job, what: format!("{} to {to}", from.name()) }
+    }
+
+    /// How many answers have come so far.
+    fn answers(&self) -> usize {
+        self.sequence().len()
+    }
+
+    /// Ends it. Each request before the last one that was answered must have been answered, once and in order.
+    #[track_caller]
+    fn end_without_loss(mut self) {
+        self.job.kill();
+        let sequence = self.sequence();
+        let first = *sequence.first().expect("an answer");
+        let gap = sequence.iter().zip(first..).find(|(seen, due)| *seen != due);
+        assert!(gap.is_none(), "{}: {gap:?} (seen, due) of {} answers", self.what, sequence.len());
+    }
+
+    /// The sequence numbers of the answers, in the order in which they came.
+    fn sequence(&self) -> Vec<u64> {
+        let output = self.job.output();
+        let whole = output.rfind('\n').map_or("", |end| &output[..end]);
+        let number = |line: &str| line.split_once("seq=")?.1.split_whitespace().next()?.parse().ok();
+        whole.lines().filter_map(number).collect()
+    }
+}

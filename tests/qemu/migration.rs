@@ -1,0 +1,88 @@
+//! Live migration: a guest moves to another QEMU, on another port, while frames are written into its memory.
+//!
+//! What the daemon writes behind the guest's back must be in the log of dirtied pages, or the guest would find old bytes in
+//! its buffers where it arrives: so it compares frames byte for byte all the way.
+
+use super::lab::daemon::Daemon;
+use super::lab::frames::{Flow, FrameReport};
+use super::lab::netns::NetNs;
+use super::lab::process::Place;
+use super::lab::qemu::{GuestSpec, NicSpec, Qemu};
+use super::lab::{Lab, require, wait_for};
+use super::{Pings, address, everything_intact, mac};
+use std::time::Duration;
+
+#[test]
+fn a_guest_with_split_rings_migrates_under_load() {
+    let lab = require!(Lab::new());
+    migrates(&lab, false);
+}
+
+#[test]
+fn a_guest_with_packed_rings_migrates_under_load() {
+    let lab = require!(Lab::new());
+    migrates(&lab, true);
+}
+
+fn migrates(lab: &Lab, packed: bool) {
+    let x = require!(NetNs::new(lab, "x"));
+    let daemon = Daemon::start(
+        lab,
+        &format!(
+            r#"
+            [networks.lan]
+            [guests.here]
+            ports = [{{ network = "lan", socket = "$DIR/here.sock" }}]
+            [guests.there]
+            ports = [{{ network = "lan", socket = "$DIR/there.sock" }}]
+            [guests.x]
+            ports = [{{ network = "lan", attach = "tap", tap = "eth0", netns = "{}" }}]
+            "#,
+            x.netns_name()
+        ),
+    );
+    let uri = format!("unix:{}", lab.path("migration").display());
+    let spec = |name: &str| {
+        let nic = NicSpec { packed, ..NicSpec::new(lab.path(&format!("{name}.sock")), &mac(1, 0)) };
+        GuestSpec::new(name, vec![nic])
+    };
+    let here = require!(Qemu::boot(lab, spec("here")));
+    let there = require!(Qemu::boot(lab, GuestSpec { incoming: Some(uri.clone()), ..spec("there") }));
+    address(&here, "eth0", "10.0.0.1/24");
+    address(&x, "eth0", "10.0.0.3/24");
+    let pings = Pings::start(&x, "10.0.0.1");
+    assert_eq!(port_of(&daemon, &mac(1, 0)), "here/0");
+
+    // Two thousand frames a second for half a minute; the report is of what came until the sender is ended.
+    let traffic = "--sizes 60,1514 --count 30000 --seed 9";
+    let report = "frames receive eth0 --timeout-ms 15000";
+    let _receiver = here.spawn(&format!("exec setsid {report} {traffic} >/tmp/report"));
+    wait_for("the guest to listen", Duration::from_secs(10), || here.sh("cat /tmp/report").contains("ready"));
+    let mut sender = x.spawn(&format!("exec frames send eth0 --dst {} --gap-us 500 {traffic}", mac(1, 0)));
+    here.migrate(&uri, &there);
+    assert!(sender.running(), "the migration took longer than the load");
+    let moved = || port_of(&daemon, &mac(1, 0)) == "there/0";
+    wait_for("the address to be behind the other port", Duration::from_secs(5), moved);
+    let before = pings.answers();
+    wait_for("the pings to go on", Duration::from_secs(5), || pings.answers() > before + 20);
+    let mut text = String::new();
+    wait_for("the guest's report", Duration::from_secs(30), || {
+        text = there.sh("cat /tmp/report");
+        text.contains("damaged")
+    });
+    sender.kill();
+    let seen: FrameReport = serde_json::from_str(text.lines().last().expect("a line")).expect("a report");
+    let wrong = seen.damaged + seen.wrong_length + seen.reordered;
+    assert!(wrong == 0 && seen.received > 2000, "{seen:?}\n{}", daemon.log());
+
+    everything_intact(&x, &there, &Flow::to_mac(&mac(1, 0)));
+    everything_intact(&there, &x, &Flow::to_mac(&x.mac("eth0")));
+    assert_eq!(daemon.port("there/0")["state"], "up");
+}
+
+/// The port that `show fdb` names for a MAC address.
+fn port_of(daemon: &Daemon, mac: &str) -> String {
+    let fdb = daemon.json(&["show", "fdb", "--json"]);
+    let entry = fdb.as_array().expect("a list").iter().find(|entry| entry["mac"] == mac);
+    entry.map(|entry| entry["port"].as_str().expect("a name").to_owned()).unwrap_or_default()
+}
