@@ -12,6 +12,8 @@ pub mod split;
 pub mod words;
 
 pub mod affinity;
+#[cfg(feature = "testing")]
+pub mod allocations;
 mod call;
 pub mod eventfd;
 pub mod memory;

@@ -15,8 +15,8 @@ use std::{io, sync::Arc};
 
 use sys::{GuestMemory, Lent, MapRef, Room, arena::MapId};
 use wire::{
-    Accepts, BURST, Burst, Context, DropReason, Frame, HEAD_BYTES, Heads, MAX_FRAME, Offload, Origin, Port, Wake,
-    segmentation,
+    Accepts, BURST, Burst, Context, Drain, DropReason, Frame, HEAD_BYTES, Heads, MAX_FRAME, Offload, Origin, Port,
+    Wake, segmentation,
 };
 
 use crate::{
@@ -127,12 +127,9 @@ impl RingPort {
     }
 
     /// Writes `frames` into the receive ring, until one owes what the guest does not take: that one is returned. What finds no room goes to
-    /// `pending`, and all that follow with it, so that none overtakes another. On an error what is left of `frames` is the caller's.
-    fn put_run(
-        &mut self,
-        cx: &mut Context,
-        frames: &mut dyn ExactSizeIterator<Item = Frame>,
-    ) -> Result<Option<Frame>, RingError> {
+    /// `pending`, and all that follow with it, so that none overtakes another; in the `last` look it is dropped. On an error what is left of
+    /// `frames` is the caller's.
+    fn put_run(&mut self, cx: &mut Context, frames: &mut Drain<'_>, last: bool) -> Result<Option<Frame>, RingError> {
         let (Some(lane), Some(map_id)) = (&mut self.lane, self.map) else { return Ok(None) };
         let Some(rx) = &mut lane.rx else { return Ok(None) };
         with_ring!(&mut rx.ring, ring => {
@@ -174,6 +171,7 @@ impl RingPort {
                         sent += 1;
                         bytes += len as u64;
                     }
+                    Put::NoRoom if last => self.lost.push(DropReason::RingFull),
                     Put::NoRoom => {
                         wait(&mut self.pending, &mut self.lost, std::iter::once(frame).chain(&mut *frames));
                         break;
@@ -194,10 +192,10 @@ impl RingPort {
     }
 
     /// Writes all of `frames`, whatever they owe.
-    fn put_all(&mut self, cx: &mut Context, frames: &mut dyn ExactSizeIterator<Item = Frame>) -> Result<(), RingError> {
+    fn put_all(&mut self, cx: &mut Context, frames: &mut Drain<'_>, last: bool) -> Result<(), RingError> {
         let result = loop {
-            match self.put_run(cx, frames) {
-                Ok(Some(owing)) => match self.put_settled(cx, owing) {
+            match self.put_run(cx, frames, last) {
+                Ok(Some(owing)) => match self.put_settled(cx, owing, last) {
                     Ok(()) => {}
                     Err(error) => break Err(error),
                 },
@@ -211,7 +209,7 @@ impl RingPort {
 
     /// A frame that owes what the guest does not take: cut or summed up here.
     #[cold]
-    fn put_settled(&mut self, cx: &mut Context, frame: Frame) -> Result<(), RingError> {
+    fn put_settled(&mut self, cx: &mut Context, frame: Frame, last: bool) -> Result<(), RingError> {
         let mut settle = segmentation::Settle::new(cx, frame, self.accepts);
         let mut out = std::mem::take(&mut self.settled);
         let mut result = Ok(());
@@ -225,7 +223,7 @@ impl RingPort {
             if ended || out.room() == 0 {
                 let mut frames = out.drain();
                 while result.is_ok()
-                    && let Some(frame) = self.put_run(cx, &mut frames).unwrap_or_else(|error| {
+                    && let Some(frame) = self.put_run(cx, &mut frames, last).unwrap_or_else(|error| {
                         result = Err(error);
                         None
                     })
@@ -254,17 +252,14 @@ impl RingPort {
             self.lost.drain(..).for_each(|reason| cx.drop_one(reason));
             return Ok(());
         }
-        self.put_all(cx, &mut frames)
+        self.put_all(cx, &mut frames, false)
     }
 
     /// The last look for room, then both rings are published.
     fn end_turn(&mut self, cx: &mut Context) -> Result<(), RingError> {
         if !self.pending.is_empty() {
             let mut waiting = std::mem::take(&mut self.pending);
-            self.put_all(cx, &mut waiting.drain())?;
-            for frame in self.pending.drain() {
-                cx.drop(frame, DropReason::RingFull);
-            }
+            self.put_all(cx, &mut waiting.drain(), true)?;
         }
         let Some(lane) = &mut self.lane else { return Ok(()) };
         if let Some(rx) = &mut lane.rx {
@@ -326,7 +321,9 @@ impl Port for RingPort {
             self.map = Some(cx.arena.insert(Arc::clone(&lane.memory)));
             for queue in [&lane.rx, &lane.tx].into_iter().flatten() {
                 // Whoever served the ring before us may have died between publishing and calling.
-                queue.call_driver();
+                if queue.call_at_attach {
+                    queue.call_driver();
+                }
             }
         }
         self.awake();

@@ -8,6 +8,8 @@ pub mod driver;
 pub mod journal;
 pub mod packed;
 pub mod split;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 use std::sync::Arc;
 
@@ -102,6 +104,8 @@ pub struct DeviceQueue {
     pub kick: Option<EventFd>,
     /// Where the driver wants to be called; none means never.
     pub call: Option<EventFd>,
+    /// The driver is called once when the port that is made of the ring begins: true unless somebody knows that it was called already.
+    pub call_at_attach: bool,
     /// Disabled rings are drained without effect.
     pub enabled: bool,
 }
@@ -125,7 +129,7 @@ impl DeviceQueue {
             let memory = SplitMemory::new(memory, size, descriptors, driver, device)?;
             AnyRing::Split(SplitQueue::new(memory, features, base as u16))
         };
-        Ok(DeviceQueue { ring, kick: setup.kick, call: setup.call, enabled: setup.enabled })
+        Ok(DeviceQueue { ring, kick: setup.kick, call: setup.call, call_at_attach: true, enabled: setup.enabled })
     }
 
     /// Where the ring would start again, as vhost-user's `GET_VRING_BASE` has it.
