@@ -257,6 +257,7 @@ fn carry_out(
     }
     let outcome = if whole { control.command(&bytes) } else { None };
     let ack = if outcome.is_some() { OK } else { ERR };
+    tracing::debug!(class = bytes.first(), command = bytes.get(1), bytes = bytes.len(), ack, "control command");
     changes.extend(outcome.flatten());
     answer.map_or(0, |room| map.write(room, &[ack]) as u32)
 }

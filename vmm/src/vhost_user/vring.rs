@@ -10,7 +10,11 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use sys::{GuestMemory, eventfd::EventFd};
+use sys::{
+    GuestMemory,
+    eventfd::EventFd,
+    packed::{PACKED_USED, PackedMemory},
+};
 
 use super::{error::SessionError, inflight::Inflight, message::RingAddress};
 use crate::{
@@ -44,6 +48,8 @@ pub(super) struct Vring {
     /// Where its position is kept over our death, if the front end keeps nothing for us; and the journal itself, while the ring is here.
     pub(super) journal_path: Option<PathBuf>,
     pub(super) journal: Option<Journal>,
+    /// It was made into a queue since it was started.
+    was_made: bool,
 }
 
 impl Vring {
@@ -62,7 +68,7 @@ impl Vring {
         if let Some(mut journal) = self.journal.take() {
             journal.clear();
         }
-        (self.started, self.lost) = (false, false);
+        (self.started, self.lost, self.was_made) = (false, false, false);
         self.kick = None;
     }
 
@@ -89,7 +95,12 @@ impl Vring {
         let (descriptors, driver, device) =
             (guest("descriptor area", descriptors)?, guest("driver area", avail)?, guest("device area", used)?);
         let packed = features.has(Features::RING_PACKED);
-        let (base, journal) = self.start_index(packed, inflight);
+        let fresh = || {
+            let ring = PackedMemory::new(memory.clone(), self.size, descriptors, driver, device);
+            ring.is_ok_and(|ring| is_fresh(&ring))
+        };
+        let named = if packed { packed_base(self.base, fresh) } else { self.base };
+        let (base, journal) = self.start_index(named, packed, inflight);
         let setup = QueueSetup {
             memory: memory.clone(),
             features,
@@ -106,14 +117,17 @@ impl Vring {
         let mut queue = DeviceQueue::new(setup).map_err(|error| SessionError::Place { ring, error })?;
         queue.kick = self.kick.take();
         queue.call = self.call.take();
+        // A driver that is called at any change may be gone by the time it hears: User-mode Linux then turns in circles for ever.
+        queue.call_at_attach = !std::mem::replace(&mut self.was_made, true);
         Ok(queue)
     }
 
     /// Where the ring starts: the one place that decides it. A split ring goes on where the front end says, which after our death it reads
-    /// from the used index. A packed ring goes on where its journal says, if the ring agrees (see [`Journal::recover`]), else at the base.
-    fn start_index(&mut self, packed: bool, inflight: Option<&Inflight>) -> (u32, Option<Journal>) {
+    /// from the used index. A packed ring goes on where its journal says, if the ring agrees (see [`Journal::recover`]), else where the front
+    /// end says.
+    fn start_index(&mut self, named: u32, packed: bool, inflight: Option<&Inflight>) -> (u32, Option<Journal>) {
         if !packed {
-            return (self.base, None);
+            return (named, None);
         }
         if self.journal.is_none() {
             self.journal = inflight.and_then(|inflight| inflight.journal(self.index, self.size));
@@ -126,12 +140,7 @@ impl Vring {
                 Err(error) => tracing::warn!(path = %path.display(), %error, "ring without a journal"),
             }
         }
-        // What was taken and not yet used is taken again, so the next used entry counts. Front ends that know one index only leave it 0.
-        let base = match self.base >> 16 {
-            0 => self.base,
-            used => used,
-        };
-        (base, self.journal.take())
+        (named, self.journal.take())
     }
 
     /// Takes the queue back that was made of this ring.
@@ -143,4 +152,20 @@ impl Vring {
             self.journal = ring.take_journal();
         }
     }
+}
+
+/// What the base of a packed ring means. In the low half it has the next available entry, in the high half the next used one, each with its
+/// wrap counter. What was taken and not yet used is taken again, so the used one counts; front ends that know one index leave it 0.
+/// And some (User-mode Linux) start every ring at 0, though the wrap counters of a fresh one are 1.
+fn packed_base(base: u32, is_fresh: impl FnOnce() -> bool) -> u32 {
+    match (base >> 16, base) {
+        (0, 0) if is_fresh() => 1 << 15,
+        (0, avail) => avail,
+        (used, _) => used,
+    }
+}
+
+/// Whether no entry of a ring was ever used: after the first lap at least one has the flag, whatever was made available again since.
+fn is_fresh(ring: &PackedMemory) -> bool {
+    (0..ring.size()).all(|index| ring.descriptor(index).is_none_or(|entry| entry.flags & PACKED_USED == 0))
 }

@@ -1,6 +1,6 @@
 //! Where rings start after somebody's death, and the control queue: tests in which a driver is at work.
 
-use sys::{Room, arena::Arena};
+use sys::{Room, arena::Arena, packed::PackedMemory};
 
 use super::*;
 use crate::{
@@ -15,12 +15,19 @@ use crate::{
 #[test]
 fn a_packed_ring_has_its_wrap_counters_in_the_base() {
     let packed = common().with(Features::RING_PACKED);
-    for (named, starts) in [(0x8000, 0x8000_8000), (0x8005_8007, 0x8005_8005), (0x0003_8001, 0x0003_0003)] {
+    let cases = [(0x8000, 0x8000_8000), (0x8005_8007, 0x8005_8005), (0x0003_8001, 0x0003_0003), (0, 0x8000_8000)];
+    for (named, starts) in cases {
         let (mut bench, guest) = (Bench::new(Device::default()), Guest::new());
         bench.send_all(start(&guest, packed, named));
         assert_eq!(bench.lane(0).rx.as_ref().unwrap().base(), starts, "{named:#x}");
         assert_eq!(bench.reply(state(code::GET_VRING_BASE, 0, 0))[4..], u32::to_ne_bytes(starts));
     }
+    let (mut bench, guest) = (Bench::new(Device::default()), Guest::new());
+    let [descriptors, driver, device] = areas(0);
+    let ring = PackedMemory::new(guest.memory(), ENTRIES, descriptors, driver, device).unwrap();
+    ring.set_used(5, PackedMemory::used_word(5, 0, true));
+    bench.send_all(start(&guest, packed, 0));
+    assert_eq!(bench.lane(0).rx.as_ref().unwrap().base(), 0, "a ring that was used may stand at 0 in its second lap");
     let (mut bench, guest) = (Bench::new(Device::default()), Guest::new());
     let mut messages = start(&guest, packed, 64);
     messages.truncate(5);
