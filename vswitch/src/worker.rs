@@ -129,7 +129,7 @@ impl Worker {
             }
             self.deliver();
         }
-        self.release(index);
+        self.release(Some(index));
         received
     }
 
@@ -192,10 +192,12 @@ impl Worker {
 
     /// The end of a turn: egress ports first, the ingress port last.
     #[inline]
-    fn release(&mut self, ingress: u16) {
+    fn release(&mut self, ingress: Option<u16>) {
         let mut released = std::mem::take(&mut self.released);
-        released.retain(|index| *index != ingress);
-        released.push(ingress);
+        if let Some(ingress) = ingress {
+            released.retain(|index| *index != ingress);
+            released.push(ingress);
+        }
         for index in released.drain(..) {
             let Some(Some(lane)) = self.lanes.get_mut(usize::from(index)) else { continue };
             self.cx.nic = lane.nic;
@@ -334,15 +336,7 @@ impl Worker {
         if let Some(frame) = self.cx.originate(Origin { nic, lane: 0 }, bytes) {
             let _ = self.cx.answers.push(frame);
             self.deliver();
-            let mut released = std::mem::take(&mut self.released);
-            for index in released.drain(..) {
-                let Some(Some(lane)) = self.lanes.get_mut(usize::from(index)) else { continue };
-                self.cx.nic = lane.nic;
-                if let Err(error) = lane.port.release(&mut self.cx) {
-                    self.fail(index, &error);
-                }
-            }
-            self.released = released;
+            self.release(None);
         }
     }
 
