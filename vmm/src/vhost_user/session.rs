@@ -210,7 +210,7 @@ impl Session {
         } else if let Some(ring) = self.rings.iter().find(|ring| ring.lost) {
             PortState::Waiting(format!("the front end removed the memory of ring {}", ring.index))
         } else {
-            PortState::Waiting("a front end is connected; its driver has not started the rings".to_owned())
+            PortState::Waiting("a front end is connected; its driver has not started and enabled the rings".to_owned())
         }
     }
 
@@ -347,7 +347,6 @@ impl Session {
         }
         let Some(vring) = control.and_then(|ring| self.rings.get_mut(usize::from(ring))) else { return Ok(()) };
         if self.control_queue.is_none()
-            && vring.enabled
             && let Some(queue) = runnable(vring, &memory, features, None)?
         {
             let queue = ControlQueue::new(queue, memory)?;
@@ -389,7 +388,7 @@ fn runnable(
     features: Features,
     inflight: Option<&Inflight>,
 ) -> Result<Option<DeviceQueue>, SessionError> {
-    if !vring.is_complete() {
+    if !vring.is_complete() || !vring.enabled {
         return Ok(None);
     }
     match vring.make(memory, features, inflight) {

@@ -169,3 +169,10 @@ pub(super) fn start(guest: &Guest, features: Features, base: u32) -> Vec<Message
     }
     messages
 }
+
+/// The same, for a front end that has not enabled the rings before.
+pub(super) fn enable_and_start(guest: &Guest, features: Features, base: u32) -> Vec<Message> {
+    let mut messages = vec![state(code::SET_VRING_ENABLE, 0, 1), state(code::SET_VRING_ENABLE, 1, 1)];
+    messages.extend(start(guest, features, base));
+    messages
+}

@@ -6,7 +6,9 @@
 //!
 //! Theory of operation: a ring is started by `SET_VRING_KICK` and stopped by `GET_VRING_BASE`. Between the two it is made into a
 //! [`DeviceQueue`] as soon as its size, addresses and memory are known, and made anew after each change. Enabled is another matter: it is
-//! remembered whether the ring is started or not, since front ends say it at any time, before the features too.
+//! remembered whether the ring is started or not, since front ends say it at any time, before the features too. A ring that is started and
+//! disabled is left alone. The specification wants its frames discarded; but User-mode Linux disables a ring, never stops it, and gives
+//! its memory to somebody else, where any flag that we write is a wrong byte; and DPDK, which all front ends know, leaves it alone too.
 
 use std::{path::PathBuf, sync::Arc};
 

@@ -66,7 +66,7 @@ fn a_front_end_may_go_at_any_message() {
         }
     }
     let (mut wire, guest) = (setting.connect(0), Guest::new());
-    wire.say_all(start(&guest, common(), 0));
+    wire.say_all(enable_and_start(&guest, common(), 0));
     setting.recorder.wait("the last one is up", |record| record.is_up(0));
     neighbour.finish_well(&setting, 1);
 }
@@ -159,7 +159,7 @@ fn ports_come_and_go() {
     let options = setting.server(0);
     setting.handle.as_ref().unwrap().add_port(options);
     let (mut wire, guest) = (setting.connect(0), Guest::new());
-    wire.say_all(start(&guest, common(), 0));
+    wire.say_all(enable_and_start(&guest, common(), 0));
     setting.recorder.wait("up again", |record| record.is_up(0));
     neighbour.finish_well(&setting, 1);
     setting.handle.take().unwrap().stop();
@@ -180,7 +180,7 @@ fn a_client_connects_again_and_again() {
     for _ in 0..2 {
         let listener = UnixListener::bind(&path).unwrap();
         let (mut wire, guest) = (Wire::accept(&listener), Guest::new());
-        wire.say_all(start(&guest, common(), 0));
+        wire.say_all(enable_and_start(&guest, common(), 0));
         setting.recorder.wait("up", |record| record.is_up(7));
         drop((wire, listener));
         std::fs::remove_file(&path).unwrap();

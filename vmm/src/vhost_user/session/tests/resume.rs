@@ -18,7 +18,7 @@ fn a_packed_ring_has_its_wrap_counters_in_the_base() {
     let cases = [(0x8000, 0x8000_8000), (0x8005_8007, 0x8005_8005), (0x0003_8001, 0x0003_0003), (0, 0x8000_8000)];
     for (named, starts) in cases {
         let (mut bench, guest) = (Bench::new(Device::default()), Guest::new());
-        bench.send_all(start(&guest, packed, named));
+        bench.send_all(enable_and_start(&guest, packed, named));
         assert_eq!(bench.lane(0).rx.as_ref().unwrap().base(), starts, "{named:#x}");
         assert_eq!(bench.reply(state(code::GET_VRING_BASE, 0, 0))[4..], u32::to_ne_bytes(starts));
     }
@@ -26,11 +26,11 @@ fn a_packed_ring_has_its_wrap_counters_in_the_base() {
     let [descriptors, driver, device] = areas(0);
     let ring = PackedMemory::new(guest.memory(), ENTRIES, descriptors, driver, device).unwrap();
     ring.set_used(5, PackedMemory::used_word(5, 0, true));
-    bench.send_all(start(&guest, packed, 0));
+    bench.send_all(enable_and_start(&guest, packed, 0));
     assert_eq!(bench.lane(0).rx.as_ref().unwrap().base(), 0, "a ring that was used may stand at 0 in its second lap");
     let (mut bench, guest) = (Bench::new(Device::default()), Guest::new());
-    let mut messages = start(&guest, packed, 64);
-    messages.truncate(5);
+    let mut messages = enable_and_start(&guest, packed, 64);
+    messages.truncate(7);
     bench.send_all(messages);
     assert!(bench.reason(bell(code::SET_VRING_KICK, 0, None)).starts_with("ring 0: "));
 }
@@ -69,16 +69,16 @@ fn a_packed_ring_goes_on_where_its_journal_says() {
     // The base a front end names that has started no ring before.
     let begin = 0x8000_8000;
     bench.send_all(vec![plain(code::RESET_DEVICE)]);
-    bench.send_all(start(&guest, packed, begin));
+    bench.send_all(enable_and_start(&guest, packed, begin));
     let base = use_one(&mut bench, &guest, packed);
     assert_eq!(base, 0x8001_8001);
     drop(bench);
     let mut bench = Bench::new(device.clone());
-    bench.send_all(start(&guest, packed, begin));
+    bench.send_all(enable_and_start(&guest, packed, begin));
     assert_eq!(bench.lane(0).rx.as_ref().unwrap().base(), base, "a front end that does not know is corrected");
     bench.send_all(vec![state(code::GET_VRING_BASE, 0, 0), state(code::GET_VRING_BASE, 1, 0)]);
     let mut bench = Bench::new(device);
-    bench.send_all(start(&guest, packed, begin));
+    bench.send_all(enable_and_start(&guest, packed, begin));
     assert_eq!(bench.lane(0).rx.as_ref().unwrap().base(), begin, "one that was told is believed");
 }
 
@@ -96,11 +96,11 @@ fn a_packed_ring_goes_on_where_the_inflight_buffer_says() {
     let size = u64::from_ne_bytes(reply.bytes[HEADER_BYTES..][..8].try_into().unwrap());
     assert_eq!(size, 2 * (32 + 32 * u64::from(ENTRIES)).next_multiple_of(64));
     let buffer = reply.fd.unwrap();
-    bench.send_all(start(&guest, packed, 0x8000_8000));
+    bench.send_all(enable_and_start(&guest, packed, 0x8000_8000));
     let base = use_one(&mut bench, &guest, packed);
     drop(bench);
     let mut bench = Bench::new(Device::default());
-    let mut messages = start(&guest, packed, 0x8000_8000);
+    let mut messages = enable_and_start(&guest, packed, 0x8000_8000);
     let adopt = Message::new(code::SET_INFLIGHT_FD, spec(size, 2, ENTRIES), vec![buffer.try_clone().unwrap()]);
     messages.insert(1, adopt);
     bench.send_all(messages);
