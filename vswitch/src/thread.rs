@@ -25,6 +25,9 @@ use crate::{
 
 /// Rounds between two looks at the system's clock.
 const ROUNDS_PER_LOOK: u32 = 256;
+/// Pauses of the processor between two looks that find nothing, some tenths of a microsecond in all: with them a generator that shared the
+/// rings moved a median of 12.5 instead of 9.9 million frames a second (ten alternated runs, wide spread).
+const PAUSES: usize = 8;
 /// Time between two rounds of housekeeping, and the longest sleep.
 const HOUSEKEEPING: Duration = Duration::from_millis(200);
 
@@ -177,6 +180,11 @@ fn run(mut worker: Worker, spec: WorkerSpec, inbox: &Receiver<Change>, poke: &Po
         worker.spent(frames, spent);
         if frames > 0 {
             last_work = now;
+        } else {
+            // Looking at once again takes the ring's cache lines from a driver that is just writing to them.
+            for _ in 0..PAUSES {
+                std::hint::spin_loop();
+            }
         }
         if now.since(last_housekeeping) >= HOUSEKEEPING {
             last_housekeeping = now;
