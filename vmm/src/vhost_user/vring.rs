@@ -16,6 +16,7 @@ use sys::{
     GuestMemory,
     eventfd::EventFd,
     packed::{PACKED_USED, PackedMemory},
+    split::SplitMemory,
 };
 
 use super::{error::SessionError, inflight::Inflight, message::RingAddress};
@@ -101,7 +102,11 @@ impl Vring {
             let ring = PackedMemory::new(memory.clone(), self.size, descriptors, driver, device);
             ring.is_ok_and(|ring| is_fresh(&ring))
         };
-        let named = if packed { packed_base(self.base, fresh) } else { self.base };
+        let used = || {
+            let ring = SplitMemory::new(memory.clone(), self.size, descriptors, driver, device);
+            ring.map_or(0, |ring| used_so_far(&ring))
+        };
+        let named = if packed { packed_base(self.base, fresh) } else { split_base(self.base, used) };
         let (base, journal) = self.start_index(named, packed, inflight);
         let setup = QueueSetup {
             memory: memory.clone(),
@@ -124,8 +129,8 @@ impl Vring {
         Ok(queue)
     }
 
-    /// Where the ring starts: the one place that decides it. A split ring goes on where the front end says, which after our death it reads
-    /// from the used index. A packed ring goes on where its journal says, if the ring agrees (see [`Journal::recover`]), else where the front
+    /// Where the ring starts: the one place that decides it. A split ring goes on where the front end says, or where its used index is if
+    /// that says nothing. A packed ring goes on where its journal says, if the ring agrees (see [`Journal::recover`]), else where the front
     /// end says.
     fn start_index(&mut self, named: u32, packed: bool, inflight: Option<&Inflight>) -> (u32, Option<Journal>) {
         if !packed {
@@ -154,6 +159,18 @@ impl Vring {
             self.journal = ring.take_journal();
         }
     }
+}
+
+/// What the base of a split ring means: the entry to take next. DPDK's virtio-user names 0 whenever it starts a ring, also to a back end that has
+/// come back; the ring itself then says how far it was used, and a fresh one was used up to 0.
+fn split_base(base: u32, used: impl FnOnce() -> u16) -> u32 {
+    if base == 0 { u32::from(used()) } else { base }
+}
+
+/// The used index of a ring, if what was made available goes with it, else 0.
+fn used_so_far(ring: &SplitMemory) -> u16 {
+    let used = ring.used_index();
+    if ring.avail_index().wrapping_sub(used) <= ring.size() { used } else { 0 }
 }
 
 /// What the base of a packed ring means. In the low half it has the next available entry, in the high half the next used one, each with its

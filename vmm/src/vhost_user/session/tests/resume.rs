@@ -1,6 +1,6 @@
 //! Where rings start after somebody's death, and the control queue: tests in which a driver is at work.
 
-use sys::{Room, arena::Arena, packed::PackedMemory};
+use sys::{Room, arena::Arena, packed::PackedMemory, split::SplitMemory};
 
 use super::*;
 use crate::{
@@ -33,6 +33,22 @@ fn a_packed_ring_has_its_wrap_counters_in_the_base() {
     messages.truncate(7);
     bench.send_all(messages);
     assert!(bench.reason(bell(code::SET_VRING_KICK, 0, None)).starts_with("ring 0: "));
+}
+
+#[test]
+fn a_split_ring_that_is_said_to_start_at_0_goes_on_where_it_was_used() {
+    // Named, available, used; starts.
+    let cases =
+        [(0, 0, 0, 0), (0, 300, 290, 290), (0, 3, 65530, 65530), (0, 300, 17, 0), (0, 5, 9, 0), (7, 300, 290, 7)];
+    for (named, available, used, starts) in cases {
+        let (mut bench, guest) = (Bench::new(Device::default()), Guest::new());
+        let [descriptors, driver, device] = areas(0);
+        let ring = SplitMemory::new(guest.memory(), ENTRIES, descriptors, driver, device).unwrap();
+        ring.set_avail_index(available);
+        ring.set_used_index(used);
+        bench.send_all(enable_and_start(&guest, common(), named));
+        assert_eq!(bench.lane(0).rx.as_ref().unwrap().base(), starts, "{named} {available} {used}");
+    }
 }
 
 /// A driver's receive ring of two buffers, one of which the device uses.
