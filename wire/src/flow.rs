@@ -155,7 +155,7 @@ mod tests {
                 for port in 0..16 {
                     let mut bytes = tcp4(from, 0);
                     bytes[35] = port;
-                    counts[(u64::from(FlowKey::of(&bytes).hash()) * u64::from(lanes) >> 32) as usize] += 1;
+                    counts[((u64::from(FlowKey::of(&bytes).hash()) * u64::from(lanes)) >> 32) as usize] += 1;
                 }
             }
             let fair = 4096 / lanes;
