@@ -14,7 +14,7 @@
 //!   destination known: SamePort, Isolated, NotReady or forward; group or unknown: NoDestination, over budget or flood
 //! ```
 //!
-//! What consecutive frames share is decided once: see [`crate::memo`].
+//! What consecutive frames share is decided once: see `memo.rs`.
 //! Read first: IEEE 802.1Q clause 8.6 (the forwarding process).
 
 use wire::{DropReason, Instant, Mac, NicId, Segment};
