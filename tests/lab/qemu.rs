@@ -153,7 +153,9 @@ impl Qemu {
         command.args(if kvm { ["-accel", "kvm", "-cpu", "host"] } else { ["-accel", "tcg", "-cpu", "qemu64"] });
         command.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(&initramfs);
         // No reboot on panic: a guest that died stays dead, and its console says why.
-        command.args(["-append", "console=ttyS0 agent=ttyS1 panic=0 quiet mitigations=off"]);
+        // A periodic tick: on a loaded host, an emulated one-shot timer now and then does not fire, and a sleeper sleeps on.
+        let timers = if kvm { "" } else { "nohz=off highres=off" };
+        command.args(["-append", &format!("console=ttyS0 agent=ttyS1 panic=0 quiet mitigations=off {timers}")]);
         command.args(["-serial", &format!("file:{}", console.display())]);
         command.args(["-chardev", &format!("socket,id=agent,path={},server=on,wait=off", serial.display())]);
         command.args(["-serial", "chardev:agent"]);
