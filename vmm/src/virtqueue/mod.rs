@@ -120,10 +120,12 @@ impl DeviceQueue {
             if named.index >= size {
                 return Err(PlaceError::Base(named.index, size));
             }
-            let at = journal.as_mut().and_then(|journal| journal.recover(&memory)).unwrap_or(named);
-            if let Some(journal) = &mut journal {
-                journal.start(at, size);
-            }
+            let at = journal.as_mut().map_or(named, |journal| {
+                journal.recover(&memory).unwrap_or_else(|| {
+                    journal.start(named, &memory);
+                    named
+                })
+            });
             AnyRing::Packed(PackedQueue::new(memory, features, at, journal))
         } else {
             let memory = SplitMemory::new(memory, size, descriptors, driver, device)?;

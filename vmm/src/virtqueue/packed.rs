@@ -15,7 +15,7 @@ use sys::{
 use super::{
     Ring,
     chain::{Batch, Chain, Piece, RingError},
-    journal::Journal,
+    journal::{Journal, Publish, word_of},
 };
 use crate::features::Features;
 
@@ -134,6 +134,24 @@ impl PackedQueue {
         self.journal.take()
     }
 
+    /// What the next publish shows.
+    pub(super) fn staged(&self) -> Publish<'_> {
+        let (from, to) = (self.published, self.filled);
+        let before = to.minus(1, self.memory.size()).index;
+        let tail = match self.staged.last() {
+            Some((entry, word)) if *entry == before => *word,
+            _ => self.memory.descriptor(before).map_or(0, word_of),
+        };
+        Publish { from, to, elements: &self.staged, tail }
+    }
+
+    fn publish_journalled(&mut self) {
+        if let Some(mut journal) = self.journal.take() {
+            journal.publish(&self.memory, &self.staged());
+            self.journal = Some(journal);
+        }
+    }
+
     #[inline]
     fn is_available(descriptor: Descriptor, wrap: bool) -> bool {
         let avail = descriptor.flags & PACKED_AVAIL != 0;
@@ -222,24 +240,30 @@ impl Ring for PackedQueue {
 
     #[inline]
     fn complete_all(&mut self, chains: &[Chain]) {
-        match chains.last() {
-            Some(last) if self.in_order => self.stage(last.id, 0, chains.iter().map(|chain| chain.entries).sum()),
-            _ => chains.iter().for_each(|chain| self.complete(*chain, 0)),
+        if !self.in_order {
+            return chains.iter().for_each(|chain| self.complete(*chain, 0));
+        }
+        // A journal wants to know the last chain by an element of its own.
+        let batches =
+            if self.journal.is_some() { chains.split_at(chains.len().saturating_sub(1)) } else { (chains, &[][..]) };
+        for batch in [batches.0, batches.1] {
+            if let Some(last) = batch.last() {
+                self.stage(last.id, 0, batch.iter().map(|chain| chain.entries).sum());
+            }
         }
     }
 
     #[inline]
     fn publish(&mut self) -> bool {
-        let Some(first) = self.staged.first().copied() else { return false };
-        if let Some(journal) = &mut self.journal {
-            journal.intend(self.published, self.filled, &self.staged);
-        }
-        for (index, word) in self.staged.iter().skip(1) {
-            self.memory.set_used(*index, *word);
-        }
-        self.memory.set_used(first.0, first.1);
-        if let Some(journal) = &mut self.journal {
-            journal.commit(self.filled);
+        let Some(first) = self.staged.first() else { return false };
+        match &mut self.journal {
+            None => {
+                for (index, word) in self.staged.iter().skip(1) {
+                    self.memory.set_used(*index, *word);
+                }
+                self.memory.set_used(first.0, first.1);
+            }
+            Some(_) => self.publish_journalled(),
         }
         let before = std::mem::replace(&mut self.published, self.filled);
         let entries = std::mem::take(&mut self.staged_entries);

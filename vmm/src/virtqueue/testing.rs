@@ -37,8 +37,6 @@ const GAP: u64 = 13;
 const FILLING: u8 = 0xa5;
 /// Longest indirect table.
 const TABLE: u16 = 128;
-/// Guest addresses of two regions lie this far apart.
-const REGION_STEP: u64 = 1 << 32;
 
 /// What to set up.
 #[derive(Clone, Copy, Debug)]
@@ -218,6 +216,9 @@ pub struct Rig {
 }
 
 impl Rig {
+    /// Guest addresses of two regions lie this far apart.
+    pub const REGION_STEP: u64 = 1 << 28;
+
     /// A rig in anonymous memory.
     pub fn new(spec: RigSpec) -> io::Result<Rig> {
         let mappings = (0..spec.regions).map(|_| Ok(Arc::new(Mapping::anonymous(spec.region_bytes())?)));
@@ -256,7 +257,7 @@ impl Rig {
 
     /// Guest physical address of region `n`.
     pub fn region(n: usize) -> u64 {
-        0x10_0000 + n as u64 * REGION_STEP
+        0x10_0000 + n as u64 * Self::REGION_STEP
     }
 
     /// What was set up.

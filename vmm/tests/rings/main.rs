@@ -3,5 +3,7 @@
 //! Read first: [`pair`] (two guests and one worker's turn), then [`frames`].
 
 mod frames;
+mod hostile;
 mod interleavings;
+mod memory;
 mod pair;
