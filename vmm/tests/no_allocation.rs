@@ -1,6 +1,9 @@
 //! Once warm, a turn between two rings allocates nothing: not for single buffers, not for chains, not for mergeable buffers, not when a ring
 //! is full.
 
+// A test says what went wrong by panicking, in what tests share too.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use sys::allocations::{CountingAllocator, count};
 use vmm::{
     Features,

@@ -164,6 +164,16 @@ impl Side {
         Some(&slot.buffers)
     }
 
+    /// Takes all used chains back, whatever is in them; returns how many there were.
+    pub fn reap(&mut self) -> Result<usize, UsedError> {
+        let mut count = 0;
+        while let Some(used) = self.queue.take_used()? {
+            self.free.extend(self.of.get(usize::from(used.id)));
+            count += 1;
+        }
+        Ok(count)
+    }
+
     /// Publishes and kicks the device if it wants to be. Returns whether it was kicked.
     pub fn publish(&mut self) -> io::Result<bool> {
         let kick = self.queue.publish();
@@ -360,12 +370,7 @@ impl Rig {
 
     /// Takes all used chains of the transmit queue back; returns how many there were.
     pub fn reap(&mut self) -> Result<usize, UsedError> {
-        let mut count = 0;
-        while let Some(used) = self.tx.queue.take_used()? {
-            self.tx.free.extend(self.tx.of.get(usize::from(used.id)));
-            count += 1;
-        }
-        Ok(count)
+        self.tx.reap()
     }
 
     /// Adds a chain of writable buffers of these lengths to the receive queue. False when there is no room.

@@ -118,10 +118,10 @@ impl World {
             return batch.chains;
         }
         for chain in &batch.chains {
-            let mut frame = vec![0; 20];
+            let mut frame = [0; 20];
             frame[10] = 1;
             let pieces = batch.pieces(*chain);
-            for (piece, bytes) in pieces.iter().zip([&frame[..12.min(frame.len())], &frame[12..]]) {
+            for (piece, bytes) in pieces.iter().zip([&frame[..12], &frame[12..]]) {
                 if let EitherWay::Room(room) = piece {
                     map.write(*room, bytes);
                 }
