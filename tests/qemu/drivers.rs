@@ -10,7 +10,7 @@ use super::lab::netns::NetNs;
 use super::lab::process::Place;
 use super::lab::qemu::{GuestSpec, NicSpec, Qemu};
 use super::lab::{Lab, require, skip};
-use super::{SUPER_FRAME_GAP_US, address, edges, everything_intact, intact, mac, super_frames};
+use super::{MSS, SUPER_FRAME_GAP_US, address, edges, everything_intact, intact, mac, super_frames};
 use std::time::Duration;
 
 /// A NIC's feature set.
@@ -144,7 +144,8 @@ fn passes_both_ways(a: &dyn Place, at_a: (&str, &str), b: &dyn Place, at_b: (&st
     for (from, (interface, _), to, (there, dst)) in [(a, at_a, b, at_b), (b, at_b, a, at_a)] {
         let flow = Flow { from: interface, to: there, ..Flow::to_mac(dst) };
         everything_intact(from, to, &flow);
-        let tagged = Flow { send_vlan: Vlan::Id(7), receive_vlan: Vlan::Id(7), gap_us: SUPER_FRAME_GAP_US, ..flow };
+        let tagged =
+            Flow { send_vlan: Vlan::Id(7), receive_vlan: Vlan::Id(7), gap_us: SUPER_FRAME_GAP_US, mss: MSS, ..flow };
         intact(from, to, &tagged, &edges(1));
         intact(from, to, &tagged, &super_frames(Proto::Tcp4, 2));
     }

@@ -59,11 +59,14 @@ fn intact(sender: &dyn Place, receiver: &dyn Place, flow: &Flow<'_>, traffic: &T
 /// Time for the receiver between super-frames: as segments, one of them takes a fifth of a ring.
 const SUPER_FRAME_GAP_US: u32 = 4000;
 
+/// Payload of a segment, so that with either version of IP it fits an MTU of 1500.
+const MSS: u16 = 1428;
+
 /// Plain frames and super-frames over both versions of IP, all intact.
 #[track_caller]
 fn everything_intact(sender: &dyn Place, receiver: &dyn Place, flow: &Flow<'_>) {
     intact(sender, receiver, flow, &edges(5));
-    let slower = Flow { gap_us: SUPER_FRAME_GAP_US, ..flow.clone() };
+    let slower = Flow { gap_us: SUPER_FRAME_GAP_US, mss: MSS, ..flow.clone() };
     for proto in [Proto::Tcp4, Proto::Tcp6] {
         intact(sender, receiver, &slower, &super_frames(proto, 3));
     }

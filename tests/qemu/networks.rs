@@ -6,7 +6,7 @@ use super::lab::iperf::{Iperf, iperf};
 use super::lab::process::Place;
 use super::lab::qemu::{GuestSpec, NicSpec, Qemu};
 use super::lab::{Lab, require, wait_for};
-use super::{SUPER_FRAME_GAP_US, address, edges, everything_intact, intact, mac, super_frames};
+use super::{MSS, SUPER_FRAME_GAP_US, address, edges, everything_intact, intact, mac, super_frames};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -176,11 +176,11 @@ fn vlans_part_guests_and_trunks_join_them() {
         everything_intact(peer, &c, &Flow { to: interface, ..Flow::to_mac(&here) });
     }
     let there = mac(2, 0);
-    let tagged = Flow { send_vlan: Vlan::Id(200), gap_us: SUPER_FRAME_GAP_US, ..Flow::to_mac(&there) };
+    let tagged = Flow { send_vlan: Vlan::Id(200), gap_us: SUPER_FRAME_GAP_US, mss: MSS, ..Flow::to_mac(&there) };
     intact(&c, &b, &tagged, &edges(2));
     intact(&c, &b, &tagged, &super_frames(Proto::Tcp4, 2));
     let here = mac(3, 0);
-    let tagged = Flow { receive_vlan: Vlan::Id(200), gap_us: SUPER_FRAME_GAP_US, ..Flow::to_mac(&here) };
+    let tagged = Flow { receive_vlan: Vlan::Id(200), gap_us: SUPER_FRAME_GAP_US, mss: MSS, ..Flow::to_mac(&here) };
     intact(&b, &c, &tagged, &edges(2));
     intact(&b, &c, &tagged, &super_frames(Proto::Tcp6, 2));
     for (address, from) in [("10.1.0.3", &a), ("10.4.0.3", &b)] {
