@@ -35,6 +35,8 @@ pub struct DpdkFrames {
     pub mbuf: u32,
     /// Frames in flight.
     pub window: u32,
+    /// With `server=1`: DPDK watches its links and accepts back ends anew; lost frames do not stop it.
+    pub reconnect: bool,
     /// How long a direction may take.
     pub timeout: Duration,
 }
@@ -54,12 +56,18 @@ impl DpdkFrames {
             segment: 2048,
             mbuf: 2048,
             window: 16,
+            reconnect: false,
             timeout: Duration::from_secs(20),
         }
     }
 
     /// Runs it. Panics when DPDK does not come up, or the device does not offer the offloads that the traffic needs.
     pub fn run(&self, lab: &Lab) -> Result<DpdkReport, Unable> {
+        Ok(self.start(lab)?.report())
+    }
+
+    /// Starts it and leaves it running.
+    pub fn start(&self, lab: &Lab) -> Result<DpdkRun, Unable> {
         let program = build::dpdk_frames()?;
         let mut command = guarded_tree(program);
         for (index, socket) in self.sockets.iter().enumerate() {
@@ -71,14 +79,39 @@ impl DpdkFrames {
         command.args(["--lro", flag(self.lro), "--rx-checksum", flag(self.rx_checksum)]);
         command.args(["--mss", &self.mss.to_string(), "--segment", &self.segment.to_string()]);
         command.args(["--mbuf", &self.mbuf.to_string(), "--window", &self.window.to_string()]);
+        command.args(["--reconnect", flag(self.reconnect)]);
         command.args(["--timeout-ms", &self.timeout.as_millis().to_string()]).args(self.traffic.arguments());
-        let mut process = Process::start(lab.dir(), "dpdk-frames", command);
-        let ended = process.wait(self.timeout * 2 + Duration::from_secs(40));
-        let log = process.log();
-        let status = ended.map(status_number);
+        let process = Process::start(lab.dir(), "dpdk-frames", command);
+        Ok(DpdkRun { process, patience: self.timeout * 2 + Duration::from_secs(40), devargs: self.devargs.clone() })
+    }
+}
+
+/// A running exchange of frames.
+#[derive(Debug)]
+pub struct DpdkRun {
+    process: Process,
+    patience: Duration,
+    devargs: String,
+}
+
+impl DpdkRun {
+    /// What it has printed.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Waits for its end and takes its report.
+    pub fn report(mut self) -> DpdkReport {
+        let status = self.process.wait(self.patience).map(status_number);
+        let log = self.process.log();
         assert!(status == Some(0), "dpdk_frames ended with {status:?} ({}):\n{log}", self.devargs);
         let report = log.lines().find(|line| line.starts_with("{\"ports\"")).unwrap_or_default();
-        Ok(serde_json::from_str(report).unwrap_or_else(|e| panic!("no report ({e}):\n{log}")))
+        serde_json::from_str(report).unwrap_or_else(|e| panic!("no report ({e}):\n{log}"))
     }
 }
 

@@ -3,7 +3,7 @@
  * every byte and prints one JSON object.
  *
  *   dpdk_frames --port SPEC --port SPEC [--vlan0 VID] [--vlan1 VID] [--lro 0|1] [--rx-checksum 0|1] [--mss N]
- *               [--segment N] [--mbuf N] [--window N] [--timeout-ms N] [--cpu N] [--huge 1] TRAFFIC
+ *               [--segment N] [--mbuf N] [--window N] [--timeout-ms N] [--cpu N] [--huge 1] [--reconnect 1] TRAFFIC
  *   SPEC: the arguments of a net_virtio_user device, such as path=/run/x.sock,queues=1,queue_size=256,mrg_rxbuf=1
  *   TRAFFIC: [--proto plain|tcp4|tcp6] [--seed N] --sizes A,B,... --count N
  *
@@ -11,6 +11,8 @@
  * of mbufs. TCP frames larger than the segment size leave with a segmentation offload, which the device must offer;
  * --lro 1 lets the device deliver super-frames whole. --window frames are in flight at most, so that nothing is lost
  * for want of ring space. Received frames must fit into --mbuf bytes unless the port has mrg_rxbuf=1.
+ * --reconnect 1, for ports with server=1: watches the links, which is what makes DPDK accept a back end that comes back,
+ * and goes on when frames were lost meanwhile.
  * Memory: --no-huge, where DPDK takes a memfd that it can share over vhost-user; --huge 1 takes hugepages instead.
  *
  * Exit status: 0 the report was printed (whatever it says), 1 DPDK refused something, 2 wrong arguments, 3 the device
@@ -32,7 +34,7 @@ struct options {
 	size_t mss, segment, mbuf;
 	uint64_t window, timeout_ms;
 	const char *cpu;
-	bool lro, rx_checksum, huge;
+	bool lro, rx_checksum, huge, reconnect;
 };
 
 struct port {
@@ -203,6 +205,20 @@ static uint64_t receive(const struct port *port, const struct traffic *t, const 
 	return n;
 }
 
+/* Asks both ports for their links now and then: in doing so, DPDK notices that a back end has gone and accepts its successor. */
+static void watch_links(const struct options *o)
+{
+	static uint64_t next;
+	struct rte_eth_link link;
+
+	if (!o->reconnect || now_ms() < next)
+		return;
+	/* Not faster: DPDK tidies up on another thread after it has noticed, and breaks if it is asked again meanwhile. */
+	next = now_ms() + 250;
+	rte_eth_link_get_nowait(0, &link);
+	rte_eth_link_get_nowait(1, &link);
+}
+
 /*
  * Sends everything from one port to the other, with so little in flight that the receiver's ring of 256 buffers has room
  * even if each segment of a super-frame takes one: at most `window` frames, and 96 times what fits into a buffer.
@@ -212,7 +228,7 @@ static void run_direction(const struct port *from, const struct port *to, const 
 {
 	static uint8_t frame[PATTERN_MAX_FRAME + 4];
 	uint64_t deadline = now_ms() + o->timeout_ms, position = 0, bytes = 0, linger = 0;
-	uint64_t total = (uint64_t)t->count * t->size_count, next = 0, arrived = 0;
+	uint64_t total = (uint64_t)t->count * t->size_count, next = 0, arrived = 0, lost = 0, heard = now_ms();
 	uint64_t budget = 96 * RTE_MIN(o->mbuf, o->mss);
 	/* For each frame sent: what the report's `received` is when it has arrived, and the bytes sent up to it. */
 	struct mark {
@@ -223,7 +239,7 @@ static void run_direction(const struct port *from, const struct port *to, const 
 		refuse(1, "no memory for the marks");
 	report_init(r, t);
 	while (now_ms() < deadline) {
-		while (arrived < next && marks[arrived].received <= r->received)
+		while (arrived < next && marks[arrived].received <= r->received + lost)
 			arrived++;
 		while (next < total && next - arrived < o->window) {
 			size_t size = t->sizes[next % t->size_count], link, payload = size - frame_overhead(t->proto), len;
@@ -240,14 +256,26 @@ static void run_direction(const struct port *from, const struct port *to, const 
 			mark_offloads(m, t, link, payload, o->mss);
 			if (rte_eth_tx_prepare(from->id, 0, &m, 1) != 1)
 				refuse(1, "a frame's offloads were refused");
-			while (rte_eth_tx_burst(from->id, 0, &m, 1) != 1 && now_ms() < deadline)
-				receive(to, t, o, r);
+			while (rte_eth_tx_burst(from->id, 0, &m, 1) != 1 && now_ms() < deadline) {
+				watch_links(o);
+				if (receive(to, t, o, r))
+					heard = now_ms();
+			}
 			position += t->proto == PROTO_PLAIN ? 1 : payload;
 			bytes += size;
 			marks[next++] = (struct mark){ position, bytes };
 		}
-		receive(to, t, o, r);
+		if (receive(to, t, o, r))
+			heard = now_ms();
 		receive(from, t, o, NULL); /* what was flooded back is nobody's */
+		watch_links(o);
+		if (o->reconnect && next && now_ms() > heard + 500) {
+			/* What is missing now does not come any more. */
+			lost = marks[next - 1].received - r->received;
+			heard = now_ms();
+			if (next == total)
+				break;
+		}
 		if (!linger && next == total && report_complete(r))
 			linger = now_ms() + 50; /* for what arrives twice */
 		if (linger && now_ms() >= linger)
@@ -317,6 +345,8 @@ int main(int argc, char **argv)
 			o.cpu = value;
 		else if (!strcmp(name, "--huge"))
 			o.huge = atoi(value);
+		else if (!strcmp(name, "--reconnect"))
+			o.reconnect = atoi(value);
 		else if (!traffic_option(&traffic, name, value))
 			refuse(2, name);
 	}
