@@ -55,6 +55,8 @@ pub struct Worker {
     egress: Egress,
     burst: Burst,
     released: Vec<u16>,
+    /// Ports that failed in this turn: their places, themselves, why.
+    failed: Vec<(u16, Lane, String)>,
     failures: Box<dyn FnMut(Failure) + Send>,
     frames: u64,
     busy: u64,
@@ -73,6 +75,7 @@ impl Worker {
             egress: Egress::default(),
             burst: Burst::default(),
             released: Vec::new(),
+            failed: Vec::new(),
             failures,
             frames: 0,
             busy: 0,
@@ -118,6 +121,7 @@ impl Worker {
                 cx.drop(frame, DropReason::NotReady);
             }
             self.fail(index, &error);
+            self.let_failed_go();
             return 0;
         }
         let received = burst.len();
@@ -206,15 +210,26 @@ impl Worker {
             }
         }
         self.released = released;
+        if !self.failed.is_empty() {
+            self.let_failed_go();
+        }
     }
 
-    /// Detaches a port that failed.
+    /// Takes a port that failed out of the turn. It is let go when the turn is over: what it has lent to others is still good.
     #[cold]
     fn fail(&mut self, index: u16, error: &io::Error) {
         let Some(lane) = self.lanes.get_mut(usize::from(index)).and_then(Option::take) else { return };
-        let failure = Failure { nic: lane.nic, lane: lane.number, reason: error.to_string() };
-        self.let_go(index, lane);
-        (self.failures)(failure);
+        self.failed.push((index, lane, error.to_string()));
+    }
+
+    /// Lets go of the ports that failed in the turn that is over.
+    #[cold]
+    fn let_failed_go(&mut self) {
+        while let Some((index, lane, reason)) = self.failed.pop() {
+            let failure = Failure { nic: lane.nic, lane: lane.number, reason };
+            self.let_go(index, lane);
+            (self.failures)(failure);
+        }
     }
 
     fn let_go(&mut self, index: u16, mut lane: Lane) {
