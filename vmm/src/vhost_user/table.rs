@@ -30,12 +30,13 @@ impl MemoryTable {
         Ok(())
     }
 
-    /// Adds one region.
+    /// Adds one region, in the place of the same one if it is there already: QEMU 7.2 adds every region once for each queue pair.
     pub(super) fn add(&mut self, spec: RegionSpec, fd: OwnedFd) -> Result<(), SessionError> {
-        if self.regions().len() >= GuestMemory::MAX_REGIONS {
-            return Err(RegionError::Count(self.regions().len() + 1).into());
-        }
         let mut regions = self.regions().to_vec();
+        regions.retain(|region| !is_same(region, &spec));
+        if regions.len() >= GuestMemory::MAX_REGIONS {
+            return Err(RegionError::Count(regions.len() + 1).into());
+        }
         regions.push(map(&spec, &fd)?);
         self.memory = Some(self.build(regions)?);
         Ok(())
@@ -43,10 +44,8 @@ impl MemoryTable {
 
     /// Removes the region with this guest address, user address and size.
     pub(super) fn remove(&mut self, spec: RegionSpec) -> Result<(), SessionError> {
-        let is_it =
-            |region: &Region| (region.guest(), region.user(), region.size()) == (spec.guest, spec.user, spec.size);
         let mut regions = self.regions().to_vec();
-        let at = regions.iter().position(is_it);
+        let at = regions.iter().position(|region| is_same(region, &spec));
         regions.remove(at.ok_or(SessionError::NoRegion { guest: spec.guest, size: spec.size })?);
         self.memory = if regions.is_empty() { None } else { Some(self.build(regions)?) };
         Ok(())
@@ -82,6 +81,11 @@ impl MemoryTable {
     fn regions(&self) -> &[Region] {
         self.memory.as_deref().map_or(&[], GuestMemory::regions)
     }
+}
+
+/// Whether a region is the one that a front end describes.
+fn is_same(region: &Region, spec: &RegionSpec) -> bool {
+    (region.guest(), region.user(), region.size()) == (spec.guest, spec.user, spec.size)
 }
 
 fn map(spec: &RegionSpec, fd: &OwnedFd) -> Result<Region, SessionError> {

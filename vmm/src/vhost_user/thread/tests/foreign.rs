@@ -89,7 +89,9 @@ fn the_whole_life_of_a_device() {
     let other = Guest::new();
     let more = VhostUserMemoryRegionInfo { guest_phys_addr: MEMORY, mmap_offset: 0, ..info(&other, 0, 8192) };
     let more = VhostUserMemoryRegionInfo { userspace_addr: USER + MEMORY, ..more };
-    frontend.add_mem_region(&more).unwrap();
+    for _ in 0..2 {
+        frontend.add_mem_region(&more).unwrap();
+    }
     frontend.remove_mem_region(&more).unwrap();
 
     let log = sys::memory::memfd("log", 4096).unwrap();
