@@ -79,8 +79,10 @@ struct Pings {
 }
 
 impl Pings {
-    /// Begins to ping, a hundred times a second, and waits for the first answer.
+    /// Begins to ping, a hundred times a second, and waits for the first answer. The addresses are resolved before: kernels let frames
+    /// that wait for that be overtaken.
     fn start(from: &dyn Place, to: &str) -> Self {
+        assert!(from.reaches(to, Duration::from_secs(10)).is_some(), "{} does not reach {to}", from.name());
         let mut job = from.spawn(&format!("exec ping -n -i 0.01 {to}"));
         job.wait_for_output(" bytes from ", Duration::from_secs(10));
         Self { job, what: format!("{} to {to}", from.name()) }
