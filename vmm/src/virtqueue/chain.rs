@@ -79,6 +79,8 @@ pub struct Chain {
 
 /// What a descriptor becomes: [`Lent`] to read, [`Room`] to write, or [`EitherWay`].
 pub trait Piece: Copy {
+    /// Whether the device only reads through pieces of this kind.
+    const READ_ONLY: bool = false;
     /// The piece at this guest address, if the descriptor's direction (`writable`: by the device) is one that this kind of piece has.
     fn find(map: &MapRef<'_>, guest: u64, len: u32, writable: bool) -> Result<Self, RingError>;
     /// Asks for its first cache line.
@@ -86,6 +88,7 @@ pub trait Piece: Copy {
 }
 
 impl Piece for Lent {
+    const READ_ONLY: bool = true;
     #[inline]
     fn find(map: &MapRef<'_>, guest: u64, len: u32, writable: bool) -> Result<Self, RingError> {
         if writable {
@@ -228,6 +231,11 @@ impl<P: Piece> Batch<P> {
             }
             if descriptor.flags & DESC_INDIRECT != 0 {
                 return Err(RingError::NestedIndirect);
+            }
+            // DPDK's virtio driver leaves device-writable on the header in its packed tables, and on the frame's first piece where the table
+            // stands in entry 1 of the ring. Where nothing is ever written, to read it harms nobody.
+            if packed && P::READ_ONLY {
+                descriptor.flags &= !DESC_WRITE;
             }
             self.add(map, descriptor, mark)?;
             index = if packed {
