@@ -212,8 +212,9 @@ fn a_killed_daemon_comes_back_to_a_driver_that_listens() {
         daemon.kill9();
         daemon.restart();
         wait_for("frames after a restart", PATIENCE, || frames(&daemon) > Some(2000));
-        // No report is asked for: some time after a reconnection DPDK 22.11 is known to break in its own interrupt thread.
+        // No report is asked for: some time after a reconnection DPDK 22.11 was seen to break in its own interrupt thread.
         running.kill();
+        sockets(&lab, "lan").iter().for_each(|left| std::fs::remove_file(left).unwrap());
         wait_for("the ports to be free again", PATIENCE, || daemon.port("lan-b/0")["state"] != "up");
     }
 }
