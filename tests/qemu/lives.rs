@@ -3,10 +3,11 @@
 use super::lab::daemon::Daemon;
 use super::lab::frames::Flow;
 use super::lab::netns::NetNs;
+use super::lab::pings::Pings;
 use super::lab::process::Place;
 use super::lab::qemu::{GuestSpec, NicSpec, Qemu};
 use super::lab::{Lab, require, wait_for};
-use super::{Pings, address, everything_intact, mac};
+use super::{address, everything_intact, mac};
 use std::time::Duration;
 
 #[test]
@@ -49,12 +50,12 @@ fn nobody_notices_a_guest_that_reboots_or_is_killed() {
     a.reboot();
     address(&a, "eth0", "10.0.0.1/24");
     everything_intact(&a, &x, &Flow::to_mac(&x.mac("eth0")));
-    let before = to_a.answers();
-    wait_for("the rebooted guest to answer the old pings", Duration::from_secs(10), || to_a.answers() > before + 10);
+    let before = to_a.answered();
+    wait_for("the rebooted guest to answer the old pings", Duration::from_secs(10), || to_a.answered() > before + 10);
     a.reset();
     address(&a, "eth0", "10.0.0.1/24");
     everything_intact(&x, &a, &Flow::to_mac(&mac(1, 0)));
-    to_b.end_without_loss();
+    assert!(to_b.none_lost() > 0, "pings were answered");
 
     // One that sends all it can is killed, and then one that is being sent all it can take.
     for (name, guest) in [("a", &mut a), ("b", &mut b)] {
@@ -71,8 +72,8 @@ fn nobody_notices_a_guest_that_reboots_or_is_killed() {
         wait_for("the port to be free", Duration::from_secs(10), || daemon.port(&port)["state"] == "waiting");
         assert!(daemon.ctl(&["status"]).ok(), "{}", daemon.log());
     }
-    let before = among_others.answers();
-    wait_for("more answers", Duration::from_secs(10), || among_others.answers() > before + 50);
+    let before = among_others.answered();
+    wait_for("more answers", Duration::from_secs(10), || among_others.answered() > before + 50);
 
     // Others come in their place, with other rings.
     let a = require!(Qemu::boot(&lab, spec("a", 1, false)));
@@ -82,5 +83,5 @@ fn nobody_notices_a_guest_that_reboots_or_is_killed() {
     assert!(a.reaches("10.0.0.2", Duration::from_secs(5)).is_some(), "{}", daemon.log());
     everything_intact(&a, &b, &Flow::to_mac(&mac(2, 0)));
     everything_intact(&b, &a, &Flow::to_mac(&mac(1, 0)));
-    among_others.end_without_loss();
+    assert!(among_others.none_lost() > 0, "pings were answered");
 }

@@ -23,8 +23,7 @@ mod networks;
 mod restarts;
 
 use lab::frames::{Flow, FrameReport, Proto, Traffic, exchange};
-use lab::process::{Job, Place};
-use std::time::Duration;
+use lab::process::Place;
 
 /// The address of NIC `nic` of guest `guest`.
 fn mac(guest: usize, nic: usize) -> String {
@@ -69,45 +68,5 @@ fn everything_intact(sender: &dyn Place, receiver: &dyn Place, flow: &Flow<'_>) 
     let slower = Flow { gap_us: SUPER_FRAME_GAP_US, mss: MSS, ..flow.clone() };
     for proto in [Proto::Tcp4, Proto::Tcp6] {
         intact(sender, receiver, &slower, &super_frames(proto, 3));
-    }
-}
-
-/// A ping that goes on until it is asked what it has seen.
-struct Pings {
-    job: Job,
-    what: String,
-}
-
-impl Pings {
-    /// Begins to ping, a hundred times a second, and waits for the first answer. The addresses are resolved before: kernels let frames
-    /// that wait for that be overtaken.
-    fn start(from: &dyn Place, to: &str) -> Self {
-        assert!(from.reaches(to, Duration::from_secs(10)).is_some(), "{} does not reach {to}", from.name());
-        let mut job = from.spawn(&format!("exec ping -n -i 0.01 {to}"));
-        job.wait_for_output(" bytes from ", Duration::from_secs(10));
-        Self { job, what: format!("{} to {to}", from.name()) }
-    }
-
-    /// How many answers have come so far.
-    fn answers(&self) -> usize {
-        self.sequence().len()
-    }
-
-    /// Ends it. Each request before the last one that was answered must have been answered, once and in order.
-    #[track_caller]
-    fn end_without_loss(mut self) {
-        self.job.kill();
-        let sequence = self.sequence();
-        let first = *sequence.first().expect("an answer");
-        let gap = sequence.iter().zip(first..).find(|(seen, due)| *seen != due);
-        assert!(gap.is_none(), "{}: {gap:?} (seen, due) of {} answers", self.what, sequence.len());
-    }
-
-    /// The sequence numbers of the answers, in the order in which they came.
-    fn sequence(&self) -> Vec<u64> {
-        let output = self.job.output();
-        let whole = output.rfind('\n').map_or("", |end| &output[..end]);
-        let number = |line: &str| line.split_once("seq=")?.1.split_whitespace().next()?.parse().ok();
-        whole.lines().filter_map(number).collect()
     }
 }

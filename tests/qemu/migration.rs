@@ -6,10 +6,11 @@
 use super::lab::daemon::Daemon;
 use super::lab::frames::{Flow, FrameReport};
 use super::lab::netns::NetNs;
+use super::lab::pings::Pings;
 use super::lab::process::Place;
 use super::lab::qemu::{GuestSpec, NicSpec, Qemu};
 use super::lab::{Lab, require, wait_for};
-use super::{Pings, address, everything_intact, mac};
+use super::{address, everything_intact, mac};
 use std::time::Duration;
 
 #[test]
@@ -63,8 +64,8 @@ fn migrates(lab: &Lab, packed: bool) {
     assert!(sender.running(), "the migration took longer than the load");
     let moved = || port_of(&daemon, &mac(1, 0)) == "there/0";
     wait_for("the address to be behind the other port", Duration::from_secs(5), moved);
-    let before = pings.answers();
-    wait_for("the pings to go on", Duration::from_secs(5), || pings.answers() > before + 20);
+    let before = pings.answered();
+    wait_for("the pings to go on", Duration::from_secs(5), || pings.answered() > before + 20);
     let mut text = String::new();
     wait_for("the guest's report", Duration::from_secs(30), || {
         text = there.sh("cat /tmp/report");

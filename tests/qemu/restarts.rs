@@ -84,7 +84,7 @@ fn guests_go_on(lab: &Lab, qemu: ChardevRole) {
         }
     }
     let ports = daemon.json(&["show", "ports", "--json"]);
-    assert!(ports.as_array().expect("a list").iter().all(|port| port["state"] == Value::from("up")), "{ports}");
+    assert!(ports.as_array().expect("a list").iter().all(|port| port["state"] == "up"), "{ports}");
 }
 
 /// TCP both ways on both networks, until dropped.
