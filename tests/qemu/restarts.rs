@@ -10,7 +10,6 @@ use super::lab::process::{Job, Place};
 use super::lab::qemu::{ChardevRole, GuestSpec, NicSpec, Qemu};
 use super::lab::{Lab, holds_within, require, wait_for};
 use super::{address, everything_intact, mac};
-use serde_json::Value;
 use std::time::Duration;
 
 /// After `ready`, guests reach each other again within this time.
