@@ -84,7 +84,7 @@ fn what_a_panicking_test_started_is_gone() {
 fn frames_and_throughput_through_a_kernel_bridge() {
     let lab = require!(Lab::new());
     let net = require!(KernelBridge::new(&lab));
-    net.a.sh("ping -c 2 -i 0.2 10.0.0.2");
+    assert!(net.a.reaches("10.0.0.2", Duration::from_secs(5)).is_some());
     let dst = net.b.mac("eth0");
     let plain = exchange(&net.a, &net.b, &Flow::to_mac(&dst), &Traffic::plain(&[60, 61, 512, 1514], 50));
     assert!(plain.clean && plain.frames == 200, "{plain:?}");
@@ -166,7 +166,8 @@ fn two_qemu_guests_talk_through_testpmd() {
         guest.sh(&format!("ip addr add {address} dev eth0 && ip link set eth0 up"));
         guest.sh("ip link add link eth0 name eth0.7 type vlan id 7 && ip link set eth0.7 up");
     }
-    a.sh("ping -c 3 -w 10 10.0.0.2");
+    assert!(a.reaches("10.0.0.2", Duration::from_secs(10)).is_some());
+    assert!(b.reaches("10.0.0.77", Duration::from_secs(1)).is_none());
     let report = exchange(&a, &b, &Flow::to_mac(macs[1]), &Traffic::plain(&[60, 700, 1514], 20));
     assert!(report.clean, "{report:?}");
     let tagged = Flow { send_vlan: Vlan::Id(7), receive_vlan: Vlan::Id(7), ..Flow::to_mac(macs[0]) };
@@ -187,7 +188,7 @@ fn guests_that_listen_one_with_a_packed_ring_talk_through_testpmd() {
     let b = require!(Qemu::boot(&lab, GuestSpec::new("b", vec![packed])));
     a.sh("ip addr add 10.0.0.1/24 dev eth0 && ip link set eth0 up");
     b.sh("ip addr add 10.0.0.2/24 dev eth0 && ip link set eth0 up");
-    a.sh("ping -c 3 -w 10 10.0.0.2");
+    assert!(a.reaches("10.0.0.2", Duration::from_secs(10)).is_some());
 }
 
 #[test]

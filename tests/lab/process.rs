@@ -11,7 +11,7 @@ use std::fs::{self, File};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The status that a command gets which did not end in time, as timeout(1) has it.
 pub const TIMED_OUT: i32 = 124;
@@ -243,5 +243,13 @@ pub trait Place {
         let done = self.run(command, Duration::from_secs(20));
         assert!(done.ok(), "in {}, `{command}` ended with status {}:\n{}", self.name(), done.status, done.output);
         done.output
+    }
+
+    /// Pings an IPv4 or IPv6 address ten times a second until it answers; how long that took, or `None` after `timeout`.
+    fn reaches(&self, address: &str, timeout: Duration) -> Option<Duration> {
+        let began = Instant::now();
+        let mut pinging = self.spawn(&format!("ping -i 0.1 -w {} {address}", timeout.as_secs() + 1));
+        holds_within(timeout, || pinging.output().contains(" bytes from ") || !pinging.running());
+        pinging.output().contains(" bytes from ").then(|| began.elapsed())
     }
 }

@@ -129,8 +129,8 @@ static int send_frames(const char *interface, const struct traffic *t, const uin
 			position += t->proto == PROTO_PLAIN ? 1 : payload;
 			bytes += len;
 			sent++;
-			while (now_us() < wait_until)
-				usleep((useconds_t)(wait_until - now_us() + 1));
+			for (uint64_t now; (now = now_us()) < wait_until;)
+				usleep((useconds_t)(wait_until - now));
 		}
 	}
 	printf("{\"sent\":%llu,\"bytes\":%llu}\n", (unsigned long long)sent, (unsigned long long)bytes);
