@@ -2,7 +2,10 @@
 
 use super::process::{Job, Place};
 use super::wait_for;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
+
+static IDENTIFIERS: AtomicU16 = AtomicU16::new(30_000);
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Further answers that show that it goes on.
@@ -19,7 +22,11 @@ impl Pings {
     /// Begins to ping an address; returns with the first answer.
     pub fn start(from: &dyn Place, address: &str) -> Self {
         assert!(from.reaches(address, PATIENCE).is_some(), "{} does not reach {address}", from.name());
-        let mut job = from.spawn(&format!("exec ping -i 0.02 {address}"));
+        // Commands of a namespace run in process namespaces of their own, where two pings have the same process id, which would make each
+        // of them take the other's answers for its own.
+        let identifier = IDENTIFIERS.fetch_add(1, Ordering::Relaxed);
+        let named = format!("if ping -V 2>&1 | grep -q iputils; then exec ping -e {identifier} -i 0.02 {address}; fi");
+        let mut job = from.spawn(&format!("{named}; exec ping -i 0.02 {address}"));
         job.wait_for_output(" bytes from ", PATIENCE);
         Self { job, what: format!("{} to {address}", from.name()) }
     }
