@@ -3,8 +3,8 @@
 //! Invariant: nothing panics, the ledger balances after every turn, and a port that ends gives its lane back.
 //! Read first: `vmm::ring_port`, `vmm::virtqueue`.
 //!
-//! An input is a list of steps: raw bytes anywhere in guest memory, or descriptors and indices that make sense often enough to get past
-//! the first check; then turns in either direction.
+//! An input is a list of steps: chains as a driver that keeps the rules offers them, so that frames do flow; between them descriptors and
+//! indices that make sense only sometimes, and raw bytes over all rings; and turns in either direction.
 #![no_main]
 
 use std::sync::{
@@ -20,12 +20,14 @@ use sys::{
     GuestMemory, Region,
     arena::{Arena, MapId},
     memory::Mapping,
+    packed::{PACKED_AVAIL, PACKED_USED},
+    split::{DESC_NEXT, DESC_WRITE},
 };
 use vmm::{
     Features, Lane, RingPort,
     virtqueue::{DeviceQueue, QueueSetup},
 };
-use wire::{Burst, Context, DropReason, Instant, NicId, Port, Sizes, Wake};
+use wire::{Burst, Context, DropReason, Gso, Instant, NicId, Offload, Port, Sizes, Wake};
 
 /// Bytes of guest memory, in two regions with a hole of as many between them.
 const REGION: u64 = 1 << 16;
@@ -39,7 +41,25 @@ const TABLES: u64 = 0x4000;
 /// Entries of them.
 const TABLE_ENTRIES: u8 = 64;
 
+/// Where buffers of well-formed chains lie.
+const BUFFERS: u64 = 0x8000;
+/// Ethernet, IPv4 and TCP headers, for super-frames that can be cut.
+const HEADERS: [u8; 54] = [
+    2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45, 0, 0, 40, 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 0,
+    80, 0, 81, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x18, 1, 0, 0, 0, 0, 0,
+];
+
+/// Where a driver that keeps the rules would go on.
+#[derive(Clone, Copy, Default)]
+struct Driver {
+    /// Split: next descriptor. Packed: next entry.
+    entry: u16,
+    /// Split: chains offered so far. Packed: laps.
+    count: u16,
+}
+
 struct Guest {
+    drivers: [Driver; 4],
     arena: Arena,
     map: MapId,
     packed: bool,
@@ -77,6 +97,56 @@ impl Guest {
         }
         let bytes = [&guest.to_le_bytes()[..], &len.to_le_bytes(), &flags.to_le_bytes(), &next.to_le_bytes()].concat();
         self.write(at, &bytes);
+        Ok(())
+    }
+
+    /// A chain of a driver that keeps the rules: to be written in the even rings, to be read in the odd ones.
+    fn offer(&mut self, u: &mut Unstructured<'_>, number: usize) -> Result<()> {
+        let (ring, size) = (number as u64 * RING, self.size);
+        let mut driver = self.drivers.get(number).copied().unwrap_or_default();
+        let head = driver.entry;
+        let pieces = u.int_in_range(1..=size.min(4))?;
+        let direction = if number & 1 == 0 { DESC_WRITE } else { 0 };
+        for piece in 0..pieces {
+            let guest = BUFFERS + u64::from(u.arbitrary::<u8>()?) * 64;
+            let len = if u.arbitrary()? { 2048 } else { u32::from(u.arbitrary::<u16>()?) % 3000 };
+            if direction == 0 && piece == 0 {
+                self.frame(u, guest)?;
+            }
+            let next = (driver.entry + 1) % size;
+            let more = if piece + 1 < pieces { DESC_NEXT } else { 0 };
+            let mut words = [direction | more, next];
+            if self.packed {
+                let lap = if driver.count & 1 == 0 { PACKED_AVAIL } else { PACKED_USED };
+                words = [head, direction | more | lap];
+            }
+            let words = words.map(u16::to_le_bytes).concat();
+            let bytes = [&guest.to_le_bytes()[..], &len.to_le_bytes(), &words].concat();
+            self.write(ring + 16 * u64::from(driver.entry), &bytes);
+            driver.entry = next;
+            driver.count += u16::from(self.packed && next == 0);
+        }
+        if !self.packed {
+            self.write(ring + DRIVER + 4 + 2 * u64::from(driver.count % size), &head.to_le_bytes());
+            driver.count = driver.count.wrapping_add(1);
+            self.write(ring + DRIVER + 2, &driver.count.to_le_bytes());
+        }
+        if let Some(place) = self.drivers.get_mut(number) {
+            *place = driver;
+        }
+        Ok(())
+    }
+
+    /// A header and the beginning of a frame, in a buffer to be read.
+    fn frame(&self, u: &mut Unstructured<'_>, guest: u64) -> Result<()> {
+        let header = match u.int_in_range(0..=3)? {
+            0 => u.arbitrary()?,
+            1 => Offload::new(Gso::Tcp4, 54, u.arbitrary::<u16>()? % 2000, 34, 16).to_bytes(0),
+            2 => Offload::new(Gso::None, 0, 0, 34, 16).to_bytes(0),
+            _ => Offload::NONE.to_bytes(0),
+        };
+        self.write(guest, &header);
+        self.write(guest + 12, &HEADERS);
         Ok(())
     }
 }
@@ -160,7 +230,8 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
     let Ok(memory) = GuestMemory::new(vec![low, high], None).map(Arc::new) else { return Ok(()) };
     let Ok(mut arena) = Arena::new(4096) else { return Ok(()) };
     let map = arena.insert(Arc::clone(&memory));
-    let guest = Guest { arena, map, packed, size };
+    let drivers = [Driver::default(); 4];
+    let mut guest = Guest { drivers, arena, map, packed, size };
     let home = Arc::new(AtomicUsize::new(0));
     let lane = |index: u16| {
         let at = u64::from(index) * 2;
@@ -182,8 +253,9 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
     let mut burst = Burst::default();
     let mut going = true;
     while going && !u.is_empty() {
-        let ring = u64::from(u.arbitrary::<u8>()? & 3) * RING;
-        match u.int_in_range(0..=9)? {
+        let number = usize::from(u.arbitrary::<u8>()? & 3);
+        let ring = number as u64 * RING;
+        match u.int_in_range(0..=19)? {
             0 => {
                 let at = u64::from(u.arbitrary::<u16>()?) % (4 * RING);
                 let n = usize::from(u.arbitrary::<u8>()?).min(u.len());
@@ -211,6 +283,7 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
                 port.wake(&mut Wake::default());
                 port.awake();
             }
+            8..=15 => guest.offer(u, number)?,
             _ => going = turn(&mut cx, &mut burst, &mut ports, usize::from(u.arbitrary::<bool>()?)),
         }
     }

@@ -3,8 +3,8 @@
 //! Invariant: nothing panics; a message that waits goes on once the lanes it asked for are home; a closed session gets all lanes back.
 //! Read first: `vmm::vhost_user::session`.
 //!
-//! Half of the messages are raw: 12 bytes of header and what payload it announces, as a connection assembles them. The others have the
-//! size and mostly the values that their request has, so that rings start and stop.
+//! Some messages are raw: 12 bytes of header and what payload it announces, as a connection assembles them. Others have the size and mostly
+//! the values that their request has. And some come as front ends send them, several in order, so that rings do start and stop.
 #![no_main]
 
 use std::{
@@ -21,6 +21,7 @@ use vmm::{
     Features, Lane,
     vhost_user::{
         Device,
+        device::protocol,
         message::{HEADER_BYTES, Header, code},
         request::Request,
         session::{Effect, Session, Step},
@@ -67,6 +68,38 @@ impl Front {
         step
     }
 
+    fn message(&mut self, header: Header, payload: &[u8], fds: Vec<OwnedFd>) -> Step {
+        let step = self.session.message(header, Request::parse(header.request, payload, fds));
+        self.pass_on();
+        self.bring(step)
+    }
+
+    /// A message that wants to know how it went, so that a refusal does not end the session.
+    fn ask(&mut self, request: u32, payload: &[u8], fds: Vec<OwnedFd>) -> Step {
+        self.message(Header { request, need_reply: true, size: payload.len() as u32 }, payload, fds)
+    }
+
+    /// What comes before the rings: protocol, features and memory.
+    fn greet(&mut self, features: u64) {
+        self.ask(code::SET_PROTOCOL_FEATURES, &words(&[protocol::OFFERED]), Vec::new());
+        self.ask(code::SET_FEATURES, &words(&[features]), Vec::new());
+        let memory = self.descriptor(0).into_iter().collect();
+        self.ask(code::SET_MEM_TABLE, &words(&[1, 0, MEMORY, USER, 0]), memory);
+    }
+
+    /// All that starts a ring.
+    fn start(&mut self, ring: u32, entries: u32) -> Step {
+        let state = |value: u32| [ring.to_ne_bytes(), value.to_ne_bytes()].concat();
+        let at = USER + u64::from(ring) * 0x8000;
+        self.ask(code::SET_VRING_NUM, &state(entries), Vec::new());
+        self.ask(code::SET_VRING_BASE, &state(0), Vec::new());
+        let address = [state(0), words(&[at, at + 0x4000, at + 0x2000, 0])].concat();
+        self.ask(code::SET_VRING_ADDR, &address, Vec::new());
+        let bell = self.descriptor(2).into_iter().collect();
+        self.ask(code::SET_VRING_KICK, &words(&[u64::from(ring)]), bell);
+        self.ask(code::SET_VRING_ENABLE, &state(1), Vec::new())
+    }
+
     fn descriptor(&self, kind: u8) -> Option<OwnedFd> {
         match kind & 3 {
             0 | 1 => self.file.try_clone().ok(),
@@ -86,6 +119,11 @@ fn word(u: &mut Unstructured<'_>) -> Result<u64> {
     })
 }
 
+/// Features that a driver may agree to.
+fn features(u: &mut Unstructured<'_>) -> Result<u64> {
+    Ok(Features::VERSION_1.with(Features::PROTOCOL_FEATURES).0 | u.arbitrary::<u64>()? & OPTIONAL)
+}
+
 fn words(words: &[u64]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_ne_bytes()).collect()
 }
@@ -95,10 +133,7 @@ fn payload(u: &mut Unstructured<'_>, request: u32) -> Result<(Vec<u8>, usize)> {
     let ring = u32::from(u.arbitrary::<u8>()? % 6);
     let state = |value: u32| [ring.to_ne_bytes(), value.to_ne_bytes()].concat();
     Ok(match request {
-        code::SET_FEATURES => {
-            let basics = Features::VERSION_1.with(Features::PROTOCOL_FEATURES).0;
-            (words(&[if u.ratio(1, 8)? { u.arbitrary()? } else { basics | u.arbitrary::<u64>()? & OPTIONAL }]), 0)
-        }
+        code::SET_FEATURES => (words(&[if u.ratio(1, 8)? { u.arbitrary()? } else { features(u)? }]), 0),
         code::SET_MEM_TABLE => {
             let size = if u.ratio(1, 4)? { word(u)? } else { MEMORY };
             (words(&[1, 0, size, USER, 0]), 1)
@@ -168,6 +203,9 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
     let device = Device { queues: u.int_in_range(1..=2)?, mtu: u.arbitrary()?, ..Device::default() };
     let session = Session::new(Arc::new(device));
     let mut front = Front { session, file, away: Vec::new(), wanted: Vec::new() };
+    if u.ratio(7, 8)? {
+        front.greet(features(u)?);
+    }
     while !u.is_empty() {
         let step = match u.int_in_range(0..=15)? {
             0 => {
@@ -190,8 +228,12 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
                 let why = u.arbitrary::<bool>()?.then(|| "a rule was broken".to_owned());
                 front.home(place, why)
             }
+            3..=5 => {
+                let ring = u32::from(u.arbitrary::<u8>()? % 6);
+                front.start(ring, 1 << u.int_in_range(0..=8)?)
+            }
             kind => {
-                let (header, payload, belong) = if kind < 8 {
+                let (header, payload, belong) = if kind < 9 {
                     let bytes: [u8; HEADER_BYTES] = u.arbitrary()?;
                     let Ok(header) = Header::parse(&bytes) else { continue };
                     let n = (header.size as usize).min(u.len());
@@ -199,7 +241,7 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
                 } else {
                     let request = u.int_in_range(1..=44)?;
                     let (payload, belong) = payload(u, request)?;
-                    let header = Header { request, need_reply: u.arbitrary()?, size: payload.len() as u32 };
+                    let header = Header { request, need_reply: u.ratio(7, 8)?, size: payload.len() as u32 };
                     (header, payload, belong)
                 };
                 let mut fds = Vec::new();
@@ -209,9 +251,7 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
                     let kind = if u.ratio(7, 8)? { u8::from(bell) << 1 } else { u.arbitrary()? };
                     fds.extend(front.descriptor(kind));
                 }
-                let step = front.session.message(header, Request::parse(header.request, &payload, fds));
-                front.pass_on();
-                front.bring(step)
+                front.message(header, &payload, fds)
             }
         };
         let _ = format!("{:?} {step:?}", front.session.state());
