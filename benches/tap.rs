@@ -3,6 +3,8 @@
 //! `cargo bench --bench tap` prints TCP throughput of both, alternated, as medians with their spread, their ratio, the frames that the
 //! switch moved, and the segments that were sent again. Needs root.
 
+#![allow(clippy::expect_used, reason = "a benchmark that cannot measure ends")]
+
 #[path = "../tests/lab/mod.rs"]
 mod lab;
 

@@ -261,8 +261,11 @@ impl View {
     }
 }
 
-/// The worker and place of every network, and the worker and NIC of every port.
-fn place(config: &Config, workers: usize) -> (Vec<(usize, BridgeId)>, Vec<(usize, NicId)>) {
+/// Something's worker, and its place there.
+type On<T> = (usize, T);
+
+/// Where every network and every port goes.
+fn place(config: &Config, workers: usize) -> (Vec<On<BridgeId>>, Vec<On<NicId>>) {
     let networks: Vec<(usize, BridgeId)> =
         (0..config.networks.len()).map(|index| (index % workers, BridgeId((index / workers) as u16))).collect();
     let mut next = vec![0u16; workers];
