@@ -89,6 +89,9 @@ impl RingPort {
 
     fn fail<T>(&mut self, cx: &mut Context, result: Result<T, RingError>) -> io::Result<T> {
         result.map_err(|error| {
+            // Truncated memory reads as zeros, in which rings look broken in many ways; this is the one that explains them.
+            let is_dead = self.lane.as_ref().is_some_and(|lane| lane.memory.is_dead());
+            let error = if is_dead { RingError::Truncated } else { error };
             self.pending.drain().for_each(|frame| cx.drop(frame, DropReason::NotReady));
             self.failed = Some(error.to_string());
             error.into()
