@@ -1,6 +1,7 @@
 //! `up`: carries out a configuration in the foreground.
 //!
-//! Invariant: nothing is made before the run directory is locked, and `ready` is printed once everything is.
+//! Invariant: nothing is made before the run directory is locked, and `ready` is printed once every port is made or has been
+//! reported down.
 
 use crate::{
     api::{self, Query},

@@ -138,42 +138,44 @@ impl Worker {
     }
 
     /// Hands the egress bursts to their ports, and forwards what the ports answer.
+    #[inline]
     fn deliver(&mut self) {
-        for _ in 0..=ANSWER_ROUNDS {
-            let Worker { cx, lanes, nics, egress, released, .. } = self;
-            while let Some(index) = egress.next_touched() {
-                let burst = egress.burst(index);
-                let Some(Some(lane)) = lanes.get_mut(usize::from(index)) else {
-                    burst.drain().for_each(|frame| cx.drop(frame, DropReason::NotReady));
-                    continue;
-                };
-                cx.nic = lane.nic;
-                if let Some(Some(Nic { filter: Some(filter), .. })) = nics.get(lane.nic.index()) {
-                    drop_unwanted(cx, filter, burst);
-                }
-                let result = lane.port.transmit(cx, burst);
-                if !released.contains(&index) {
-                    released.push(index);
-                }
-                if let Err(error) = result {
-                    burst.drain().for_each(|frame| cx.drop(frame, DropReason::NotReady));
-                    self.fail(index, &error);
-                    break;
-                }
-            }
-            if self.egress.is_touched() {
-                continue;
+        for _ in 0..ANSWER_ROUNDS {
+            while let Some(index) = self.egress.next_touched() {
+                self.transmit(index);
             }
             if self.cx.answers.is_empty() {
                 return;
             }
             self.forward_answers();
         }
+        while let Some(index) = self.egress.next_touched() {
+            self.transmit(index);
+        }
         while let Some(frame) = self.cx.answers.pop() {
             self.cx.drop(frame, DropReason::NoBuffers);
         }
-        while let Some(index) = self.egress.next_touched() {
-            self.egress.burst(index).drain().for_each(|frame| self.cx.drop(frame, DropReason::NoBuffers));
+    }
+
+    /// Hands the burst of one egress lane to its port.
+    #[inline]
+    fn transmit(&mut self, index: u16) {
+        let Worker { cx, lanes, nics, egress, released, .. } = self;
+        let burst = egress.burst(index);
+        let Some(Some(lane)) = lanes.get_mut(usize::from(index)) else {
+            return burst.drain().for_each(|frame| cx.drop(frame, DropReason::NotReady));
+        };
+        cx.nic = lane.nic;
+        if let Some(Some(Nic { filter: Some(filter), .. })) = nics.get(lane.nic.index()) {
+            drop_unwanted(cx, filter, burst);
+        }
+        let result = lane.port.transmit(cx, burst);
+        if !released.contains(&index) {
+            released.push(index);
+        }
+        if let Err(error) = result {
+            burst.drain().for_each(|frame| cx.drop(frame, DropReason::NotReady));
+            self.fail(index, &error);
         }
     }
 
