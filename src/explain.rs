@@ -101,13 +101,18 @@ fn place(attach: &Attach) -> String {
 }
 
 fn more(port: &Port) -> String {
+    let stations = match port.fdb.len() {
+        0 => None,
+        1 => Some("1 static address".to_owned()),
+        more => Some(format!("{more} static addresses")),
+    };
     let flags = [
         (port.guard, "guarded"),
         (port.isolated, "isolated from other isolated ports"),
         (port.pass_reserved, "passes 01:80:c2 frames"),
     ];
-    let words: Vec<&str> = flags.into_iter().filter(|(set, _)| *set).map(|(_, word)| word).collect();
-    words.join(", ")
+    let words = flags.into_iter().filter(|(set, _)| *set).map(|(_, word)| word.to_owned());
+    words.chain(stations).collect::<Vec<String>>().join(", ")
 }
 
 /// What appears on the host when the file is carried out.

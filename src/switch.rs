@@ -21,7 +21,7 @@ use vswitch::{
 use wire::{NicId, Sizes};
 
 use crate::{
-    config::{self, Config, Network, Port, Tagging},
+    config::{self, Config, Network, Port, Station, Tagging},
     model::{DropCount, FdbEntry, NetworkStatus, PortState, PortStatus, Status, WorkerStatus},
 };
 
@@ -101,6 +101,7 @@ impl Switch {
             for (index, port) in config.ports.iter().enumerate().filter(|(_, port)| port.network == network.name) {
                 if let Some((_, nic)) = places.get(index) {
                     inbox.send(Change::AddNic { nic: *nic, bridge: *id, spec: nic_spec(port) });
+                    add_stations(inbox, *id, *nic, port)?;
                 }
             }
         }
@@ -305,6 +306,17 @@ fn nic_spec(port: &Port) -> NicSpec {
         pass_reserved: port.pass_reserved,
         ..NicSpec::default()
     }
+}
+
+/// Puts a port's static stations into the forwarding table of its network.
+fn add_stations(inbox: &Changes, bridge: BridgeId, nic: NicId, port: &Port) -> io::Result<()> {
+    for Station { mac, vlan } in port.fdb.iter().copied() {
+        let (reply, answer) = sync_channel(1);
+        inbox.send(Change::AddStatic { bridge, vlan, mac, nic, reply });
+        let added = answer.recv_timeout(PATIENCE).map_err(io::Error::other)?;
+        added.map_err(|error| io::Error::other(format!("static entry {mac} of port {}: {error}", port.name)))?;
+    }
+    Ok(())
 }
 
 /// What a worker calls when it detached a port that failed.

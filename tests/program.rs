@@ -211,6 +211,18 @@ fn a_daemon_answers_and_ends() {
 }
 
 #[test]
+fn static_addresses_are_known_from_the_start() {
+    let stations = "fdb = [\"02:00:00:00:00:31\", { mac = \"02:00:00:00:00:32\", vlan = 8 }]";
+    let place = Place::new(&TWO_GUESTS.replace("vlan = 7", &format!("trunk = [7, 8], native = 7, {stations}")));
+    let explained = place.run(&["check"]).out;
+    assert!(explained.contains("2 static addresses"), "{explained}");
+    let _daemon = place.up(&[]);
+    let station = |mac: &str, vlan: u16| json!({ "network": "lan", "vlan": vlan, "mac": mac, "port": "db/0", "age_s": 0, "static": true });
+    let wanted = json!([station("02:00:00:00:00:31", 7), station("02:00:00:00:00:32", 8)]);
+    assert_eq!(place.json(&["show", "fdb"]), wanted);
+}
+
+#[test]
 fn a_second_daemon_on_the_same_run_dir_refuses() {
     let place = Place::new(TWO_GUESTS);
     let daemon = place.up(&[]);

@@ -9,6 +9,7 @@ use super::{
     error::Fault,
     names::{Interface, Name, NameError, PortName},
     reader::{Entry, Section, nearest},
+    station,
     types::{Attach, Host, Network, Port, Role, Tagging},
     units::Rate,
 };
@@ -31,6 +32,7 @@ const PORT_KEYS: &[&str] = &[
     "native",
     "queues",
     "guard",
+    "fdb",
     "isolated",
     "rate",
     "pass_reserved",
@@ -56,6 +58,7 @@ pub(super) fn read(
     reading: &mut Reading,
 ) -> Result<Vec<Port>, Fault> {
     let mut ports = Vec::new();
+    let mut stations = Vec::new();
     let Some(guests) = root.get("guests") else { return Ok(ports) };
     for (name, entry) in guests.named()? {
         let guest: Name = name.parse().map_err(|error: NameError| entry.key_fault(error.to_string()))?;
@@ -69,9 +72,12 @@ pub(super) fn read(
         }
         let list = section.map("ports", Entry::list)?.unwrap_or_default();
         for (index, entry) in list.iter().enumerate() {
-            ports.push(Reader { guest: &guest, index, host, networks }.port(entry, reading)?);
+            let (port, fdb) = Reader { guest: &guest, index, host, networks }.port(entry, reading)?;
+            stations.extend(fdb.map(|fdb| (ports.len(), fdb)));
+            ports.push(port);
         }
     }
+    station::check(&ports, &stations, reading)?;
     Ok(ports)
 }
 
@@ -84,7 +90,8 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn port(&self, entry: &Entry<'_>, reading: &mut Reading) -> Result<Port, Fault> {
+    /// The port, and the place of its static stations for [`station::check`].
+    fn port<'a>(&self, entry: &Entry<'a>, reading: &mut Reading) -> Result<(Port, Option<Entry<'a>>), Fault> {
         let section = entry.section(PORT_KEYS)?;
         let given = section.get("name");
         let name = match &given {
@@ -108,11 +115,13 @@ impl Reader<'_> {
             rate(&entry)?;
             reading.refuse(&entry, "a rate limit", "leave the key out");
         }
-        Ok(Port {
+        let stations = section.get("fdb");
+        let port = Port {
             name,
             guest: self.guest.clone(),
             network,
             attach,
+            fdb: stations.as_ref().map(|entry| station::read(entry, &tagging)).transpose()?.unwrap_or_default(),
             tagging,
             mac,
             addresses: section.map("addresses", addresses)?.unwrap_or_default(),
@@ -120,7 +129,8 @@ impl Reader<'_> {
             guard: guard.unwrap_or(mac.is_some()),
             isolated: section.map("isolated", Entry::boolean)?.unwrap_or(false),
             pass_reserved: section.map("pass_reserved", Entry::boolean)?.unwrap_or(false),
-        })
+        };
+        Ok((port, stations))
     }
 
     fn network(&self, section: &Section<'_>) -> Result<Name, Fault> {
@@ -181,7 +191,7 @@ impl Reader<'_> {
     }
 }
 
-fn mac(entry: &Entry<'_>) -> Result<Mac, Fault> {
+pub(super) fn mac(entry: &Entry<'_>) -> Result<Mac, Fault> {
     let mac: Mac = entry.parse()?;
     if mac.is_unicast() {
         return Ok(mac);
@@ -212,7 +222,7 @@ fn addresses(entry: &Entry<'_>) -> Result<Vec<IpAddr>, Fault> {
     Ok(addresses)
 }
 
-fn vid(entry: &Entry<'_>) -> Result<Vid, Fault> {
+pub(super) fn vid(entry: &Entry<'_>) -> Result<Vid, Fault> {
     let number = entry.integer(1u16, 4094)?;
     Vid::new(number).ok_or_else(|| entry.fault(format!("{number} is out of range; allowed are 1 to 4094")))
 }

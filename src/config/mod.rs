@@ -17,6 +17,7 @@ pub mod names;
 mod network;
 mod overlay;
 mod reader;
+mod station;
 mod surroundings;
 pub mod types;
 pub mod units;
@@ -26,7 +27,7 @@ mod tests;
 
 pub use error::ConfigError;
 pub use surroundings::Surroundings;
-pub use types::{Attach, Config, Host, Idle, Network, Port, Role, Tagging};
+pub use types::{Attach, Config, Host, Idle, Network, Port, Role, Station, Tagging};
 
 use claims::Claims;
 use error::Fault;

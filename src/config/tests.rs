@@ -35,7 +35,7 @@ ports = [
   { name = "web/up", network = "office", attach = "vhost-user", socket = "/run/x.sock", role = "client", queues = 4 },
   { network = "lan", attach = "tap", tap = "web2", netns = "web", isolated = true, pass_reserved = true },
   { network = "office", vlan = 100, mac = "02:00:00:00:00:01", guard = false },
-  { network = "office", trunk = [200, 100], native = 1 },
+  { network = "office", trunk = [200, 100], native = 1, fdb = ["02:00:00:00:00:21", { mac = "02:00:00:00:00:21", vlan = 200 }] },
 ]
 "#;
 
@@ -84,6 +84,8 @@ fn every_key_arrives() {
     assert_eq!((fourth.tagging.to_string(), fourth.guard), ("access 100".to_owned(), false));
     let trunk = [100, 200].map(|vid| Vid::new(vid).unwrap()).to_vec();
     assert_eq!(fifth.tagging, Tagging::Trunk { trunk, native: Vid::new(1) });
+    let stations = [1, 200].map(|vid| Station { mac: Mac::new([2, 0, 0, 0, 0, 0x21]), vlan: Vid::new(vid) });
+    assert_eq!((first.fdb.as_slice(), fifth.fdb.as_slice()), ([].as_slice(), stations.as_slice()));
 }
 
 #[test]
@@ -270,6 +272,34 @@ fn wrong_ports() {
         ("{ network = \"lan\", queues = 129 }", "[0].queues", "allowed are 1 to 128"),
         ("{ network = \"lan\", guard = true }", "[0].guard", "give the port's `mac` too"),
         ("{ network = \"lan\", isolated = 1 }", "[0].isolated", "true or false is needed"),
+        ("{ network = \"lan\", fdb = \"02:00:00:00:00:01\" }", "[0].fdb", "an array is needed"),
+        ("{ network = \"lan\", fdb = [\"03:00:00:00:00:01\"] }", "[0].fdb[0]", "group address"),
+        ("{ network = \"lan\", fdb = [{ vlan = 1 }] }", "[0].fdb[0]", "`mac` is missing"),
+        (
+            "{ network = \"lan\", trunk = [2, 3], fdb = [\"02:00:00:00:00:01\"] }",
+            "[0].fdb[0]",
+            "{ mac = \"02:00:00:00:00:01\", vlan = ... }",
+        ),
+        (
+            "{ network = \"lan\", vlan = 7, fdb = [{ mac = \"02:00:00:00:00:01\", vlan = 8 }] }",
+            "[0].fdb[0].vlan",
+            "does not carry VLAN 8; it is access 7",
+        ),
+        (
+            "{ network = \"lan\", fdb = [{ mac = \"02:00:00:00:00:01\", vlan = 8 }] }",
+            "[0].fdb[0].vlan",
+            "it is untagged",
+        ),
+        (
+            "{ network = \"lan\", fdb = [\"02:00:00:00:00:01\"] }, { network = \"lan\", fdb = [\"02-00-00-00-00-01\"] }",
+            "[1].fdb[0]",
+            "taken by port g/0",
+        ),
+        (
+            "{ network = \"lan\", fdb = [\"02:00:00:00:00:01\"] }, { network = \"lan\", mac = \"02:00:00:00:00:01\" }",
+            "[0].fdb[0]",
+            "declared `mac` of port g/1",
+        ),
         ("{ network = \"lan\", rate = { in = \"fast\" } }", "[0].rate.in", "write a number above 0"),
         ("{ network = \"lan\", rate = { } }", "[0].rate", "give one or both"),
         (
@@ -301,6 +331,18 @@ fn long_lines_and_values_are_cut() {
     let lines: Vec<Vec<char>> = message.lines().map(|line| line.chars().collect()).collect();
     let caret = lines[3].iter().position(|c| *c == '^').unwrap();
     assert_eq!((lines[2][caret - 1], lines[2][caret]), (' ', '9'), "{message}");
+}
+
+#[test]
+fn a_station_may_be_behind_several_ports_in_different_vlans_and_behind_its_own_port() {
+    let port = |vlan: u16| format!("{{ network = \"lan\", vlan = {vlan}, fdb = [\"02:00:00:00:00:01\"] }}");
+    assert!(read(&with_port(&format!("{}, {}", port(7), port(8)))).is_ok());
+    let own = "{ network = \"lan\", mac = \"02:00:00:00:00:01\", fdb = [\"02:00:00:00:00:01\"] }";
+    assert!(read(&with_port(own)).is_ok());
+    let list = |n: usize| (0..n).map(|i| format!("\"02:00:00:00:00:{i:02x}\"")).collect::<Vec<_>>().join(", ");
+    assert!(read(&with_port(&format!("{{ network = \"lan\", fdb = [{}] }}", list(64)))).is_ok());
+    let wrong = told(&with_port(&format!("{{ network = \"lan\", fdb = [{}] }}", list(65))));
+    assert!(wrong.message.contains("65 stations are given; allowed are 64"), "{wrong}");
 }
 
 #[test]

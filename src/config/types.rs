@@ -164,18 +164,31 @@ pub struct Port {
     #[serde(flatten)]
     pub tagging: Tagging,
     /// The guest's declared address, unique in its network. Default: not declared.
-    #[serde(serialize_with = "as_text")]
+    #[serde(serialize_with = "maybe_text")]
     pub mac: Option<Mac>,
     /// The guest's declared IP addresses. Default: none declared.
     pub addresses: Vec<IpAddr>,
     /// Queue pairs, 1 to 128. Default: 1.
     pub queues: u16,
+    /// Stations that are behind this port for good: known from the start, never aged, and nobody else's. Default: none, the switch learns.
+    pub fdb: Vec<Station>,
     /// Frames from the guest are checked against what is declared. Default: on when `mac` is set.
     pub guard: bool,
     /// Ports with this set do not reach each other. Default: false.
     pub isolated: bool,
     /// Frames to 01:80:C2:00:00:00 to :0F are forwarded and not eaten (IEEE 802.1Q table 8-1). Default: false.
     pub pass_reserved: bool,
+}
+
+/// A static entry of the forwarding table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Station {
+    /// Its address, unicast.
+    #[serde(serialize_with = "as_text")]
+    pub mac: Mac,
+    /// The VLAN it is in. Default: that of the port's untagged frames, which is none where the port has no VLANs.
+    #[serde(serialize_with = "maybe_number")]
+    pub vlan: Option<Vid>,
 }
 
 /// How a guest reaches its port.
@@ -255,7 +268,11 @@ impl fmt::Display for Tagging {
     }
 }
 
-fn as_text<S: Serializer>(mac: &Option<Mac>, serializer: S) -> Result<S::Ok, S::Error> {
+fn as_text<S: Serializer>(mac: &Mac, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(mac)
+}
+
+fn maybe_text<S: Serializer>(mac: &Option<Mac>, serializer: S) -> Result<S::Ok, S::Error> {
     mac.map(|mac| mac.to_string()).serialize(serializer)
 }
 

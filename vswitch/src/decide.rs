@@ -9,7 +9,7 @@
 //!   header      14 bytes (18 with a tag), else Runt
 //!   segment     from tag and membership, else VlanNotAllowed, UntaggedNotAllowed
 //!   reserved    01:80:C2:00:00:0X stays here, unless the NIC passes it
-//!   source      one station's address (BadSource), the declared one (SpoofedSource), nobody else's by declaration or static entry
+//!   source      one station's address (BadSource), under guard a declared or static one of this NIC, and nobody else's (SpoofedSource)
 //!   learn       the source is behind the origin NIC
 //!   destination known: SamePort, Isolated, NotReady or forward; group or unknown: NoDestination, over budget or flood
 //! ```
@@ -145,7 +145,7 @@ impl Bridge {
         if !Mac::from_bits(source.mac()).is_unicast() {
             return Err(DropReason::BadSource);
         }
-        if ingress.guard != 0 && source.mac() != ingress.guard {
+        if ingress.guard != 0 && source.mac() != ingress.guard && !self.fdb.is_fixed(source, memo.origin) {
             return Err(DropReason::SpoofedSource);
         }
         let learn = self.fdb.consider(source, memo.origin, memo.tick);

@@ -94,6 +94,11 @@ impl Fdb {
         (!self.is_expired(&record, now)).then_some(record.nic)
     }
 
+    /// Whether a station is behind a NIC by a static entry.
+    pub(crate) fn is_fixed(&self, key: Key, nic: NicId) -> bool {
+        self.table.find(key).is_some_and(|(_, record)| record.fixed && record.nic == nic)
+    }
+
     /// A station was heard at a NIC. False when it could not be learnt (static elsewhere, a group
     /// address, a NIC never added, or no room among static entries).
     pub fn learn(&mut self, segment: Segment, mac: Mac, nic: NicId, now: Tick) -> bool {

@@ -125,6 +125,18 @@ fn a_static_address_is_nobody_elses() {
 }
 
 #[test]
+fn a_guarded_port_may_send_from_its_static_addresses() {
+    let mut net = Net::plain(2);
+    net.add(2, nic_spec(|spec| spec.guard = Some(mac(3))), 1);
+    net.bridge.add_static(None, mac(5), NicId(2)).unwrap();
+    net.bridge.add_static(None, mac(6), NicId(1)).unwrap();
+    assert_eq!(net.reaches(2, &frame(Mac::BROADCAST, mac(3))), [0, 1]);
+    assert_eq!(net.reaches(2, &frame(Mac::BROADCAST, mac(5))), [0, 1]);
+    assert_eq!(net.dropped(2, &frame(Mac::BROADCAST, mac(6))), DropReason::SpoofedSource, "another port's");
+    assert_eq!(net.dropped(2, &frame(Mac::BROADCAST, mac(4))), DropReason::SpoofedSource);
+}
+
+#[test]
 fn isolated_ports_reach_only_the_others() {
     let mut net = Net::plain(1);
     for nic in [1, 2] {
