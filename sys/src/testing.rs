@@ -1,9 +1,11 @@
-//! What the tests of this crate share: skipping aloud, and network namespaces of their own.
+//! What the tests of this crate share: skipping aloud, network namespaces of their own, bytes of a mapping.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+
+use crate::memory::Mapping;
 
 /// Says on the real standard error, past the test harness's capture, that a test could not run. The line begins with
 /// `SKIPPED`, so that whoever runs the tests can count it.
@@ -21,6 +23,20 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "{what} did not come about");
         std::thread::yield_now();
     }
+}
+
+/// The byte at `offset` of a mapping.
+pub(crate) fn read(mapping: &Mapping, offset: usize) -> u8 {
+    assert!(offset < mapping.len());
+    // SAFETY: the offset lies inside the mapping.
+    unsafe { mapping.ptr().as_ptr().add(offset).read_volatile() }
+}
+
+/// Stores the byte at `offset` of a mapping.
+pub(crate) fn write(mapping: &Mapping, offset: usize, value: u8) {
+    assert!(offset < mapping.len());
+    // SAFETY: the offset lies inside the mapping.
+    unsafe { mapping.ptr().as_ptr().add(offset).write_volatile(value) }
 }
 
 /// A named network namespace that is removed when dropped, also when the test fails.

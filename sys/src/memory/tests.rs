@@ -4,19 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use super::*;
-use crate::testing::skip;
-
-fn read(mapping: &Mapping, offset: usize) -> u8 {
-    assert!(offset < mapping.len());
-    // SAFETY: the offset lies inside the mapping.
-    unsafe { mapping.ptr().as_ptr().add(offset).read_volatile() }
-}
-
-fn write(mapping: &Mapping, offset: usize, value: u8) {
-    assert!(offset < mapping.len());
-    // SAFETY: the offset lies inside the mapping.
-    unsafe { mapping.ptr().as_ptr().add(offset).write_volatile(value) }
-}
+use crate::testing::{read, skip, write};
 
 fn refused(fd: BorrowedFd<'_>, offset: u64, len: u64) {
     assert_eq!(Mapping::shared(fd, offset, len).unwrap_err().kind(), ErrorKind::InvalidInput, "{offset} {len}");

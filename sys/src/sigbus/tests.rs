@@ -21,18 +21,6 @@ fn truncated() -> Mapping {
     mapping
 }
 
-fn read(mapping: &Mapping, offset: usize) -> u8 {
-    assert!(offset < mapping.len());
-    // SAFETY: the offset lies inside the mapping.
-    unsafe { mapping.ptr().as_ptr().add(offset).read_volatile() }
-}
-
-fn write(mapping: &Mapping, offset: usize, value: u8) {
-    assert!(offset < mapping.len());
-    // SAFETY: the offset lies inside the mapping.
-    unsafe { mapping.ptr().as_ptr().add(offset).write_volatile(value) }
-}
-
 #[test]
 fn a_read_fault_sees_zeros_and_marks_the_mapping_dead() {
     let before = deaths();
