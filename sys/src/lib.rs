@@ -16,6 +16,8 @@ pub mod affinity;
 pub mod allocations;
 mod call;
 pub mod eventfd;
+#[cfg(target_arch = "x86_64")]
+pub mod kvm;
 pub mod memory;
 pub mod netns;
 pub mod poll;

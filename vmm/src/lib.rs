@@ -4,6 +4,8 @@
 //! memory and rings over). No `unsafe` here: memory is reached through `sys`.
 
 pub mod features;
+#[cfg(target_arch = "x86_64")]
+pub mod machine;
 pub mod ring_port;
 pub mod vhost_user;
 pub mod virtqueue;
