@@ -76,7 +76,7 @@ fn run(config: Config, control: std::os::unix::net::UnixListener) -> Result<(), 
 }
 
 /// The vhost-user ports, with sockets made for those that listen. One whose socket cannot be made is down; the others run.
-fn vhost_user_ports(config: &Config, states: &States) -> Vec<PortOptions> {
+pub(crate) fn vhost_user_ports(config: &Config, states: &States) -> Vec<PortOptions> {
     let journals = config.host.run_dir.join("journal");
     if let Err(error) = fs::create_dir_all(&journals) {
         warn!(%error, dir = %journals.display(), "packed rings will not survive a crash of this daemon");

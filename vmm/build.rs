@@ -40,14 +40,19 @@ fn build(package: &Path, target_dir: &Path) -> Result<PathBuf, Box<dyn Error>> {
     // What cargo has set for this crate's own build is not for that of the guest; neither is a lint pass.
     for (name, _) in env::vars() {
         let is_ours = name.starts_with("CARGO_") && !name.starts_with("CARGO_HOME") && !name.starts_with("CARGO_HTTP");
-        if is_ours || ["RUSTFLAGS", "RUSTC_WORKSPACE_WRAPPER", "RUSTC_WRAPPER", "CLIPPY_ARGS"].contains(&name.as_str()) {
+        if is_ours || ["RUSTFLAGS", "RUSTC_WORKSPACE_WRAPPER", "RUSTC_WRAPPER", "CLIPPY_ARGS"].contains(&name.as_str())
+        {
             cargo.env_remove(name);
         }
     }
     cargo.env("CARGO_TARGET_DIR", target_dir).env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\u{1f}"));
     let status = cargo.status().map_err(|error| format!("cargo cannot be run to build the guest: {error}"))?;
     if !status.success() {
-        return Err(format!("the guest in {} does not build ({status}); what is wrong is told above", package.display()).into());
+        return Err(format!(
+            "the guest in {} does not build ({status}); what is wrong is told above",
+            package.display()
+        )
+        .into());
     }
     Ok(target_dir.join(TARGET).join("release/trunkline-guest-bare"))
 }

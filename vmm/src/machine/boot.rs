@@ -18,13 +18,18 @@ use super::image::Memory;
 pub(super) const LOW: u64 = 0x20_0000;
 
 const GDT: u64 = 0x1000;
-const TSS: u64 = 0x1800;
 const IDT: u64 = 0x2000;
 const STUBS: u64 = 0x3000;
 const INFO: u64 = 0x5000;
 const PAGES: u64 = 0x6000;
 /// Both stacks grow down from here; the lower one is ring 0's.
 const RING0_STACK: u64 = 0x1_0000;
+/// The task: where ring 0's stack is, and a bit for every port, all clear, so that user mode may use it.
+const TSS: u64 = 0x2_0000;
+const TASK_BYTES: u32 = 0x68;
+const PORT_BITS: u32 = 65_536 / 8;
+/// The byte of ones behind the port bits is part of the task (Intel SDM volume 1, section 19.5.2).
+const TASK_LIMIT: u32 = TASK_BYTES + PORT_BITS;
 const STACK: u64 = 0x10_0000;
 
 /// Bytes of the memory that page tables map: 4 GiB, so that devices are in it.
@@ -97,7 +102,8 @@ pub(super) fn prepare(memory: &Memory, vcpu: &Vcpu, facts: &Facts) -> io::Result
     special.cs = segment(USER_CODE, 11, 3, true);
     let data = segment(USER_DATA, 3, 3, false);
     (special.ds, special.es, special.fs, special.gs, special.ss) = (data, data, data, data, data);
-    special.tr = kvm_segment { base: TSS, limit: 0x67, selector: TASK, type_: 11, present: 1, ..Default::default() };
+    special.tr =
+        kvm_segment { base: TSS, limit: TASK_LIMIT, selector: TASK, type_: 11, present: 1, ..Default::default() };
     (special.gdt.base, special.gdt.limit) = (GDT, 8 * 8 - 1);
     (special.idt.base, special.idt.limit) = (IDT, 256 * 16 - 1);
     // Paging, numeric errors, extension type, monitor coprocessor, protection.
@@ -131,11 +137,13 @@ pub(super) fn prepare(memory: &Memory, vcpu: &Vcpu, facts: &Facts) -> io::Result
 
 /// Segments, task, interrupt gates and page tables.
 fn write_tables(memory: &Memory) -> io::Result<()> {
-    let task = [0x0000_8900_0000_0067 | (TSS & 0xff_ffff) << 16 | (TSS >> 24 & 0xff) << 56, TSS >> 32];
+    let limit = u64::from(TASK_LIMIT);
+    let task = [0x0000_8900_0000_0000 | limit | (TSS & 0xff_ffff) << 16 | (TSS >> 24 & 0xff) << 56, TSS >> 32];
     let gdt: Vec<u8> = DESCRIPTORS.into_iter().chain(task).flat_map(u64::to_le_bytes).collect();
     memory.write(GDT, &gdt)?;
     memory.write(TSS + 4, &RING0_STACK.to_le_bytes())?;
-    memory.write(TSS + 0x66, &0x68u16.to_le_bytes())?;
+    memory.write(TSS + 0x66, &(TASK_BYTES as u16).to_le_bytes())?;
+    memory.write(TSS + u64::from(TASK_LIMIT), &[0xff])?;
 
     for vector in 0..=u8::MAX {
         let stub = match vector {

@@ -59,9 +59,12 @@ pub(super) struct Loaded {
 
 /// Loads an ELF program.
 pub(super) fn load(memory: &Memory, image: &[u8]) -> Result<Loaded, MachineError> {
+    if !image.starts_with(b"\x7fELF\x02") {
+        return Err(MachineError::Image("it is no 64-bit ELF program".to_owned()));
+    }
     let lowest = Some(GuestAddress(boot::LOW));
     let loaded = Elf::load(&*memory.map, None, &mut io::Cursor::new(image), lowest)
-        .map_err(|error| MachineError::Image(format!("{error} (a 64-bit static ELF program is needed)")))?;
+        .map_err(|error| MachineError::Image(error.to_string()))?;
     // The loader says where segments end in the file; uninitialised data follow up to a segment's size in memory.
     let end = segments(image).map(|(address, size)| address.saturating_add(size)).max().unwrap_or(0);
     let free = end.max(loaded.kernel_end).next_multiple_of(4096);

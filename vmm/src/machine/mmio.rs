@@ -139,8 +139,8 @@ impl<D: Device> Mmio<D> {
         // All registers are 32 bits wide (section 4.2.2.2), and no configuration space here has anything to write.
         let Ok(bytes) = <[u8; 4]>::try_from(bytes) else { return Ok(()) };
         let value = u32::from_le_bytes(bytes);
-        let may_set_up = !self.is_running();
-        let queue = self.queues.get_mut(self.queue as usize).filter(|_| may_set_up);
+        let is_running = self.is_running();
+        let queue = self.queues.get_mut(self.queue as usize).filter(|_| !is_running);
         match (offset, queue) {
             (0x014, _) => self.device_features_half = value,
             (0x020, _) if self.status & FEATURES_OK == 0 => {
@@ -150,7 +150,8 @@ impl<D: Device> Mmio<D> {
             (0x030, _) => self.queue = value,
             (0x038, Some(queue)) => queue.size = u16::try_from(value).unwrap_or(0),
             (0x044, Some(queue)) => queue.ready = value & 1 != 0,
-            (QUEUE_NOTIFY, _) if self.is_running() => self.device.notified(value as usize),
+            (0x044, _) if value & 1 == 0 => self.stop_queue(),
+            (QUEUE_NOTIFY, _) if is_running => self.device.notified(value as usize),
             (0x070, _) => return self.set_status(value),
             (0x080, Some(queue)) => set_half(&mut queue.descriptors, 0, value),
             (0x084, Some(queue)) => set_half(&mut queue.descriptors, 1, value),
@@ -161,6 +162,17 @@ impl<D: Device> Mmio<D> {
             _ => {}
         }
         Ok(())
+    }
+
+    /// The driver takes a queue back while the device runs. No device here runs without one of its queues, so it needs a reset then.
+    fn stop_queue(&mut self) {
+        if self.is_running() {
+            self.device.stop();
+            self.status |= NEEDS_RESET;
+        }
+        if let Some(queue) = self.queues.get_mut(self.queue as usize) {
+            queue.ready = false;
+        }
     }
 
     fn set_status(&mut self, value: u32) -> Result<(), Trouble> {

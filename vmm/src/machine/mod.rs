@@ -92,7 +92,9 @@ impl MachineSpec {
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
     /// KVM is missing, or this user may not use it.
-    #[error("/dev/kvm cannot be used: {0}; load the kernel's kvm module, and be root or in the group that owns /dev/kvm")]
+    #[error(
+        "/dev/kvm cannot be used: {0}; load the kernel's kvm module, and be root or in the group that owns /dev/kvm"
+    )]
     Kvm(io::Error),
     /// The memory size is out of bounds.
     #[error("a machine of {0} bytes of memory; allowed are {MIN_MEMORY} to {MAX_MEMORY}, in whole pages")]
@@ -129,8 +131,13 @@ pub enum Ended {
     #[error("the guest used address {0:#x}, where there is neither memory nor a device")]
     Nowhere(u64),
     /// No sign of life.
-    #[error("the guest showed no sign of life for {0:?}")]
-    Hung(Duration),
+    #[error("the guest showed no sign of life for {patience:?}, and is at {address:#x}")]
+    Hung {
+        /// For how long.
+        patience: Duration,
+        /// Where it is, or 0 when that cannot be told.
+        address: u64,
+    },
     /// The guest's driver never started the NIC.
     #[error("the guest did not start its network device within {0:?}")]
     NeverReady(Duration),

@@ -165,7 +165,9 @@ impl Processor {
         if !self.was_ready && now.duration_since(self.begun) > self.patience {
             return Some(Ended::NeverReady(self.patience));
         }
-        (now.duration_since(self.beat.1) > self.patience).then_some(Ended::Hung(self.patience))
+        let is_hung = now.duration_since(self.beat.1) > self.patience;
+        let address = || self.vcpu.fd().get_regs().map_or(0, |regs| regs.rip);
+        is_hung.then(|| Ended::Hung { patience: self.patience, address: address() })
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use sys::eventfd::EventFd;
-use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestMemoryMmap;
 
 use super::mmio::{Device, QueueRegisters};
