@@ -5,7 +5,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod again;
+mod broken;
 mod foreign;
 mod frames;
 mod life;
+mod script;
 mod switch;
