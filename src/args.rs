@@ -40,6 +40,10 @@ pub struct Global {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
+    /// Show the main job with no configuration: a switch, built-in guests, and a table of what was checked
+    ///
+    /// Needs no root and nothing installed. Exit code 0 only if all of it held.
+    Demo(DemoArguments),
     /// Run the networks of a configuration file in the foreground
     ///
     /// Prints the line `ready` when every port can be attached. SIGTERM or Ctrl-C ends it.
@@ -64,6 +68,17 @@ pub enum Verb {
     },
     /// Print the manual page, in roff
     Man,
+}
+
+/// What `demo` takes.
+#[derive(Debug, Arguments)]
+pub struct DemoArguments {
+    /// Boot N guests that ping each other instead, and tell how long that took and what each takes up
+    #[arg(long, value_name = "N")]
+    pub guests: Option<u16>,
+    /// Where guests run [default: machines where KVM runs them, else threads]
+    #[arg(long, value_enum, value_name = "ENGINE")]
+    pub engine: Option<crate::demo::Engine>,
 }
 
 /// The file of `up` and `check`.
@@ -115,6 +130,6 @@ mod tests {
         assert!(args.global.json && args.global.socket.is_some());
         assert!(Args::try_parse_from(["trunkline", "--json", "status"]).unwrap().global.json);
         assert!(Args::try_parse_from(["trunkline", "up", "a.toml", "--config", "b.toml"]).is_err());
-        assert!(Args::try_parse_from(["trunkline", "demo"]).is_err());
+        assert!(Args::try_parse_from(["trunkline", "demo", "--guests", "many"]).is_err());
     }
 }

@@ -8,6 +8,7 @@ mod crowd;
 mod guests;
 mod net;
 mod table;
+mod thread;
 
 use std::{
     io,

@@ -7,6 +7,7 @@ mod api;
 mod args;
 mod client;
 mod config;
+mod demo;
 mod explain;
 mod model;
 mod run;
@@ -41,13 +42,21 @@ enum Failed {
     Client(#[from] client::ClientError),
     #[error("cannot write to standard output: {0}")]
     Output(io::Error),
+    #[error(transparent)]
+    Demo(#[from] demo::DemoError),
+    /// Told already, by the table.
+    #[error("not everything held")]
+    NotHeld,
 }
 
 impl Failed {
     fn code(&self) -> ExitCode {
         match self {
             Failed::Config(_) | Failed::Usage(_) => ExitCode::from(2),
-            Failed::Run(_) | Failed::Client(_) | Failed::Output(_) => ExitCode::from(1),
+            Failed::Demo(demo::DemoError::Guests(_)) => ExitCode::from(2),
+            Failed::Run(_) | Failed::Client(_) | Failed::Output(_) | Failed::Demo(_) | Failed::NotHeld => {
+                ExitCode::from(1)
+            }
         }
     }
 }
@@ -76,6 +85,10 @@ fn carry_out(args: &Args) -> Result<(), Failed> {
             Err(show::ShowError::Client(error)) => Err(error.into()),
             Err(error @ show::ShowError::Unavailable(_)) => Err(Failed::Usage(error.to_string())),
         },
+        Verb::Demo(asked) => {
+            let options = demo::Options { json: global.json, guests: asked.guests, engine: asked.engine };
+            if demo::run(options)? { Ok(()) } else { Err(Failed::NotHeld) }
+        }
         Verb::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Args::command(), "trunkline", &mut script);

@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::switch::Sums;
+
 use super::{
     DemoError,
     guests::{Asked, Guest, number},
@@ -216,19 +218,13 @@ fn storm(guests: &Guests, net: &Net) -> Result<String, String> {
 fn kill(guests: &mut Guests, asked: &Asked, net: &Net) -> Result<String, String> {
     // Somebody else's pings go on all the time.
     guests.carl.send(&format!("ping {ANN} count=2000"))?;
-    let again = Instant::now();
-    // The port is free once the old guest's rings have come home, which is when it has ended.
-    let new = |net: &Net| {
-        let guest = Guest::boot(asked, net, "bob/0", 0)?;
-        guest.tell(&format!("address {BOB}/24"))?;
-        Ok::<_, String>(guest)
-    };
+    // And somebody sends to it.
     guests.ann.send(&format!("source to={} count=20000", guests.bob.mac))?;
-    let stand_in = Guest::start(asked, net, "fay/0", 1)?;
-    std::mem::replace(&mut guests.bob, stand_in).kill();
-    let bob = new(net)?;
-    let took = again.elapsed();
-    std::mem::replace(&mut guests.bob, bob).kill();
+    guests.bob.kill();
+    let begun = Instant::now();
+    guests.bob = Guest::boot(asked, net, "bob/0", 0)?;
+    guests.bob.tell(&format!("address {BOB}/24"))?;
+    let took = begun.elapsed();
     guests.ann.reply()?;
     guests.ann.tell(&format!("ping {BOB} count=1 ms=3000"))?;
     let others = guests.carl.reply()?;
@@ -288,11 +284,7 @@ fn stream(to: SocketAddrV4) -> std::io::Result<String> {
 }
 
 fn account(net: &Net) -> Result<String, String> {
-    let ports = net.ports();
-    let sum = |field: fn(&crate::model::PortStatus) -> u64| ports.iter().map(field).sum::<u64>();
-    let (rx, tx) = (sum(|port| port.rx_frames), sum(|port| port.tx_frames));
-    let dropped = sum(|port| port.drops.values().sum());
-    let ledger = net.ledger().ok_or("a worker does not answer")?;
+    let Sums { ledger, rx, tx, dropped } = net.sums().ok_or("a worker does not answer")?;
     if !ledger.balances() || ledger.received != rx || ledger.transmitted != tx || ledger.dropped != dropped {
         return Err(format!("ports: {rx} in, {tx} out, {dropped} dropped; workers: {ledger:?}"));
     }

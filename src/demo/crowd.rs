@@ -57,7 +57,9 @@ pub(super) fn run(table: &mut Table, asked: &Asked, count: u16) -> Result<(), De
         }
         let took = begun.elapsed().as_secs_f64();
         let ms = slowest as f64 / 1e3;
-        Ok::<_, String>(format!("{took:.2} s from the first start to the last answer; the slowest ping took {ms:.1} ms"))
+        Ok::<_, String>(format!(
+            "{took:.2} s from the first start to the last answer; the slowest ping took {ms:.1} ms"
+        ))
     })?;
     table.check("memory", || match (before, resident()) {
         (Some(before), Some(after)) => {

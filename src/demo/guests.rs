@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use vmm::machine::{Machine, MachineSpec};
 use wire::Mac;
 
-use super::{PATIENCE, net::Net};
+use super::{PATIENCE, net::Net, thread::ThreadGuest};
 
 /// Where guests run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -76,6 +76,8 @@ fn probe() -> Result<(), String> {
 }
 
 enum Body {
+    /// Ended.
+    Gone,
     Machine(Machine),
     Thread(ThreadGuest),
 }
@@ -133,6 +135,7 @@ impl Guest {
         let typed = match &self.body {
             Body::Machine(machine) => machine.type_line(command),
             Body::Thread(thread) => thread.type_line(command),
+            Body::Gone => false,
         };
         if typed { Ok(()) } else { Err("the guest reads nothing".to_owned()) }
     }
@@ -141,6 +144,7 @@ impl Guest {
         match &self.body {
             Body::Machine(machine) => machine.read_line(patience),
             Body::Thread(thread) => thread.read_line(patience),
+            Body::Gone => None,
         }
     }
 
@@ -161,8 +165,8 @@ impl Guest {
     }
 
     /// Ends the guest as a power cut does.
-    pub(super) fn kill(self) {
-        drop(self.body);
+    pub(super) fn kill(&mut self) {
+        self.body = Body::Gone;
     }
 }
 

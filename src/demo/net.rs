@@ -17,7 +17,7 @@ use crate::{
     config::{self, Config, Surroundings},
     model::PortStatus,
     run,
-    switch::{Place, Switch, View},
+    switch::{Place, Sums, Switch, View},
     taps,
     wiring::SwitchWiring,
 };
@@ -59,10 +59,7 @@ impl Net {
     /// Starts the networks of a configuration. TAPs are made only in a network namespace of our own.
     pub(super) fn start(text: &str, own_network: Result<(), String>) -> io::Result<Net> {
         let directory = Directory::new()?;
-        let host = format!(
-            "[host]\nname = \"demo\"\nrun_dir = \"{0}\"\nstate_dir = \"{0}\"\n",
-            directory.0.display()
-        );
+        let host = format!("[host]\nname = \"demo\"\nrun_dir = \"{0}\"\nstate_dir = \"{0}\"\n", directory.0.display());
         let config = config::parse(&format!("{host}{text}"), Path::new("demo"), &Surroundings::here());
         let config = config.map_err(io::Error::other)?;
         let switch = Switch::start(config.clone())?;
@@ -119,9 +116,9 @@ impl Net {
         self.view.ports().into_iter().find(|status| status.name == port)
     }
 
-    /// All ports' counters.
-    pub(super) fn ports(&self) -> Vec<PortStatus> {
-        self.view.ports()
+    /// The sums of everything that was moved so far.
+    pub(super) fn sums(&self) -> Option<Sums> {
+        self.view.sums()
     }
 }
 
