@@ -16,7 +16,6 @@ use std::{
 };
 
 pub use guests::Engine;
-pub use table::Check;
 
 use guests::Asked;
 use net::Net;

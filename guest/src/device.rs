@@ -73,13 +73,17 @@ impl<P: Platform> Device for Wire<'_, P> {
         Self: 't;
 
     fn receive(&mut self, _: Instant) -> Option<(Incoming<'_>, Outgoing<'_, P>)> {
+        // A frame may ask for an answer: without room for that it waits.
+        if !self.platform.has_room() {
+            return None;
+        }
         let frame = self.inbox.frames.pop_front()?;
         let incoming = Incoming { frame: Some(frame), spare: &mut self.inbox.spare };
         Some((incoming, Outgoing { platform: self.platform, vlan: self.vlan, scratch: self.scratch }))
     }
 
     fn transmit(&mut self, _: Instant) -> Option<Outgoing<'_, P>> {
-        Some(Outgoing { platform: self.platform, vlan: self.vlan, scratch: self.scratch })
+        self.platform.has_room().then_some(Outgoing { platform: self.platform, vlan: self.vlan, scratch: self.scratch })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -123,7 +127,7 @@ impl<P: Platform> TxToken for Outgoing<'_, P> {
         let [high, low] = self.vlan.unwrap_or(0).to_be_bytes();
         let tag = [0x81, 0, high, low];
         let tag = if self.vlan.is_some() { tag.as_slice() } else { &[] };
-        // A NIC without room loses frames; whoever needs them sends again.
+        // There is room for one: tokens are given out only then.
         let _ = self.platform.send(Header::NONE, &[addresses, tag, rest]);
         result
     }

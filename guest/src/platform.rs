@@ -44,6 +44,9 @@ pub trait Platform {
     /// Queues a frame that is `parts` put together; false when there is no room now.
     fn send(&mut self, header: Header, parts: &[&[u8]]) -> bool;
 
+    /// Whether a plain frame could be sent now.
+    fn has_room(&mut self) -> bool;
+
     /// Shows the device what was queued.
     fn flush(&mut self);
 

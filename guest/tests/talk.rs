@@ -58,6 +58,9 @@ impl Platform for Side {
         }
         true
     }
+    fn has_room(&mut self) -> bool {
+        self.outgoing.borrow().len() < 256
+    }
     fn flush(&mut self) {
         // Ten microseconds pass with every turn, so that whoever waits busily gets somewhere.
         self.clock.set(self.clock.get() + 10);

@@ -10,7 +10,10 @@ use std::{
 };
 
 use sys::tap::TapDevice;
-use vmm::{machine::InSwitch, vhost_user::SessionThread};
+use vmm::{
+    machine::InSwitch,
+    vhost_user::{SessionHandle, SessionThread},
+};
 use vswitch::change::Change;
 
 use crate::{
@@ -50,7 +53,7 @@ pub(super) struct Net {
     /// Why there is no TAP, if so.
     pub(super) no_tap: Option<String>,
     config: Config,
-    sessions: Option<SessionThread>,
+    sessions: Option<SessionHandle>,
     switch: Switch,
     _directory: Directory,
 }

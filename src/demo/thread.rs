@@ -39,8 +39,8 @@ impl ThreadGuest {
         let (tell, said) = channel();
         let wake = Arc::new(EventFd::new()?);
         let is_over = Arc::new(AtomicBool::new(false));
-        let nic = Nic::new(Peer::Connect { path: socket }, mac)?;
-        let platform = InThread {
+        let nic = Nic::new(Peer::Connect(socket), mac)?;
+        let mut platform = InThread {
             mac,
             nic: Some(nic),
             lines,
@@ -51,6 +51,7 @@ impl ThreadGuest {
             state: tsc::cycles(),
         };
         let thread = std::thread::Builder::new().name(format!("guest-{name}")).spawn(move || {
+            platform.plug_in();
             Guest::new(platform).run();
         })?;
         Ok(ThreadGuest { typed, said, wake, is_over, thread: Some(thread) })
@@ -98,6 +99,19 @@ impl InThread {
         Instant::from_nanos(tsc::now_ns())
     }
 
+    /// Waits until the NIC is up: what a guest sends before is lost.
+    fn plug_in(&mut self) {
+        loop {
+            let now = self.now();
+            let Some(nic) = self.nic() else { return };
+            nic.maintain(now);
+            if nic.is_up() {
+                return;
+            }
+            self.idle(None);
+        }
+    }
+
     /// The NIC, until the guest's end.
     fn nic(&mut self) -> Option<&mut Nic> {
         if self.is_over.load(Ordering::Acquire) {
@@ -128,6 +142,10 @@ impl Platform for InThread {
 
     fn send(&mut self, header: Header, parts: &[&[u8]]) -> bool {
         self.nic().is_some_and(|nic| nic.send(Offload::from_words(header.low, header.high), parts))
+    }
+
+    fn has_room(&mut self) -> bool {
+        self.nic().is_some_and(|nic| nic.has_room())
     }
 
     fn flush(&mut self) {

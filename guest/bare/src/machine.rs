@@ -2,7 +2,11 @@
 //!
 //! Invariant: agrees with `vmm/src/machine/boot.rs`, which has the other side of every constant here.
 
-use core::{arch::asm, fmt, sync::atomic::{AtomicU32, AtomicU64, Ordering}};
+use core::{
+    arch::asm,
+    fmt,
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+};
 
 /// What the first word of the page says: the layout below.
 const MAGIC: u64 = 0x3174_7365_7567_6c74;

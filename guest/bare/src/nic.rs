@@ -207,6 +207,12 @@ impl Nic {
         }
     }
 
+    /// Whether a plain frame could be sent now.
+    pub fn has_room(&mut self) -> bool {
+        self.reap();
+        !self.tx.free.is_empty()
+    }
+
     fn free(&mut self, slot: u16) {
         let is_big = usize::from(slot) >= ENTRIES - BIG_BUFFERS;
         if is_big { self.big_free.push(slot) } else { self.tx.free.push(slot) }

@@ -85,6 +85,10 @@ impl Platform for Bare {
         self.nic.send(header, parts)
     }
 
+    fn has_room(&mut self) -> bool {
+        self.nic.has_room()
+    }
+
     fn flush(&mut self) {
         self.nic.flush();
     }

@@ -279,6 +279,11 @@ impl Nic {
         sent
     }
 
+    /// Whether a frame of one buffer could be sent now.
+    pub fn has_room(&self) -> bool {
+        self.features != Features::default() && self.broken.is_none() && self.tx.has_room()
+    }
+
     /// Shows the device everything sent so far, kicks it if it wants to be, and takes buffers back that it is done with.
     ///
     /// # Errors

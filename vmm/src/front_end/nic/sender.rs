@@ -92,6 +92,10 @@ impl Sender {
     }
 
     /// Takes back the buffers of all chains that the device is done with.
+    pub(super) fn has_room(&self) -> bool {
+        !self.free.is_empty() && self.queue.free() > 0
+    }
+
     fn take_back(&mut self) -> Result<(), NicError> {
         let wrong = |error| NicError::Ring { ring: "transmit ring", error };
         while let Some(used) = self.queue.take_used().map_err(wrong)? {
