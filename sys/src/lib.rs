@@ -21,6 +21,7 @@ pub mod kvm;
 pub mod memory;
 pub mod netns;
 pub mod poll;
+pub mod process;
 pub mod sigbus;
 pub mod socket;
 pub mod tap;

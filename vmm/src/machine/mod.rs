@@ -12,6 +12,7 @@ mod boot;
 mod image;
 mod mmio;
 mod net;
+mod remote;
 mod run;
 mod slow;
 #[cfg(test)]
@@ -36,6 +37,7 @@ use sys::{
 use wire::Mac;
 
 pub use net::{InSwitch, NicBackEnd, ReadyNic, RingPlace};
+pub use remote::Remote;
 
 use image::Memory;
 use mmio::Mmio;

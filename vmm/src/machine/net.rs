@@ -28,7 +28,7 @@ const ENTRIES: u16 = 1024;
 const RX: usize = 0;
 const TX: usize = 1;
 /// Features of virtio-net that need a control queue, which this NIC has not, or vhost-user.
-const NOT_HERE: [Features; 9] = [
+pub(super) const NOT_HERE: [Features; 9] = [
     Features::CTRL_VQ,
     Features::CTRL_RX,
     Features::CTRL_RX_EXTRA,
