@@ -15,11 +15,13 @@ mod channel;
 pub mod error;
 pub mod link;
 pub mod nic;
+mod offer;
 mod peer;
 pub mod setup;
 
 pub use error::FrontEndError;
-pub use link::{FrontEnd, Offer, State};
+pub use link::{FrontEnd, State};
 pub use nic::{Nic, NicError};
+pub use offer::Offer;
 pub use peer::Peer;
 pub use setup::{DeviceMemory, DeviceSetup, MemoryRegion, RingSetup};

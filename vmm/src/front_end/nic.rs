@@ -31,7 +31,8 @@ use sys::{
 use wire::{Accepts, Instant, Mac, Offload};
 
 use super::{
-    link::{FrontEnd, Offer, State},
+    link::{FrontEnd, State},
+    offer::Offer,
     peer::Peer,
     setup::{DeviceMemory, DeviceSetup, MemoryRegion, RingSetup},
 };

@@ -140,7 +140,8 @@ impl DeviceSetup {
     /// and so do DPDK's and the kernel's), so the first chain not used yet is the one at this index; the device stores the index last, so
     /// everything before it is done and visible; and the available entries from it on are still as the driver wrote them, because a driver
     /// takes none back before it is used. What the dead back end had taken and not used is taken again: at most one burst is done twice,
-    /// nothing is lost. (The available index would lose all of these.)
+    /// nothing is lost. (The available index would lose all of these.) It is read when the next back end has answered, which ours does when
+    /// its workers have let go of the rings of the connection before.
     ///
     /// A packed ring keeps no index: whose turn an entry is follows from counters that only the two sides hold.
     ///

@@ -327,3 +327,19 @@ impl Fields<'_> {
         RegionSpec { guest: self.u64(), size: self.u64(), user: self.u64(), offset: self.u64() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_of_both_directions_are_told_apart() {
+        let header = Header { request: code::SET_FEATURES, need_reply: true, size: 8 };
+        assert_eq!(Header::parse(&header.to_bytes()), Ok(header));
+        assert_eq!(Header::parse_reply(&header.to_bytes()), Err(MessageError::NoReply(code::SET_FEATURES)));
+        let reply = Reply::word(code::GET_FEATURES, 0).bytes;
+        let bytes: &[u8; HEADER_BYTES] = reply.first_chunk().unwrap();
+        let expected = Header { request: code::GET_FEATURES, need_reply: false, size: 8 };
+        assert_eq!((Header::parse_reply(bytes), Header::parse(bytes)), (Ok(expected), Err(MessageError::Reply)));
+    }
+}

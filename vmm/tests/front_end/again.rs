@@ -5,7 +5,10 @@ use std::time::Duration;
 use vmm::front_end::{FrontEnd, Peer, State};
 use wire::{BURST, Clock, Offload, VirtualClock};
 
-use crate::switch::{Setting, frame, number};
+use crate::{
+    script::{ADDRESS, Script},
+    switch::{Setting, frame, number},
+};
 
 #[test]
 fn frames_flow_again_and_at_most_one_burst_twice() {
@@ -91,4 +94,23 @@ fn a_back_end_that_says_nothing_is_given_up() {
     assert_eq!(front.state(), State::Absent);
     assert_eq!(front.failure().unwrap().to_string(), "the back end has not answered GET_FEATURES for 10 s");
     drop(theirs);
+}
+
+#[test]
+fn a_back_end_may_be_handed_over() {
+    let clock = VirtualClock::default();
+    let mut front = FrontEnd::new(Peer::Nobody, Default::default());
+    assert_eq!((front.poll(clock.now()), front.state()), (None, State::Absent));
+    for _ in 0..2 {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let (mut back, before) = (Script::new(theirs), front.connections());
+        front.adopt(ours);
+        front.poll(clock.now());
+        while front.state() == State::Greeting {
+            back.serve();
+            front.poll(clock.now());
+        }
+        assert_eq!((front.state(), front.offer().unwrap().mac), (State::Ready, Some(ADDRESS)));
+        assert!(front.connections() > before);
+    }
 }

@@ -6,6 +6,7 @@ use sys::{arena::Arena, split::SplitMemory};
 use vmm::{
     Features,
     front_end::{Nic, NicError, Peer, State},
+    vhost_user::message::code,
     virtqueue::driver::UsedError,
 };
 use wire::{Clock, Mac, Offload, VirtualClock};
@@ -86,6 +87,14 @@ fn bad_frames_are_counted_and_no_obstacle() {
     pair.fill(&ring, 1, &[&frame(1, 60)]);
     assert_eq!(pair.receive().unwrap(), [frame(1, 60)]);
     assert_eq!((pair.nic.counters().bad_received, pair.nic.counters().received), (2, 1));
+}
+
+#[test]
+fn a_back_end_without_protocol_features_will_do() {
+    let pair = Pair::new(Features::PROTOCOL_FEATURES);
+    assert_eq!((pair.nic.mac(), pair.nic.mtu()), (Mac::new([2; 6]), 1500), "it cannot be asked for its own");
+    let more = [code::GET_CONFIG, code::SET_VRING_ENABLE, code::SET_STATUS, code::SET_PROTOCOL_FEATURES];
+    assert!(!pair.back.heard.iter().any(|request| more.contains(request)), "{:?}", pair.back.heard);
 }
 
 #[test]
