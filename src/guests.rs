@@ -90,12 +90,19 @@ pub fn start(config: &Config, guest: &Guest) -> Result<bool, GuestError> {
     let mut command = Command::new(std::env::current_exe().map_err(system)?);
     command.args(["machine", "--name", guest.name.as_str(), "--mac", &address(port).to_string()]);
     command.arg("--port").arg(socket).arg("--lock").arg(lock_file(config, guest));
-    for text in addresses(config, port) {
+    if let Some(text) = first_address(config, port) {
         command.args(["--run", &text]);
     }
     command.stdin(Stdio::null()).stdout(log.try_clone().map_err(system)?).stderr(log);
     // A group of its own: what ends the daemon from the keyboard does not end the guest.
-    command.process_group(0).spawn().map(|_| true).map_err(system)
+    let mut child = command.process_group(0).spawn().map_err(system)?;
+    let name = guest.name.to_string();
+    // For as long as we are here, somebody has to take note of its end.
+    let waiting = std::thread::Builder::new().name(format!("wait-{name}")).spawn(move || match child.wait() {
+        Ok(status) => tracing::info!(guest = name, %status, "a machine ended"),
+        Err(error) => tracing::warn!(guest = name, %error, "a machine cannot be waited for"),
+    });
+    waiting.map(|_| true).map_err(system)
 }
 
 /// The guest's address: the declared one, or one made of its name, the same every time.
@@ -110,8 +117,8 @@ fn address(port: &Port) -> Mac {
     port.mac.unwrap_or(Mac::new([2, 0x74, 0x6c, a, b, c]))
 }
 
-/// The commands that give a guest its first declared address.
-fn addresses(config: &Config, port: &Port) -> Option<String> {
+/// The command that gives a guest its first declared address.
+fn first_address(config: &Config, port: &Port) -> Option<String> {
     let network = config.networks.iter().find(|network| network.name == port.network);
     let prefix = network.and_then(|network| network.subnet).map_or(PREFIX, |subnet| subnet.length());
     let address = port.addresses.iter().find(|address| matches!(address, IpAddr::V4(_)))?;

@@ -89,6 +89,14 @@ fn every_key_arrives() {
 }
 
 #[test]
+fn guests_have_engines() {
+    let text = "[networks.n]\n[guests.a]\nengine = \"machine\"\nports = [{ network = \"n\" }]\n[guests.b]\nports = []";
+    let guests = read(text).unwrap().guests;
+    let engines: Vec<_> = guests.iter().map(|guest| (guest.name.as_str(), guest.engine)).collect();
+    assert_eq!(engines, [("a", Engine::Machine), ("b", Engine::External)]);
+}
+
+#[test]
 fn an_empty_file_is_all_defaults() {
     let config = read("").unwrap();
     assert!(config.networks.is_empty() && config.ports.is_empty());
@@ -202,6 +210,19 @@ fn wrong_files() {
             "an overlay is not available in this version",
         ),
         ("[vteps.main]\nlocal = \"198.51.100.1\"", 1, "vteps.main", "a tunnel endpoint is not available"),
+        ("[guests.g]\nengine = \"machine\"", 1, "guests.g", "has one port, by vhost-user"),
+        (
+            "[networks.n]\n[guests.g]\nengine = \"machine\"\nports = [{ network = \"n\", queues = 2 }]",
+            2,
+            "guests.g",
+            "queues = 1",
+        ),
+        (
+            "[networks.n]\n[guests.g]\nengine = \"machine\"\nports = [{ network = \"n\", role = \"client\" }]",
+            2,
+            "guests.g",
+            "role \"server\"",
+        ),
         ("[guests.g]\nengine = \"qemu\"", 2, "guests.g.engine", "engine \"qemu\" is not available in this version"),
         // A real mistake is told before what is not available
         ("[networks.a]\nmode = \"nat\"\n[networks.b]\nmtu = 1", 4, "networks.b.mtu", "allowed are 68"),

@@ -188,15 +188,17 @@ fn settled(guest: &Guest, frames: u64) -> Result<String, String> {
 
 fn super_frame(guests: &Guests) -> Result<String, String> {
     guests.bob.tell("sink clear")?;
-    guests.ann.tell(&format!("source super to={} size=65535 count=20 rate=2000 burst=1", guests.bob.mac))?;
-    let sink = settled(&guests.bob, 20)?;
-    let wanted = [("frames", 20), ("supers", 20), ("longest", 65_535), ("bad", 0)];
+    // As many as fit into a receive ring: a guest that is not on a processor just then loses none.
+    const COUNT: u64 = 6;
+    guests.ann.tell(&format!("source super to={} size=65535 count={COUNT}", guests.bob.mac))?;
+    let sink = settled(&guests.bob, COUNT)?;
+    let wanted = [("frames", COUNT), ("supers", COUNT), ("longest", 65_535), ("bad", 0)];
     for (key, value) in wanted {
         if number(&sink, key)? != value {
             return Err(format!("{key} is not {value}: {sink}"));
         }
     }
-    Ok("20 of 20, compared byte for byte".to_owned())
+    Ok(format!("{COUNT} of {COUNT}, compared byte for byte"))
 }
 
 fn storm(guests: &Guests, net: &Net) -> Result<String, String> {

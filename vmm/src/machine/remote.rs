@@ -103,7 +103,9 @@ impl NicBackEnd for Remote {
             let RingPlace { size, descriptors, driver, device, kick, call } = place;
             RingSetup { size, descriptors, driver, device, kick, call, base: 0 }
         };
-        let setup = DeviceSetup { features: nic.features, memory, rings: vec![ring(nic.rx), ring(nic.tx)] };
+        // What the machine tells by itself, its address and MTU, is no affair of the back end.
+        let features = Features(nic.features.0 & self.features.0);
+        let setup = DeviceSetup { features, memory, rings: vec![ring(nic.rx), ring(nic.tx)] };
         self.shared.front().start(setup).map_err(io::Error::other)?;
         self.shared.wake();
         Ok(())
