@@ -8,6 +8,7 @@ use std::sync::{Arc, Barrier};
 
 use super::*;
 use crate::memory::{Mapping, anonymous_file};
+use crate::testing::{read, write};
 
 const LEN: usize = 16 * 4096;
 /// Chooses what the second run does.
