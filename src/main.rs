@@ -5,6 +5,7 @@
 
 mod api;
 mod args;
+mod bench;
 mod client;
 mod config;
 mod explain;
@@ -39,6 +40,8 @@ enum Failed {
     Run(#[from] run::RunError),
     #[error(transparent)]
     Client(#[from] client::ClientError),
+    #[error(transparent)]
+    Bench(#[from] bench::BenchError),
     #[error("cannot write to standard output: {0}")]
     Output(io::Error),
 }
@@ -47,7 +50,7 @@ impl Failed {
     fn code(&self) -> ExitCode {
         match self {
             Failed::Config(_) | Failed::Usage(_) => ExitCode::from(2),
-            Failed::Run(_) | Failed::Client(_) | Failed::Output(_) => ExitCode::from(1),
+            Failed::Run(_) | Failed::Client(_) | Failed::Bench(_) | Failed::Output(_) => ExitCode::from(1),
         }
     }
 }
@@ -76,6 +79,7 @@ fn carry_out(args: &Args) -> Result<(), Failed> {
             Err(show::ShowError::Client(error)) => Err(error.into()),
             Err(error @ show::ShowError::Unavailable(_)) => Err(Failed::Usage(error.to_string())),
         },
+        Verb::Bench(arguments) => print(bench::run(arguments, Surroundings::here().hostname, global.json)?.as_bytes()),
         Verb::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Args::command(), "trunkline", &mut script);

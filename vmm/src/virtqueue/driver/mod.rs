@@ -192,6 +192,7 @@ impl DriverQueue {
     ///
     /// # Errors
     /// No room, or no buffers; nothing was added.
+    #[inline]
     pub fn add(&mut self, readable: &[Buffer], writable: &[Buffer]) -> Result<u16, AddError> {
         with_queue!(self, queue => queue.add(readable, writable))
     }
@@ -210,6 +211,7 @@ impl DriverQueue {
     }
 
     /// Shows the device every chain added so far, and says whether it wants to be kicked.
+    #[inline]
     #[must_use]
     pub fn publish(&mut self) -> bool {
         with_queue!(self, queue => queue.publish())
@@ -219,6 +221,7 @@ impl DriverQueue {
     ///
     /// # Errors
     /// The device broke a rule; the queue is of no use any more.
+    #[inline]
     pub fn take_used(&mut self) -> Result<Option<Used>, UsedError> {
         with_queue!(self, queue => queue.take_used())
     }
@@ -234,11 +237,13 @@ impl DriverQueue {
     }
 
     /// Free descriptors of the ring.
+    #[inline]
     pub fn free(&self) -> u16 {
         with_queue!(self, queue => queue.free())
     }
 
     /// Chains that were added and not taken back.
+    #[inline]
     pub fn outstanding(&self) -> u16 {
         with_queue!(self, queue => queue.outstanding())
     }

@@ -3,8 +3,9 @@
 //! Invariant: an id is here from the moment its chain was added until it was handed back once; what a device claims to have used is
 //! checked against it. With `VIRTIO_F_IN_ORDER` the order of adding is kept, and one element may stand for a batch (virtio 1.2 section
 //! 2.7.9 and 2.8.9): all chains up to the one it names.
-
-use std::collections::VecDeque;
+//!
+//! Theory of operation: every chain knows how many chains and ring entries were added up to its own end, so how much a batch stands for is a
+//! subtraction, however long it is. These counts wrap at 2^16; at most 2^15 chains and entries are outstanding.
 
 use super::{Used, UsedError};
 
@@ -13,17 +14,35 @@ use super::{Used, UsedError};
 struct Chain {
     /// Ring entries, 0 where no chain is outstanding.
     entries: u16,
+    /// Chains added up to this one and with it.
+    chains_to: u16,
+    /// Ring entries added up to the end of this one.
+    entries_to: u16,
     /// Bytes of the writable part.
     room: u32,
+}
+
+/// Ids in the order of adding, where the device uses them in order.
+struct Order {
+    ids: Box<[u16]>,
+    /// Chains and entries added in all, and handed back in all.
+    added: (u16, u16),
+    returned: (u16, u16),
+}
+
+impl Order {
+    fn slot(&mut self, chains: u16) -> Option<&mut u16> {
+        let mask = self.ids.len() - 1;
+        self.ids.get_mut(usize::from(chains) & mask)
+    }
 }
 
 /// See the module's documentation.
 pub(super) struct Outstanding {
     chains: Box<[Chain]>,
     count: u16,
-    /// Ids in the order of adding, where the device uses them in order.
-    order: Option<VecDeque<u16>>,
-    /// The chains used by the element read last and not yet handed back: how many, or which one where there is no order.
+    order: Option<Order>,
+    /// The chains used by the element read last and not yet handed back.
     batch: u16,
     last: Used,
 }
@@ -31,54 +50,61 @@ pub(super) struct Outstanding {
 impl Outstanding {
     /// Nothing outstanding of a ring of `size` entries.
     pub(super) fn new(size: u16, in_order: bool) -> Self {
+        let size = usize::from(size);
+        let ids = || vec![0; size.next_power_of_two()].into();
         Outstanding {
-            chains: vec![Chain::default(); usize::from(size)].into(),
+            chains: vec![Chain::default(); size].into(),
             count: 0,
-            order: in_order.then(|| VecDeque::with_capacity(usize::from(size))),
+            order: in_order.then(|| Order { ids: ids(), added: (0, 0), returned: (0, 0) }),
             batch: 0,
             last: Used { id: 0, written: 0 },
         }
     }
 
     /// The device is given chain `id`.
+    #[inline]
     pub(super) fn add(&mut self, id: u16, entries: u16, room: u32) {
-        if let Some(chain) = self.chains.get_mut(usize::from(id)) {
-            *chain = Chain { entries, room };
-            self.count += 1;
-        }
+        let (mut chains_to, mut entries_to) = (0, 0);
         if let Some(order) = &mut self.order {
-            order.push_back(id);
+            let (chains, before) = order.added;
+            if let Some(slot) = order.slot(chains) {
+                *slot = id;
+            }
+            (chains_to, entries_to) = (chains.wrapping_add(1), before.wrapping_add(entries));
+            order.added = (chains_to, entries_to);
+        }
+        if let Some(chain) = self.chains.get_mut(usize::from(id)) {
+            *chain = Chain { entries, chains_to, entries_to, room };
+            self.count += 1;
         }
     }
 
     /// Chains that the device has, or had and that were not handed back.
+    #[inline]
     pub(super) fn count(&self) -> u16 {
         self.count
     }
 
     /// Whether chains wait to be handed back.
+    #[inline]
     pub(super) fn has_used(&self) -> bool {
         self.batch > 0
     }
 
-    fn chain(&self, id: u16) -> Option<Chain> {
-        self.chains.get(usize::from(id)).copied().filter(|chain| chain.entries > 0)
-    }
-
     /// The device wrote the element (`id`, `written`): returns how many chains and how many ring entries it stands for. They are to be
     /// handed back by [`Outstanding::next`] before the next element is read.
+    #[inline]
     pub(super) fn used(&mut self, id: u32, written: u32) -> Result<(u16, u16), UsedError> {
-        let known = u16::try_from(id).ok().and_then(|id| Some((id, self.chain(id)?)));
-        let (short, chain) = known.ok_or(UsedError::Id(id))?;
+        let chain = self.chains.get(id as usize).copied().filter(|chain| chain.entries > 0).ok_or(UsedError::Id(id))?;
+        // The ring has at most 2^15 entries, and as many chains.
+        let short = id as u16;
         if written > chain.room {
             return Err(UsedError::Written { id: short, written, room: chain.room });
         }
         let (chains, entries) = match &self.order {
             None => (1, chain.entries),
-            Some(order) => {
-                let place = order.iter().position(|other| *other == short).ok_or(UsedError::Id(id))?;
-                let entries = order.iter().take(place + 1).filter_map(|id| self.chain(*id)).map(|c| c.entries).sum();
-                (place as u16 + 1, entries)
+            Some(Order { returned: (chains, entries), .. }) => {
+                (chain.chains_to.wrapping_sub(*chains), chain.entries_to.wrapping_sub(*entries))
             }
         };
         self.batch = chains;
@@ -87,13 +113,17 @@ impl Outstanding {
     }
 
     /// The next chain to hand back and its ring entries.
+    #[inline]
     pub(super) fn next(&mut self) -> Option<(Used, u16)> {
         self.batch = self.batch.checked_sub(1)?;
         let id = match &mut self.order {
-            Some(order) => order.pop_front()?,
+            Some(order) => *order.slot(order.returned.0)?,
             None => self.last.id,
         };
         let chain = std::mem::take(self.chains.get_mut(usize::from(id))?);
+        if let Some(order) = &mut self.order {
+            order.returned = (chain.chains_to, chain.entries_to);
+        }
         self.count = self.count.saturating_sub(1);
         let written = if id == self.last.id { self.last.written } else { chain.room };
         Some((Used { id, written }, chain.entries))

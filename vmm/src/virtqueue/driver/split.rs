@@ -23,6 +23,8 @@ pub struct SplitDriver {
     links: Box<[u16]>,
     free_head: u16,
     free: u16,
+    /// What every available slot holds. A slot that holds the right head already is not written again: the device keeps its cache line.
+    heads: Box<[u16]>,
     /// Next available slot to fill.
     next: u16,
     /// Available slots published.
@@ -47,6 +49,7 @@ impl SplitDriver {
             links: (0..size).map(|index| (index + 1) & (size - 1)).collect(),
             free_head: 0,
             free: size,
+            heads: vec![0; usize::from(size)].into(),
             next: 0,
             published: 0,
             used: 0,
@@ -57,10 +60,12 @@ impl SplitDriver {
         }
     }
 
+    #[inline]
     fn link(&self, index: u16) -> u16 {
         self.links.get(usize::from(index)).copied().unwrap_or(0)
     }
 
+    #[inline]
     fn check(&self, need: usize) -> Result<(), AddError> {
         match need {
             0 => Err(AddError::Empty),
@@ -70,6 +75,7 @@ impl SplitDriver {
     }
 
     /// See [`super::DriverQueue::add`].
+    #[inline]
     pub(super) fn add(&mut self, readable: &[Buffer], writable: &[Buffer]) -> Result<u16, AddError> {
         let count = readable.len() + writable.len();
         self.check(count)?;
@@ -103,15 +109,22 @@ impl SplitDriver {
         Ok(head)
     }
 
+    #[inline]
     fn offer(&mut self, head: u16, free_head: u16, entries: u16, room: u32) {
         self.free_head = free_head;
         self.free -= entries;
-        self.memory.set_avail_head(self.next, head);
+        if let Some(held) = self.heads.get_mut(usize::from(self.next) & (self.links.len() - 1))
+            && *held != head
+        {
+            *held = head;
+            self.memory.set_avail_head(self.next, head);
+        }
         self.next = self.next.wrapping_add(1);
         self.outstanding.add(head, entries, room);
     }
 
     /// See [`super::DriverQueue::publish`].
+    #[inline]
     pub(super) fn publish(&mut self) -> bool {
         if self.next == self.published {
             return false;
@@ -128,6 +141,7 @@ impl SplitDriver {
     }
 
     /// See [`super::DriverQueue::take_used`].
+    #[inline]
     pub(super) fn take_used(&mut self) -> Result<Option<Used>, UsedError> {
         if !self.outstanding.has_used() {
             if self.used == self.used_seen {
@@ -155,6 +169,7 @@ impl SplitDriver {
     }
 
     /// Puts a chain's descriptors before the free ones.
+    #[inline]
     fn give_back(&mut self, head: u16, entries: u16) {
         self.free += entries;
         if self.in_order {
@@ -186,11 +201,13 @@ impl SplitDriver {
     }
 
     /// See [`super::DriverQueue::free`].
+    #[inline]
     pub(super) fn free(&self) -> u16 {
         self.free
     }
 
     /// See [`super::DriverQueue::outstanding`].
+    #[inline]
     pub(super) fn outstanding(&self) -> u16 {
         self.outstanding.count()
     }
