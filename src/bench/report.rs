@@ -155,7 +155,9 @@ fn latency(case: Case, samples: &[Sample]) -> LatencyRow {
     let mut all = each.first().map(|times| Histogram::new_from(times));
     if let Some(all) = &mut all {
         // All were made with the same bounds.
-        each.iter().for_each(|times| drop(all.add(*times)));
+        each.iter().for_each(|times| {
+            let _ = all.add(*times);
+        });
     }
     let at = |quantile: f64| all.as_ref().map_or(0.0, |all| us(all.value_at_quantile(quantile)));
     let medians = Spread::of(each.iter().map(|times| us(times.value_at_quantile(0.5))));

@@ -298,6 +298,14 @@ impl SplitMemory {
         (word as u32, (word >> 32) as u32)
     }
 
+    /// Asks for the lines of `count` used slots from slot `index` (modulo the size) on, to read them.
+    #[inline]
+    pub fn prefetch_used_elements(&self, index: u16, count: u16) {
+        for at in (0..count.min(self.size())).step_by(8) {
+            copy::prefetch_read(self.used.as_ptr().wrapping_add(4 + 8 * self.entry(index.wrapping_add(at))));
+        }
+    }
+
     /// `VIRTQ_USED_F_*`.
     #[inline]
     pub fn used_flags(&self) -> u16 {

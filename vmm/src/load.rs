@@ -23,7 +23,7 @@ use crate::{
     ring_port::{HEADER_BYTES, Lane, RingPort},
     virtqueue::{
         DeviceQueue, QueueSetup,
-        driver::{Buffer, DriverQueue, DriverSetup, UsedError},
+        driver::{Buffer, DriverQueue, DriverSetup, Used, UsedError},
         packed::Position,
     },
 };
@@ -203,9 +203,7 @@ impl Guest {
         let holds = vec![0; usize::from(spec.ring)].into();
         let mut guest =
             Guest { spec, memory, arena, map, tx_areas, rx_areas, tx, rx, slots, next: 0, buffers, holds, to_come: 0 };
-        for number in 0..spec.ring {
-            guest.post(number);
-        }
+        guest.post(0..spec.ring);
         // Whoever drives rings by looking at them all the time needs no calls, and gives no kicks.
         let _ = (guest.rx.want_interrupts(false), guest.tx.want_interrupts(false));
         let _ = guest.rx.publish();
@@ -274,19 +272,19 @@ impl Guest {
     /// As for [`Guest::send`].
     #[inline]
     pub fn send_with(&mut self, max: usize, mut stamp: impl FnMut(&MapRef<'_>, Room)) -> Result<usize, Fault> {
-        while self.tx.take_used()?.is_some() {}
-        let Some(map) = self.arena.map(self.map) else { return Ok(0) };
-        let n = max.min(usize::from(self.tx.free()));
-        for sent in 0..n {
-            let Some(slot) = self.slots.get(self.next) else { return Ok(sent) };
+        self.tx.reclaim()?;
+        let Guest { arena, map, tx, slots, next, .. } = self;
+        let Some(map) = arena.map(*map) else { return Ok(0) };
+        let mut sent = 0;
+        let due = std::iter::from_fn(|| {
+            let slot = slots.get(*next)?;
             stamp(&map, slot.room);
-            if self.tx.add(&[slot.buffer], &[]).is_err() {
-                return Ok(sent);
-            }
-            self.next = if self.next + 1 == self.slots.len() { 0 } else { self.next + 1 };
-        }
-        let _ = self.tx.publish();
-        Ok(n)
+            *next = if *next + 1 == slots.len() { 0 } else { *next + 1 };
+            Some(slot.buffer)
+        });
+        tx.add_each(due.take(max), false, |_| sent += 1);
+        let _ = tx.publish();
+        Ok(sent)
     }
 
     /// Takes up to a burst of received buffers, gives them back, and counts the frames that are complete with them.
@@ -303,34 +301,31 @@ impl Guest {
     /// As for [`Guest::receive`].
     #[inline]
     pub fn receive_with(&mut self, mut look: impl FnMut(&MapRef<'_>, Lent)) -> Result<Count, Fault> {
-        let mut burst = [(0u16, 0u32); BURST];
-        let mut n = 0;
-        for place in &mut burst {
-            let Some(used) = self.rx.take_used()? else { break };
-            let number = self.holds.get(usize::from(used.id)).copied().unwrap_or(0);
-            if let Some((_, lent)) = self.buffers.get(usize::from(number)) {
-                lent.prefetch();
-            }
-            *place = (number, used.written);
-            n += 1;
-        }
-        if n == 0 {
+        let mut burst = [Used::default(); BURST];
+        let n = self.rx.take_many(&mut burst)?;
+        let used = burst.get_mut(..n).unwrap_or_default();
+        if used.is_empty() {
             return Ok(Count::default());
         }
-        let count = self.count(burst.get(..n).unwrap_or_default(), &mut look)?;
-        for (number, _) in burst.iter().take(n) {
-            self.post(*number);
+        for chain in &mut *used {
+            // From here on it is the buffer that counts, not the chain that brought it.
+            chain.id = self.holds.get(usize::from(chain.id)).copied().unwrap_or(0);
+            if let Some((_, lent)) = self.buffers.get(usize::from(chain.id)) {
+                lent.prefetch();
+            }
         }
+        let count = self.count(used, &mut look)?;
+        self.post(used.iter().map(|chain| chain.id));
         let _ = self.rx.publish();
         Ok(count)
     }
 
     /// Counts the frames of used buffers.
     #[inline]
-    fn count(&mut self, used: &[(u16, u32)], look: &mut impl FnMut(&MapRef<'_>, Lent)) -> Result<Count, Fault> {
+    fn count(&mut self, used: &[Used], look: &mut impl FnMut(&MapRef<'_>, Lent)) -> Result<Count, Fault> {
         let mut count = Count::default();
         let Some(map) = self.arena.map(self.map) else { return Ok(count) };
-        for (number, written) in used {
+        for Used { id: number, written } in used {
             count.bytes += u64::from(*written);
             if self.to_come == 0 {
                 let Some((_, lent)) = self.buffers.get(usize::from(*number)) else { continue };
@@ -355,16 +350,17 @@ impl Guest {
         Ok(count)
     }
 
-    /// Gives a receive buffer to the device.
+    /// Gives receive buffers to the device. There are as many as entries, so there is room for those that are not in the ring.
     #[inline]
-    fn post(&mut self, number: u16) {
-        let Some((buffer, _)) = self.buffers.get(usize::from(number)) else { return };
-        // There are as many buffers as entries, so there is room for one that is not in the ring.
-        if let Ok(id) = self.rx.add(&[], &[*buffer])
-            && let Some(holds) = self.holds.get_mut(usize::from(id))
-        {
-            *holds = number;
-        }
+    fn post(&mut self, numbers: impl Iterator<Item = u16> + Clone) {
+        let Guest { rx, buffers, holds, .. } = self;
+        let mut posted = numbers.clone();
+        let buffers = numbers.filter_map(|number| buffers.get(usize::from(number))).map(|(buffer, _)| *buffer);
+        rx.add_each(buffers, true, |id| {
+            if let (Some(holds), Some(number)) = (holds.get_mut(usize::from(id)), posted.next()) {
+                *holds = number;
+            }
+        });
     }
 
     /// Frames that were sent and that the switch has not taken yet.
@@ -372,7 +368,7 @@ impl Guest {
     /// # Errors
     /// The device broke a rule of the transmit ring.
     pub fn unsent(&mut self) -> Result<u16, Fault> {
-        while self.tx.take_used()?.is_some() {}
+        self.tx.reclaim()?;
         Ok(self.tx.outstanding())
     }
 }

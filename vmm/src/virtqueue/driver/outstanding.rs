@@ -4,15 +4,16 @@
 //! checked against it. With `VIRTIO_F_IN_ORDER` the order of adding is kept, and one element may stand for a batch (virtio 1.2 section
 //! 2.7.9 and 2.8.9): all chains up to the one it names.
 //!
-//! Theory of operation: every chain knows how many chains and ring entries were added up to its own end, so how much a batch stands for is a
-//! subtraction, however long it is. These counts wrap at 2^16; at most 2^15 chains and entries are outstanding.
+//! Theory of operation: in order, every chain knows how many chains and ring entries were added up to its own end, so how much a batch stands
+//! for is a subtraction, and a whole batch is handed back by moving one position. A chain is outstanding then if it is younger than that
+//! position and the order has its id in its place. Counts wrap at 2^16; at most 2^15 chains and entries are outstanding.
 
 use super::{Used, UsedError};
 
 /// What the driver remembers of a chain.
 #[derive(Clone, Copy, Default)]
 struct Chain {
-    /// Ring entries, 0 where no chain is outstanding.
+    /// Ring entries; without order, 0 where no chain is outstanding.
     entries: u16,
     /// Chains added up to this one and with it.
     chains_to: u16,
@@ -31,9 +32,18 @@ struct Order {
 }
 
 impl Order {
-    fn slot(&mut self, chains: u16) -> Option<&mut u16> {
-        let mask = self.ids.len() - 1;
-        self.ids.get_mut(usize::from(chains) & mask)
+    #[inline]
+    fn place(&self, chains: u16) -> usize {
+        usize::from(chains) & (self.ids.len() - 1)
+    }
+
+    /// How many chains were added since those handed back, up to this one; nothing when it is not outstanding.
+    #[inline]
+    fn age(&self, id: u16, chain: Chain) -> Option<u16> {
+        let age = chain.chains_to.wrapping_sub(self.returned.0);
+        let outstanding = self.added.0.wrapping_sub(self.returned.0);
+        let in_place = self.ids.get(self.place(chain.chains_to.wrapping_sub(1))) == Some(&id);
+        (in_place && (1..=outstanding).contains(&age)).then_some(age)
     }
 }
 
@@ -67,7 +77,8 @@ impl Outstanding {
         let (mut chains_to, mut entries_to) = (0, 0);
         if let Some(order) = &mut self.order {
             let (chains, before) = order.added;
-            if let Some(slot) = order.slot(chains) {
+            let place = order.place(chains);
+            if let Some(slot) = order.ids.get_mut(place) {
                 *slot = id;
             }
             (chains_to, entries_to) = (chains.wrapping_add(1), before.wrapping_add(entries));
@@ -95,18 +106,21 @@ impl Outstanding {
     /// handed back by [`Outstanding::next`] before the next element is read.
     #[inline]
     pub(super) fn used(&mut self, id: u32, written: u32) -> Result<(u16, u16), UsedError> {
-        let chain = self.chains.get(id as usize).copied().filter(|chain| chain.entries > 0).ok_or(UsedError::Id(id))?;
+        let unknown = UsedError::Id(id);
+        let chain = *self.chains.get(id as usize).ok_or(unknown)?;
         // The ring has at most 2^15 entries, and as many chains.
         let short = id as u16;
+        let (chains, entries) = match &self.order {
+            None if chain.entries == 0 => return Err(unknown),
+            None => (1, chain.entries),
+            Some(order) => {
+                let age = order.age(short, chain).ok_or(unknown)?;
+                (age, chain.entries_to.wrapping_sub(order.returned.1))
+            }
+        };
         if written > chain.room {
             return Err(UsedError::Written { id: short, written, room: chain.room });
         }
-        let (chains, entries) = match &self.order {
-            None => (1, chain.entries),
-            Some(Order { returned: (chains, entries), .. }) => {
-                (chain.chains_to.wrapping_sub(*chains), chain.entries_to.wrapping_sub(*entries))
-            }
-        };
         self.batch = chains;
         self.last = Used { id: short, written };
         Ok((chains, entries))
@@ -116,16 +130,28 @@ impl Outstanding {
     #[inline]
     pub(super) fn next(&mut self) -> Option<(Used, u16)> {
         self.batch = self.batch.checked_sub(1)?;
-        let id = match &mut self.order {
-            Some(order) => *order.slot(order.returned.0)?,
-            None => self.last.id,
+        let (id, chain) = match &mut self.order {
+            Some(order) => {
+                let id = *order.ids.get(order.place(order.returned.0))?;
+                let chain = *self.chains.get(usize::from(id))?;
+                order.returned = (chain.chains_to, chain.entries_to);
+                (id, chain)
+            }
+            None => (self.last.id, std::mem::take(self.chains.get_mut(usize::from(self.last.id))?)),
         };
-        let chain = std::mem::take(self.chains.get_mut(usize::from(id))?);
-        if let Some(order) = &mut self.order {
-            order.returned = (chain.chains_to, chain.entries_to);
-        }
         self.count = self.count.saturating_sub(1);
         let written = if id == self.last.id { self.last.written } else { chain.room };
         Some((Used { id, written }, chain.entries))
+    }
+
+    /// Hands back all chains of a batch at once, where there is an order; returns the ring entries of those that were left of it.
+    #[inline]
+    pub(super) fn rest_of_batch(&mut self) -> Option<u16> {
+        let order = self.order.as_mut()?;
+        let last = self.chains.get(usize::from(self.last.id)).filter(|_| self.batch > 0)?;
+        let entries = last.entries_to.wrapping_sub(order.returned.1);
+        order.returned = (last.chains_to, last.entries_to);
+        self.count = self.count.saturating_sub(std::mem::take(&mut self.batch));
+        Some(entries)
     }
 }

@@ -6,7 +6,7 @@
 
 use sys::{
     MapRef,
-    split::{DESC_NEXT, Descriptor, SplitMemory},
+    split::{DESC_NEXT, DESC_WRITE, Descriptor, SplitMemory},
 };
 
 use super::{AddError, Buffer, Tables, Used, UsedError, outstanding::Outstanding, pieces, room};
@@ -109,6 +109,24 @@ impl SplitDriver {
         Ok(head)
     }
 
+    /// See [`super::DriverQueue::add_each`].
+    #[inline]
+    pub(super) fn add_each(
+        &mut self,
+        buffers: impl Iterator<Item = Buffer>,
+        writable: bool,
+        mut added: impl FnMut(u16),
+    ) {
+        let flags = if writable { DESC_WRITE } else { 0 };
+        for buffer in buffers.take(usize::from(self.free)) {
+            let head = self.free_head;
+            let next = self.link(head);
+            self.memory.set_descriptor(head, Descriptor { guest: buffer.guest, len: buffer.len, flags, next });
+            self.offer(head, next, 1, if writable { buffer.len } else { 0 });
+            added(head);
+        }
+    }
+
     #[inline]
     fn offer(&mut self, head: u16, free_head: u16, entries: u16, room: u32) {
         self.free_head = free_head;
@@ -140,32 +158,55 @@ impl SplitDriver {
         }
     }
 
+    /// Reads the next used element, if there is one, unless chains of the one before are still to be handed back. Says whether any are now.
+    #[inline]
+    fn read_used(&mut self) -> Result<bool, UsedError> {
+        if self.outstanding.has_used() {
+            return Ok(true);
+        }
+        if self.used == self.used_seen {
+            self.used_seen = self.memory.used_index();
+            self.memory.prefetch_used_elements(self.used, self.used_seen.wrapping_sub(self.used));
+        }
+        let by = self.used_seen.wrapping_sub(self.used);
+        let jump = UsedError::IndexJump { by, outstanding: self.outstanding.count() };
+        if by == 0 {
+            return Ok(false);
+        }
+        if by > self.outstanding.count() {
+            return Err(jump);
+        }
+        let (id, written) = self.memory.used(self.used);
+        let (chains, _) = self.outstanding.used(id, written)?;
+        if chains > by {
+            return Err(jump);
+        }
+        self.used = self.used.wrapping_add(chains);
+        Ok(true)
+    }
+
     /// See [`super::DriverQueue::take_used`].
     #[inline]
     pub(super) fn take_used(&mut self) -> Result<Option<Used>, UsedError> {
-        if !self.outstanding.has_used() {
-            if self.used == self.used_seen {
-                self.used_seen = self.memory.used_index();
-            }
-            let by = self.used_seen.wrapping_sub(self.used);
-            let jump = UsedError::IndexJump { by, outstanding: self.outstanding.count() };
-            if by == 0 {
-                return Ok(None);
-            }
-            if by > self.outstanding.count() {
-                return Err(jump);
-            }
-            let (id, written) = self.memory.used(self.used);
-            let (chains, _) = self.outstanding.used(id, written)?;
-            if chains > by {
-                return Err(jump);
-            }
-            self.used = self.used.wrapping_add(chains);
+        if !self.read_used()? {
+            return Ok(None);
         }
         Ok(self.outstanding.next().map(|(used, entries)| {
             self.give_back(used.id, entries);
             used
         }))
+    }
+
+    /// See [`super::DriverQueue::reclaim`].
+    #[inline]
+    pub(super) fn reclaim(&mut self) -> Result<(), UsedError> {
+        while self.read_used()? {
+            match self.outstanding.rest_of_batch() {
+                Some(entries) => self.free += entries,
+                None => drop(self.take_used()?),
+            }
+        }
+        Ok(())
     }
 
     /// Puts a chain's descriptors before the free ones.
