@@ -30,6 +30,9 @@ use crate::{
 
 const PAGE: u64 = 4096;
 const LINE: u64 = 64;
+/// Where a header begins in its first cache line: the frame behind it begins on the next one, as drivers with a headroom before the frame
+/// (DPDK's, Linux's) have it.
+const HEADER_AT: u64 = LINE - HEADER_BYTES as u64;
 
 /// What a guest of [`Guest`] is like.
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +64,7 @@ impl GuestSpec {
 
     fn frame_stride(&self) -> u64 {
         // A frame of a real guest is alone in some page or half of one, however short it is.
-        Self::stride((HEADER_BYTES as u64 + u64::from(self.longest)).max(2048))
+        Self::stride((LINE + u64::from(self.longest)).max(2048))
     }
 }
 
@@ -169,9 +172,9 @@ impl Guest {
         let start = 0x10_0000;
         let mut layout = Layout(start);
         let (tx_areas, rx_areas) = (layout.ring(spec.ring), layout.ring(spec.ring));
-        let slot_at: Vec<u64> = (0..spec.frames).map(|_| layout.take(spec.frame_stride())).collect();
-        let stride = GuestSpec::stride(u64::from(spec.buffer));
-        let buffer_at: Vec<u64> = (0..spec.ring).map(|_| layout.take(stride)).collect();
+        let slot_at: Vec<u64> = (0..spec.frames).map(|_| layout.take(spec.frame_stride()) + HEADER_AT).collect();
+        let stride = GuestSpec::stride(HEADER_AT + u64::from(spec.buffer));
+        let buffer_at: Vec<u64> = (0..spec.ring).map(|_| layout.take(stride) + HEADER_AT).collect();
         let bytes = (layout.0 - start).next_multiple_of(PAGE);
         let mapping = Arc::new(Mapping::anonymous(bytes as usize)?);
         let region = Region::new(start, bytes, 0, mapping, 0).map_err(io::Error::other)?;
