@@ -43,6 +43,10 @@ pub fn run(arguments: &BenchArguments, host: String, json: bool) -> Result<Strin
         Some((generator, worker)) => Cpus { generator, worker },
         None => Cpus::here()?,
     };
+    let allowed = sys::affinity::allowed_cpus()?;
+    if let Some(cpu) = [cpus.generator, cpus.worker].into_iter().find(|cpu| !allowed.contains(cpu)) {
+        return Err(BenchError::Cpu(cpu, allowed));
+    }
     let settings = settings(arguments);
     let cases = case::plan(arguments.what.unwrap_or(Measurement::All));
     let bar = progress(cases.len() as u64 * u64::from(settings.repeats));

@@ -256,6 +256,86 @@ fn mark(effort: &Effort) -> String {
     }
 }
 
+/// Heads of the table of rates, as [`Table`] takes them.
+pub const RATE_HEADS: [&str; 15] = [
+    "WHAT",
+    "PATH",
+    ">SIZE",
+    "DIRECTION",
+    ">PORTS",
+    ">MACS",
+    ">FLOWS",
+    ">MEDIAN",
+    ">MIN",
+    ">MAX",
+    "UNIT",
+    ">BUSY",
+    ">CYCLES/FRAME",
+    ">GENERATOR",
+    "REMARK",
+];
+/// Heads of the table of latencies.
+pub const LATENCY_HEADS: [&str; 12] = [
+    "WHAT",
+    ">SIZE",
+    ">OFFERED",
+    ">P50 us",
+    ">MIN..MAX",
+    ">P90 us",
+    ">P99 us",
+    ">P99.9 us",
+    ">MAX us",
+    ">FRAMES",
+    ">BUSY",
+    "REMARK",
+];
+
+impl Row {
+    /// As people read it, under [`RATE_HEADS`].
+    pub fn cells(&self) -> [String; 15] {
+        let Row { case, unit, spread, effort } = self;
+        let figure = |figure: f64| format!("{figure:.2}");
+        [
+            case.what.title().to_owned(),
+            case.path.word().to_owned(),
+            case.size_bytes.to_string(),
+            case.direction.word().to_owned(),
+            case.ports.to_string(),
+            case.macs.to_string(),
+            case.flows.to_string(),
+            figure(spread.median),
+            figure(spread.min),
+            figure(spread.max),
+            (*unit).to_owned(),
+            percent(effort.worker_busy),
+            format!("{:.0}", effort.cycles_per_frame),
+            percent(effort.generator_cpu),
+            mark(effort),
+        ]
+    }
+}
+
+impl LatencyRow {
+    /// As people read it, under [`LATENCY_HEADS`].
+    pub fn cells(&self) -> [String; 12] {
+        let us = |us: f64| format!("{us:.2}");
+        [
+            self.case.what.title().to_owned(),
+            self.case.size_bytes.to_string(),
+            self.offered_mpps.map_or(String::new(), |mpps| format!("{mpps:.2} Mpps")),
+            us(self.p50_us),
+            format!("{:.2}..{:.2}", self.p50_min_us, self.p50_max_us),
+            us(self.p90_us),
+            us(self.p99_us),
+            us(self.p999_us),
+            us(self.max_us),
+            crate::table::count(self.frames_timed),
+            percent(self.effort.worker_busy),
+            mark(&self.effort),
+        ]
+    }
+}
+
 impl fmt::Display for Results {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Settings { seconds, repeats, .. } = self.settings;
@@ -265,79 +345,13 @@ impl fmt::Display for Results {
             self.host.name, self.host.processor, self.cpus.generator, self.cpus.worker
         )?;
         if !self.rows.is_empty() {
-            let heads = [
-                "WHAT",
-                "PATH",
-                ">SIZE",
-                "DIRECTION",
-                ">PORTS",
-                ">MACS",
-                ">FLOWS",
-                ">MEDIAN",
-                ">MIN",
-                ">MAX",
-                "UNIT",
-                ">BUSY",
-                ">CYCLES/FRAME",
-                ">GENERATOR",
-                "",
-            ];
-            let mut table = Table::new(&heads);
-            for Row { case, unit, spread, effort } in &self.rows {
-                let figure = |figure: f64| format!("{figure:.2}");
-                table.row([
-                    case.what.title().to_owned(),
-                    case.path.word().to_owned(),
-                    case.size_bytes.to_string(),
-                    case.direction.word().to_owned(),
-                    case.ports.to_string(),
-                    case.macs.to_string(),
-                    case.flows.to_string(),
-                    figure(spread.median),
-                    figure(spread.min),
-                    figure(spread.max),
-                    (*unit).to_owned(),
-                    percent(effort.worker_busy),
-                    format!("{:.0}", effort.cycles_per_frame),
-                    percent(effort.generator_cpu),
-                    mark(effort),
-                ]);
-            }
+            let mut table = Table::new(&RATE_HEADS);
+            self.rows.iter().for_each(|row| table.row(row.cells()));
             write!(f, "\n{table}")?;
         }
         if !self.latency.is_empty() {
-            let heads = [
-                "WHAT",
-                ">SIZE",
-                ">OFFERED",
-                ">P50 us",
-                ">MIN..MAX",
-                ">P90 us",
-                ">P99 us",
-                ">P99.9 us",
-                ">MAX us",
-                ">FRAMES",
-                ">BUSY",
-                "",
-            ];
-            let mut table = Table::new(&heads);
-            for row in &self.latency {
-                let us = |us: f64| format!("{us:.2}");
-                table.row([
-                    row.case.what.title().to_owned(),
-                    row.case.size_bytes.to_string(),
-                    row.offered_mpps.map_or(String::new(), |mpps| format!("{mpps:.2} Mpps")),
-                    us(row.p50_us),
-                    format!("{:.2}..{:.2}", row.p50_min_us, row.p50_max_us),
-                    us(row.p90_us),
-                    us(row.p99_us),
-                    us(row.p999_us),
-                    us(row.max_us),
-                    crate::table::count(row.frames_timed),
-                    percent(row.effort.worker_busy),
-                    mark(&row.effort),
-                ]);
-            }
+            let mut table = Table::new(&LATENCY_HEADS);
+            self.latency.iter().for_each(|row| table.row(row.cells()));
             write!(f, "\n{table}")?;
         }
         if !self.notes.is_empty() {
@@ -346,3 +360,6 @@ impl fmt::Display for Results {
         self.notes.iter().try_for_each(|note| writeln!(f, "note: {note}"))
     }
 }
+
+#[cfg(test)]
+mod tests;

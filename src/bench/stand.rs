@@ -43,6 +43,9 @@ pub enum BenchError {
     /// The system would not give a thread, memory or a CPU.
     #[error("the system refused what the measurement needs: {0}")]
     System(#[from] io::Error),
+    /// A CPU that is not there, or not ours.
+    #[error("cpu {0} is not among the CPUs this process may use, which are {1:?}")]
+    Cpu(usize, Vec<usize>),
     /// The switch broke a rule of a ring: a defect of it.
     #[error("the switch broke a rule of virtio at port {port}: {fault}")]
     Fault {
