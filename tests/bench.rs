@@ -38,7 +38,9 @@ fn rates_of_all_sizes_and_both_paths() {
     assert!(with("path", "switch".into()) > 0 && with("path", "vlan".into()) > 0);
     assert!(rows.iter().all(|row| row["unit"] == "Mpps" && row["min"].as_f64() <= row["max"].as_f64()), "{results}");
     assert_eq!(results["latency"], Value::Array(Vec::new()));
-    assert!(results["host"]["processor"].is_string() && results["cpus"]["worker"].is_u64() && results["notes"].is_array());
+    assert!(
+        results["host"]["processor"].is_string() && results["cpus"]["worker"].is_u64() && results["notes"].is_array()
+    );
 }
 
 #[test]
@@ -46,12 +48,10 @@ fn latencies_are_timed_with_one_frame_on_its_way_and_at_half_load() {
     let results = json(&["latency"]);
     accounted_for(&results["latency"]);
     let rows = results["latency"].as_array().unwrap();
-    assert_eq!(rows.iter().map(|row| row["what"].as_str().unwrap()).collect::<Vec<_>>(), [
-        "latency-idle",
-        "latency-half",
-        "latency-idle",
-        "latency-half"
-    ]);
+    assert_eq!(
+        rows.iter().map(|row| row["what"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["latency-idle", "latency-half", "latency-idle", "latency-half"]
+    );
     for row in rows {
         let us = |name: &str| row[name].as_f64().unwrap();
         assert!(row["frames_timed"].as_u64() > Some(0), "{row}");
@@ -64,7 +64,9 @@ fn latencies_are_timed_with_one_frame_on_its_way_and_at_half_load() {
 fn super_frames_and_many_ports_and_addresses() {
     let throughput = json(&["throughput"]);
     accounted_for(&throughput["rows"]);
-    assert!(throughput["rows"].as_array().unwrap().iter().all(|row| row["unit"] == "Gbit/s" && row["frames_dropped"] == 0));
+    assert!(
+        throughput["rows"].as_array().unwrap().iter().all(|row| row["unit"] == "Gbit/s" && row["frames_dropped"] == 0)
+    );
     let scaling = json(&["scaling"]);
     accounted_for(&scaling["rows"]);
     assert_eq!(scaling["rows"].as_array().unwrap().len(), 10);

@@ -24,8 +24,10 @@ const PACED_BURST: usize = 16;
 const TIMED: u64 = 7;
 /// Longest time of a histogram, in nanoseconds.
 const LONGEST_NS: u64 = 10_000_000_000;
-/// Frames that may come too few under paced load, of those wanted, before the rate counts as not offered.
-const TOLERATED: f64 = 0.001;
+/// Share of the frames wanted under paced load that may be due at its end, before the rate counts as not offered.
+const TOLERATED: f64 = 0.01;
+/// A trial of the search for the no-loss rate takes this share of the time of a measurement.
+const TRIAL: f64 = 0.5;
 
 /// How long, and where.
 #[derive(Clone, Copy, Debug)]
@@ -104,7 +106,8 @@ pub fn once(case: Case, setting: Setting, no_loss: Option<f64>) -> Result<Sample
 /// The highest rate of frames a second at which nothing is lost.
 fn no_loss_rate(stand: &mut Stand, setting: Setting) -> Result<f64, BenchError> {
     let flat_out = window(stand, setting, &mut FlatOut)?;
-    let mut device = Switch { stand, setting };
+    let trial = Setting { seconds: setting.seconds * TRIAL, warm_up: setting.warm_up * TRIAL, ..setting };
+    let mut device = Switch { stand, setting: trial };
     search::no_loss(&mut device, flat_out.figure * 1e6 * search::HEADROOM)
 }
 
@@ -191,8 +194,6 @@ struct Paced {
     gap: f64,
     /// When the next burst is due.
     next: f64,
-    /// Frames that were due and that the ring did not take.
-    late: u64,
     /// Times, where they are asked for; nothing is recorded before the measured time.
     times: Option<Histogram<u64>>,
     measuring: bool,
@@ -208,13 +209,13 @@ impl Paced {
             Direction::BothWays => 2.0,
         } * f64::from(stand.case().ports / 2);
         let gap = tsc::cycles_per_second() as f64 * PACED_BURST as f64 * senders / rate.max(1.0);
-        Paced { gap, next: 0.0, late: 0, times, measuring: false, turn: 0 }
+        Paced { gap, next: 0.0, times, measuring: false, turn: 0 }
     }
 
     /// Frames that should have been sent by now and were not.
     fn missing(&self) -> f64 {
         let behind = (tsc::cycles() as f64 - self.next - self.gap).max(0.0);
-        self.late as f64 + behind / self.gap * PACED_BURST as f64
+        behind / self.gap * PACED_BURST as f64
     }
 
     /// Sends a burst from port 0, some of its frames with the time in them.
@@ -258,19 +259,18 @@ impl Load for Paced {
         }
         let timed = self.times.is_some();
         if now >= self.next {
-            self.next += self.gap;
             let (sent, due) = match timed {
                 true => (self.send_timed(stand)?, PACED_BURST),
                 false => stand.send_all(PACED_BURST)?,
             };
-            self.late += (due - sent) as u64;
+            // What a full ring did not take stays due.
+            self.next += self.gap * share(sent as f64, due as f64);
         }
         if timed { self.receive_timed(stand) } else { stand.receive_all().map(drop) }
     }
 
     fn begin(&mut self) {
         self.measuring = true;
-        self.late = 0;
         // What the warm-up did not get sent is not made up for in the measured time.
         self.next = tsc::cycles() as f64;
     }
