@@ -19,7 +19,7 @@ use super::{
 };
 
 /// Frames of a burst under paced load.
-const PACED_BURST: usize = 16;
+const PACED_BURST: usize = 32;
 /// Every so many frames under paced load one is timed; no divisor of a burst, so that each place in it has its turn.
 const TIMED: u64 = 7;
 /// Longest time of a histogram, in nanoseconds.

@@ -114,7 +114,8 @@ pub struct Stand {
     worker: WorkerHandle,
     thread: Option<Thread>,
     failed: Arc<Mutex<Option<(u16, String)>>>,
-    /// Frames that are sent by each pair and not yet received, at most.
+    /// Frames of each pair that are on their way, at most: as many as the receiver has buffers for. Without this, a receiver that is away for
+    /// some microseconds loses frames, and the loss is not the switch's.
     window: Option<u64>,
     sent: Vec<u64>,
     received: Vec<u64>,
@@ -204,7 +205,7 @@ impl Stand {
             changes.send(Change::Attach { nic, lane: 0, port: Box::new(guest.port()?) });
             stations.push(Station { guest, varied: varied(&case, port), turn: 0 });
         }
-        let window = (case.what == What::Throughput).then(|| {
+        let window = matches!(case.what, What::Throughput | What::Loss | What::LatencyHalf).then(|| {
             let spec = guest_spec(&case);
             let buffers = (spec.longest + vmm::ring_port::HEADER_BYTES as u32).div_ceil(spec.buffer);
             u64::from(u32::from(spec.ring) / buffers)
@@ -253,17 +254,20 @@ impl Stand {
         failed.map_or(BenchError::Stalled(otherwise), |(port, reason)| BenchError::Failed(port, reason))
     }
 
+    /// How many of `max` frames from `port` its window has room for.
+    #[inline]
+    fn admitted(&self, port: usize, max: usize) -> usize {
+        let Some(window) = self.window else { return max };
+        let of = |counts: &[u64], port: usize| counts.get(port).copied().unwrap_or(0);
+        let on_their_way = of(&self.sent, port).saturating_sub(of(&self.received, frames::partner(port)));
+        max.min(window.saturating_sub(on_their_way) as usize)
+    }
+
     /// Sends up to `max` frames from `port`, no more than its window has room for.
     #[inline]
     pub fn send(&mut self, port: usize, max: usize) -> Result<usize, BenchError> {
+        let max = self.admitted(port, max);
         let (Some(station), Some(sent)) = (self.stations.get_mut(port), self.sent.get_mut(port)) else { return Ok(0) };
-        let max = match self.window {
-            Some(window) => {
-                let received = self.received.get(frames::partner(port)).copied().unwrap_or(0);
-                max.min(window.saturating_sub(*sent - received) as usize)
-            }
-            None => max,
-        };
         let n = station.send(max).map_err(|fault| BenchError::Fault { port, fault })?;
         *sent += n as u64;
         Ok(n)
@@ -290,6 +294,7 @@ impl Stand {
         max: usize,
         stamp: impl FnMut(&MapRef<'_>, Room),
     ) -> Result<usize, BenchError> {
+        let max = self.admitted(port, max);
         let (Some(station), Some(sent)) = (self.stations.get_mut(port), self.sent.get_mut(port)) else { return Ok(0) };
         let n = station.guest.send_with(max, stamp).map_err(|fault| BenchError::Fault { port, fault })?;
         *sent += n as u64;
