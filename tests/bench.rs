@@ -1,6 +1,6 @@
 //! `trunkline bench` from outside: what it prints, and that frames flowed and are all accounted for. Never how fast.
 
-#![allow(clippy::unwrap_used, reason = "a failing test panics")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failing test panics")]
 
 use serde_json::Value;
 use std::process::{Command, Output, Stdio};

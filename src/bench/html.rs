@@ -205,7 +205,8 @@ fn lines(rows: &[LatencyRow]) -> Lines {
     };
     let across = (0..=most as i32).map(|n| {
         let quantile = 1.0 - 10f64.powi(-n);
-        Tick { at: x(quantile), text: number(quantile * 100.0) }
+        // As many digits as there are nines.
+        Tick { at: x(quantile), text: format!("{:.*}", (n - 2).max(0) as usize, quantile * 100.0) }
     });
     let up = (bottom as i32..=top as i32).map(|power| {
         let us = 10f64.powi(power);

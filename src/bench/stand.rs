@@ -245,7 +245,7 @@ impl Stand {
 
     /// Whether `port` sends in this case.
     fn sends(&self, port: usize) -> bool {
-        port % 2 == 0 || self.case.direction == super::case::Direction::BothWays
+        port.is_multiple_of(2) || self.case.direction == super::case::Direction::BothWays
     }
 
     /// Why the switch does not go on.
