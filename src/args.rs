@@ -40,10 +40,24 @@ pub struct Global {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
+    /// Show the main job with no configuration: a switch, built-in guests, and a table of what was checked
+    ///
+    /// Needs no root and nothing installed. Exit code 0 only if all of it held.
+    Demo(DemoArguments),
     /// Run the networks of a configuration file in the foreground
     ///
     /// Prints the line `ready` when every port can be attached. SIGTERM or Ctrl-C ends it.
     Up(FileArgument),
+    /// Start, stop and list the guests of a configuration file that are ours to run (engine = "machine")
+    Guest {
+        /// What to do with them.
+        #[command(subcommand)]
+        what: GuestVerb,
+    },
+    /// Run one built-in guest in this process, attached to a daemon's vhost-user socket
+    ///
+    /// What `up` and `guest start` run. The console is on standard output; the guest outlives the daemon.
+    Machine(MachineArguments),
     /// Read and explain a configuration file; changes nothing
     ///
     /// Exit code 2 and a message that points at the line when the file is wrong.
@@ -69,6 +83,60 @@ pub enum Verb {
     },
     /// Print the manual page, in roff
     Man,
+}
+
+/// What `demo` takes.
+#[derive(Debug, Arguments)]
+pub struct DemoArguments {
+    /// Boot N guests that ping each other instead, and tell how long that took and what each takes up
+    #[arg(long, value_name = "N")]
+    pub guests: Option<u16>,
+    /// Where guests run [default: machines where KVM runs them, else threads]
+    #[arg(long, value_enum, value_name = "ENGINE")]
+    pub engine: Option<crate::demo::Engine>,
+}
+
+/// What `guest` can do.
+#[derive(Debug, Subcommand)]
+pub enum GuestVerb {
+    /// All guests of the file, who runs them, and whether they run
+    List,
+    /// Start a guest; it is attached as soon as there is a daemon
+    Start {
+        /// Its name in the file
+        name: String,
+    },
+    /// End a guest, as a power cut does
+    Stop {
+        /// Its name in the file
+        name: String,
+    },
+}
+
+/// What `machine` takes.
+#[derive(Debug, Arguments)]
+pub struct MachineArguments {
+    /// The vhost-user socket of a port
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub port: PathBuf,
+    /// Address of its network card
+    #[arg(long, value_name = "MAC", default_value = "02:74:6c:00:00:01")]
+    pub mac: wire::Mac,
+    /// For log lines
+    #[arg(long, default_value = "guest")]
+    pub name: String,
+    /// MiB of memory, 4 to 2048
+    #[arg(long, value_name = "MIB", default_value_t = 8, value_parser = clap::value_parser!(u64).range(4..=2048))]
+    pub memory: u64,
+    /// Another program than the built-in guest: a static 64-bit ELF file for this machine
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub image: Option<PathBuf>,
+    /// A command for the guest to begin with, for example "address 10.0.0.1/24"; may be given several times
+    #[arg(long, value_name = "COMMAND")]
+    pub run: Vec<String>,
+    /// A file to lock while the guest runs; if it is locked already, nothing is done
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub lock: Option<PathBuf>,
 }
 
 /// The file of `up` and `check`.
@@ -167,6 +235,6 @@ mod tests {
         assert!(args.global.json && args.global.socket.is_some());
         assert!(Args::try_parse_from(["trunkline", "--json", "status"]).unwrap().global.json);
         assert!(Args::try_parse_from(["trunkline", "up", "a.toml", "--config", "b.toml"]).is_err());
-        assert!(Args::try_parse_from(["trunkline", "demo"]).is_err());
+        assert!(Args::try_parse_from(["trunkline", "demo", "--guests", "many"]).is_err());
     }
 }

@@ -17,7 +17,7 @@ mod search;
 mod stand;
 mod stats;
 
-use std::{collections::HashMap, fs};
+use std::{collections::HashMap, fs, io};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -47,6 +47,11 @@ pub fn run(arguments: &BenchArguments, host: String, json: bool) -> Result<Strin
     if let Some(cpu) = [cpus.generator, cpus.worker].into_iter().find(|cpu| !allowed.contains(cpu)) {
         return Err(BenchError::Cpu(cpu, allowed));
     }
+    if let Some(file) = &arguments.html {
+        // Better now than after all that work.
+        let opened = fs::OpenOptions::new().append(true).create(true).open(file);
+        opened.map_err(|error| BenchError::File(file.clone(), error))?;
+    }
     let settings = settings(arguments);
     let cases = case::plan(arguments.what.unwrap_or(Measurement::All));
     let bar = progress(cases.len() as u64 * u64::from(settings.repeats));
@@ -63,7 +68,7 @@ pub fn run(arguments: &BenchArguments, host: String, json: bool) -> Result<Strin
         fs::write(file, html::page(&results)?).map_err(|error| BenchError::File(file.clone(), error))?;
     }
     Ok(match json {
-        true => format!("{}\n", serde_json::to_value(&results).unwrap_or_default()),
+        true => serde_json::to_string(&results).map_err(io::Error::from)? + "\n",
         false => results.to_string(),
     })
 }

@@ -8,7 +8,10 @@ mod args;
 mod bench;
 mod client;
 mod config;
+mod demo;
 mod explain;
+mod guests;
+mod machine;
 mod model;
 mod run;
 mod run_dir;
@@ -19,7 +22,7 @@ mod table;
 mod taps;
 mod wiring;
 
-use args::{Args, FileArgument, Global, Verb};
+use args::{Args, FileArgument, Global, GuestVerb, MachineArguments, Verb};
 use clap::{CommandFactory, Parser};
 use config::{Config, ConfigError, Surroundings};
 use std::{
@@ -42,15 +45,29 @@ enum Failed {
     Client(#[from] client::ClientError),
     #[error(transparent)]
     Bench(#[from] bench::BenchError),
+    #[error(transparent)]
+    Guest(#[from] guests::GuestError),
+    #[error(transparent)]
+    Machine(#[from] machine::Error),
     #[error("cannot write to standard output: {0}")]
     Output(io::Error),
+    #[error(transparent)]
+    Demo(#[from] demo::DemoError),
+    /// Told already, by the table.
+    #[error("not everything held")]
+    NotHeld,
 }
 
 impl Failed {
     fn code(&self) -> ExitCode {
         match self {
             Failed::Config(_) | Failed::Usage(_) => ExitCode::from(2),
-            Failed::Run(_) | Failed::Client(_) | Failed::Bench(_) | Failed::Output(_) => ExitCode::from(1),
+            Failed::Demo(demo::DemoError::Guests(_)) => ExitCode::from(2),
+            Failed::Run(_) | Failed::Client(_) | Failed::Output(_) | Failed::Demo(_) | Failed::NotHeld => {
+                ExitCode::from(1)
+            }
+            Failed::Guest(guests::GuestError::Unknown(..) | guests::GuestError::External(_)) => ExitCode::from(2),
+            Failed::Guest(_) | Failed::Machine(_) | Failed::Bench(_) => ExitCode::from(1),
         }
     }
 }
@@ -80,6 +97,24 @@ fn carry_out(args: &Args) -> Result<(), Failed> {
             Err(error @ show::ShowError::Unavailable(_)) => Err(Failed::Usage(error.to_string())),
         },
         Verb::Bench(arguments) => print(bench::run(arguments, Surroundings::here().hostname, global.json)?.as_bytes()),
+        Verb::Demo(asked) => {
+            let options = demo::Options { json: global.json, guests: asked.guests, engine: asked.engine };
+            if demo::run(options)? { Ok(()) } else { Err(Failed::NotHeld) }
+        }
+        Verb::Guest { what } => guest(what, global),
+        Verb::Machine(asked) => {
+            let MachineArguments { port, mac, name, memory, image, run, lock } = asked;
+            let options = machine::Options {
+                name: name.clone(),
+                socket: port.clone(),
+                mac: *mac,
+                memory: memory << 20,
+                image: image.clone(),
+                commands: run.clone(),
+                lock: lock.clone(),
+            };
+            Ok(machine::run(options)?)
+        }
         Verb::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Args::command(), "trunkline", &mut script);
@@ -101,6 +136,17 @@ fn load(file: &FileArgument, global: &Global) -> Result<Config, Failed> {
         config.set_control_socket(path).map_err(Failed::Usage)?;
     }
     Ok(config)
+}
+
+fn guest(what: &GuestVerb, global: &Global) -> Result<(), Failed> {
+    let config = config::load(&config::find(global.config.as_deref())?, &Surroundings::here())?;
+    let (name, done, word) = match what {
+        GuestVerb::List => return print(guests::list(&config, global.json)?.as_bytes()),
+        GuestVerb::Start { name } => (name, guests::start(&config, guests::named(&config, name)?)?, "started"),
+        GuestVerb::Stop { name } => (name, guests::stop(&config, guests::named(&config, name)?)?, "stopped"),
+    };
+    let told = if done { format!("{name} {word}\n") } else { format!("{name} is {word} already\n") };
+    print(told.as_bytes())
 }
 
 fn check(file: &FileArgument, global: &Global) -> Result<(), Failed> {

@@ -6,6 +6,7 @@
 use crate::{
     api::{self, Query},
     config::{Attach, Config, Port, Role},
+    guests,
     model::PortState,
     run_dir::{RunDir, RunDirError},
     socket::{self, Access, BindError},
@@ -67,6 +68,7 @@ fn run(config: Config, control: std::os::unix::net::UnixListener) -> Result<(), 
     let wiring = SwitchWiring::new(names, places.clone(), states.clone());
     let sessions = SessionThread::spawn(vhost_user_ports(switch.config(), &states), Box::new(wiring))?;
     let _taps = taps::attach(switch.config(), &places, &states);
+    start_guests(switch.config());
     let ended = runtime.block_on(serve(&switch, control, signals));
     info!("ending");
     // Sessions first: they take their lanes home while the workers still turn.
@@ -75,8 +77,19 @@ fn run(config: Config, control: std::os::unix::net::UnixListener) -> Result<(), 
     ended
 }
 
+/// Starts the guests that are ours to run and do not run yet. They outlive us.
+fn start_guests(config: &Config) {
+    for guest in guests::machines(config) {
+        match guests::start(config, guest) {
+            Ok(true) => info!(guest = %guest.name, "started a machine"),
+            Ok(false) => info!(guest = %guest.name, "its machine runs already"),
+            Err(error) => error!(%error, "the guest does not run"),
+        }
+    }
+}
+
 /// The vhost-user ports, with sockets made for those that listen. One whose socket cannot be made is down; the others run.
-fn vhost_user_ports(config: &Config, states: &States) -> Vec<PortOptions> {
+pub(crate) fn vhost_user_ports(config: &Config, states: &States) -> Vec<PortOptions> {
     let journals = config.host.run_dir.join("journal");
     if let Err(error) = fs::create_dir_all(&journals) {
         warn!(%error, dir = %journals.display(), "packed rings will not survive a crash of this daemon");

@@ -18,7 +18,7 @@ use vswitch::{
     change::{BridgeId, Change, Failure, Report},
     thread::{Changes, Idle, WorkerHandle, WorkerSpec},
 };
-use wire::{NicId, Sizes};
+use wire::{Ledger, NicId, Sizes};
 
 use crate::{
     config::{self, Config, Network, Port, Station, Tagging},
@@ -199,6 +199,26 @@ impl View {
         self.config.networks.iter().map(status).collect()
     }
 
+    /// The sums of ports and workers, of one moment; nothing when a worker does not answer.
+    pub fn sums(&self) -> Option<Sums> {
+        let mut sums = Sums::default();
+        for report in self.reports() {
+            let Report { ledger, counters, .. } = report?;
+            sums.ledger.received += ledger.received;
+            sums.ledger.copied += ledger.copied;
+            sums.ledger.originated += ledger.originated;
+            sums.ledger.transmitted += ledger.transmitted;
+            sums.ledger.dropped += ledger.dropped;
+            sums.ledger.held += ledger.held;
+            for (_, counters) in counters {
+                sums.rx += counters.rx_frames;
+                sums.tx += counters.tx_frames;
+                sums.dropped += counters.total_drops();
+            }
+        }
+        Some(sums)
+    }
+
     /// All ports with their counters.
     pub fn ports(&self) -> Vec<PortStatus> {
         self.ports_of(&self.reports())
@@ -260,6 +280,19 @@ impl View {
         };
         self.ports().into_iter().flat_map(of).collect()
     }
+}
+
+/// What all workers together have moved.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sums {
+    /// As the workers count it.
+    pub ledger: Ledger,
+    /// Frames that came in, as ports count them.
+    pub rx: u64,
+    /// Frames that went out, as ports count them.
+    pub tx: u64,
+    /// Frames that were dropped, as ports count them.
+    pub dropped: u64,
 }
 
 /// Something's worker, and its place there.

@@ -10,7 +10,7 @@ use super::{
     names::{Interface, Name, NameError, PortName},
     reader::{Entry, Section, nearest},
     station,
-    types::{Attach, Host, Network, Port, Role, Tagging},
+    types::{Attach, Engine, Guest, Host, Network, Port, Role, Tagging},
     units::Rate,
 };
 use std::net::IpAddr;
@@ -56,29 +56,46 @@ pub(super) fn read(
     host: &Host,
     networks: &[Network],
     reading: &mut Reading,
-) -> Result<Vec<Port>, Fault> {
-    let mut ports = Vec::new();
-    let mut stations = Vec::new();
-    let Some(guests) = root.get("guests") else { return Ok(ports) };
-    for (name, entry) in guests.named()? {
+) -> Result<(Vec<Guest>, Vec<Port>), Fault> {
+    let (mut guests, mut ports, mut stations) = (Vec::new(), Vec::new(), Vec::new());
+    let Some(tables) = root.get("guests") else { return Ok((guests, ports)) };
+    for (name, entry) in tables.named()? {
         let guest: Name = name.parse().map_err(|error: NameError| entry.key_fault(error.to_string()))?;
         let section = entry.section(GUEST_KEYS)?;
-        let engine = section.map("engine", |entry| {
-            entry.choice(&[("external", "external"), ("qemu", "qemu"), ("machine", "machine")])
-        })?;
-        if let (Some(entry), Some(word @ ("qemu" | "machine"))) = (section.get("engine"), engine) {
+        // QEMU is known by name.
+        let choices = [("external", Some(Engine::External)), ("machine", Some(Engine::Machine)), ("qemu", None)];
+        let engine = section.map("engine", |entry| entry.choice(&choices))?.unwrap_or(Some(Engine::External));
+        if let (Some(entry), None) = (section.get("engine"), engine) {
             let instead = "write engine = \"external\" and start the guest yourself";
-            reading.refuse(&entry, &format!("engine \"{word}\""), instead);
+            reading.refuse(&entry, "engine \"qemu\"", instead);
         }
+        let engine = engine.unwrap_or(Engine::External);
+        let first = ports.len();
         let list = section.map("ports", Entry::list)?.unwrap_or_default();
         for (index, entry) in list.iter().enumerate() {
             let (port, fdb) = Reader { guest: &guest, index, host, networks }.port(entry, reading)?;
             stations.extend(fdb.map(|fdb| (ports.len(), fdb)));
             ports.push(port);
         }
+        if engine == Engine::Machine {
+            one_plain_port(ports.get(first..).unwrap_or_default(), &section)?;
+        }
+        guests.push(Guest { name: guest, engine });
     }
     station::check(&ports, &stations, reading)?;
-    Ok(ports)
+    Ok((guests, ports))
+}
+
+/// The built-in guest has one NIC with one queue pair, and connects to our socket.
+fn one_plain_port(ports: &[Port], guest: &Section<'_>) -> Result<(), Fault> {
+    match ports {
+        [Port { queues: 1, attach: Attach::VhostUser { role: Role::Server, .. }, .. }] => Ok(()),
+        _ => {
+            let what =
+                "a guest with engine = \"machine\" has one port, by vhost-user, with role \"server\" and queues = 1";
+            Err(guest.fault(what))
+        }
+    }
 }
 
 /// What a port's defaults follow from.

@@ -27,7 +27,7 @@ mod tests;
 
 pub use error::ConfigError;
 pub use surroundings::Surroundings;
-pub use types::{Attach, Config, Host, Idle, Network, Port, Role, Station, Tagging};
+pub use types::{Attach, Config, Engine, Guest, Host, Idle, Network, Port, Role, Station, Tagging};
 
 use claims::Claims;
 use error::Fault;
@@ -117,11 +117,11 @@ fn read(text: &str, file: &Path, around: &Surroundings) -> Result<Config, Fault>
     reading.claims.reserve("socket", host.lock_file(), "the lock of the run directory");
     let vteps = overlay::read_vteps(&root, &mut reading)?;
     let networks = network::read(&root, &vteps, &mut reading)?;
-    let ports = guest::read(&root, &host, &networks, &mut reading)?;
+    let (guests, ports) = guest::read(&root, &host, &networks, &mut reading)?;
 
     match reading.refused.into_iter().min_by_key(|fault| fault.span.start) {
         Some(first) => Err(first),
-        None => Ok(Config { file: file.to_owned(), host, networks, ports }),
+        None => Ok(Config { file: file.to_owned(), host, networks, guests, ports }),
     }
 }
 

@@ -25,6 +25,8 @@ pub struct Config {
     pub host: Host,
     /// `[networks.*]`, in the order of the file.
     pub networks: Vec<Network>,
+    /// `[guests.*]`, in the order of the file.
+    pub guests: Vec<Guest>,
     /// The ports of `[guests.*]`, in the order of the file.
     pub ports: Vec<Port>,
 }
@@ -146,6 +148,35 @@ pub struct Network {
     /// Largest IP packet in bytes that guests are told of, 68 to 65521. Default: not told, for nothing lies underneath
     /// an isolated network that would limit it.
     pub mtu: Option<u16>,
+}
+
+/// `[guests.NAME]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Guest {
+    /// Its name.
+    pub name: Name,
+    /// Who runs it. Default: external.
+    pub engine: Engine,
+}
+
+/// Who runs a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    /// Somebody else.
+    External,
+    /// We do: the built-in guest in a machine of its own, started by `up` or `guest start`. It has one port.
+    Machine,
+}
+
+impl Engine {
+    /// The word that the file has for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Engine::External => "external",
+            Engine::Machine => "machine",
+        }
+    }
 }
 
 /// One port: a NIC of a guest.

@@ -164,6 +164,11 @@ pub struct Subnet {
 }
 
 impl Subnet {
+    /// Bits of the prefix.
+    pub fn length(self) -> u8 {
+        self.length
+    }
+
     /// An IPv4 prefix that has room for a gateway and at least one guest: /1 to /30, unicast.
     pub fn v4(text: &str) -> Result<Subnet, UnitError> {
         let allowed = "write an IPv4 prefix from /1 to /30, for example \"10.77.1.0/24\"";

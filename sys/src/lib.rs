@@ -17,9 +17,12 @@ pub mod allocations;
 mod call;
 pub mod cpu_time;
 pub mod eventfd;
+#[cfg(target_arch = "x86_64")]
+pub mod kvm;
 pub mod memory;
 pub mod netns;
 pub mod poll;
+pub mod process;
 pub mod sigbus;
 pub mod socket;
 pub mod tap;

@@ -35,6 +35,25 @@ pub fn in_netns<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> io::Res
     })
 }
 
+/// Moves the whole process into a network namespace of its own, empty but for a loopback device that is down; without CAP_SYS_ADMIN into a
+/// user namespace of its own as well, in which it may do everything to that network. Called before there is a second thread.
+///
+/// # Errors
+/// What unshare(2) reports, `InvalidInput` when there is a second thread already; or that the user could not be mapped.
+pub fn leave() -> io::Result<()> {
+    // SAFETY: no preconditions; the calls change what the process may see and do, not its memory.
+    let (user, group) = unsafe { (libc::geteuid(), libc::getegid()) };
+    // SAFETY: as above.
+    if check(unsafe { libc::unshare(libc::CLONE_NEWNET) }).is_ok() {
+        return Ok(());
+    }
+    // SAFETY: as above.
+    check(unsafe { libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET) })?;
+    std::fs::write("/proc/self/setgroups", "deny")?;
+    std::fs::write("/proc/self/uid_map", format!("{user} {user} 1"))?;
+    std::fs::write("/proc/self/gid_map", format!("{group} {group} 1"))
+}
+
 fn open(name: &str) -> io::Result<File> {
     if matches!(name, "" | "." | "..") || name.contains(['/', '\0']) {
         let reason = format!("{name:?} is not the name of a network namespace");

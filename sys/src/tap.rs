@@ -192,6 +192,24 @@ impl TapDevice {
         self.ioctl(TapStep::Mac, libc::SIOCSIFHWADDR, |request| request.ifr_ifru.ifru_hwaddr = address).map(drop)
     }
 
+    /// Gives the interface an IPv4 address, instead of any other, in a network of `prefix` bits.
+    ///
+    /// # Errors
+    /// A [`TapError`]: not permitted, or the device is gone.
+    pub fn set_address(&self, address: std::net::Ipv4Addr, prefix: u8) -> Result<(), TapError> {
+        let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
+        let steps = [(libc::SIOCSIFADDR, u32::from(address)), (libc::SIOCSIFNETMASK, mask)];
+        for (number, word) in steps {
+            let mut socket_address = libc::sockaddr { sa_family: libc::AF_INET as libc::sa_family_t, sa_data: [0; 14] };
+            // sockaddr_in: two bytes of port, then the address in the order of the wire.
+            for (to, from) in socket_address.sa_data.iter_mut().skip(2).zip(word.to_be_bytes()) {
+                *to = from as libc::c_char;
+            }
+            self.ioctl(TapStep::Address, number, |request| request.ifr_ifru.ifru_addr = socket_address)?;
+        }
+        Ok(())
+    }
+
     /// Brings the interface up, or takes it down.
     ///
     /// # Errors

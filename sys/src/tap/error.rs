@@ -26,6 +26,8 @@ pub enum TapStep {
     QueueLen,
     /// The MAC address was set.
     Mac,
+    /// The interface was given an IP address.
+    Address,
     /// The device was brought up or down.
     Up,
 }
@@ -42,6 +44,7 @@ impl fmt::Display for TapStep {
             TapStep::Mtu => "set the MTU",
             TapStep::QueueLen => "set the queue length",
             TapStep::Mac => "set the MAC address",
+            TapStep::Address => "give the interface an address",
             TapStep::Up => "bring the device up or down",
         })
     }

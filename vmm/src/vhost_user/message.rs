@@ -1,7 +1,7 @@
 //! The wire format of vhost-user: headers, codes, replies, and what can be wrong with a message.
 //!
 //! Invariant: a header names a payload that may be read whole, and a reply has the flags and sizes that front ends insist on. All numbers
-//! are in the machine's byte order. Read first: vhost-user specification, "Message Specification"; then [`super::request`].
+//! are in the machine's byte order. Both ends are here: the back end ([`super::session`]) and the front end ([`crate::front_end`]). Read first: vhost-user specification, "Message Specification"; then [`super::request`].
 
 use std::os::fd::OwnedFd;
 
@@ -28,6 +28,9 @@ pub enum MessageError {
     /// A front end that was asked nothing sent a reply.
     #[error("a reply, though nothing was asked")]
     Reply,
+    /// A back end that was asked something sent a request.
+    #[error("{name} without the flag of a reply, where a reply was due", name = name(*.0))]
+    NoReply(u32),
     /// A payload longer than any request has.
     #[error("{name} announces {size} bytes; at most {MAX_PAYLOAD} are read", name = name(*request))]
     Huge {
@@ -158,18 +161,44 @@ impl Header {
     /// # Errors
     /// The version is not 1, it is a reply, or it announces more than [`MAX_PAYLOAD`] bytes.
     pub fn parse(bytes: &[u8; HEADER_BYTES]) -> Result<Header, MessageError> {
+        match Header::parse_any(bytes)? {
+            (_, true) => Err(MessageError::Reply),
+            (header, false) => Ok(header),
+        }
+    }
+
+    /// Reads the header of a reply.
+    ///
+    /// # Errors
+    /// The version is not 1, or it is no reply. How long it may be depends on what was asked: that is left to who asked.
+    pub fn parse_reply(bytes: &[u8; HEADER_BYTES]) -> Result<Header, MessageError> {
+        match Header::parse_any(bytes)? {
+            (header, true) => Ok(header),
+            (header, false) => Err(MessageError::NoReply(header.request)),
+        }
+    }
+
+    /// Reads a header, and whether it is that of a reply.
+    fn parse_any(bytes: &[u8; HEADER_BYTES]) -> Result<(Header, bool), MessageError> {
         let mut fields = Fields(bytes);
         let (request, flags, size) = (fields.u32(), fields.u32(), fields.u32());
         if flags & VERSION_MASK != VERSION {
             return Err(MessageError::Version(flags & VERSION_MASK));
         }
-        if flags & FLAG_REPLY != 0 {
-            return Err(MessageError::Reply);
-        }
-        if size > MAX_PAYLOAD {
+        let is_reply = flags & FLAG_REPLY != 0;
+        if size > MAX_PAYLOAD && !is_reply {
             return Err(MessageError::Huge { request, size });
         }
-        Ok(Header { request, need_reply: flags & FLAG_NEED_REPLY != 0, size })
+        Ok((Header { request, need_reply: flags & FLAG_NEED_REPLY != 0, size }, is_reply))
+    }
+
+    /// The header of a request as it goes onto the wire.
+    pub fn to_bytes(self) -> [u8; HEADER_BYTES] {
+        let flags = if self.need_reply { VERSION | FLAG_NEED_REPLY } else { VERSION };
+        let mut bytes = [0; HEADER_BYTES];
+        let words = [self.request, flags, self.size].into_iter().flat_map(u32::to_ne_bytes);
+        bytes.iter_mut().zip(words).for_each(|(to, byte)| *to = byte);
+        bytes
     }
 }
 
@@ -184,6 +213,16 @@ pub struct RegionSpec {
     pub user: u64,
     /// Where the region begins in the file behind it.
     pub offset: u64,
+}
+
+impl RegionSpec {
+    /// The region as it lies in messages.
+    pub fn to_bytes(self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        let words = [self.guest, self.size, self.user, self.offset].into_iter().flat_map(u64::to_ne_bytes);
+        bytes.iter_mut().zip(words).for_each(|(to, byte)| *to = byte);
+        bytes
+    }
 }
 
 /// Where a front end put the parts of a ring: its own virtual addresses.
@@ -259,7 +298,7 @@ impl Reply {
 }
 
 /// Fields read one after the other; past the end they are zero, but lengths were checked before.
-pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
 
 impl Fields<'_> {
     fn take<const N: usize>(&mut self) -> [u8; N] {
@@ -272,19 +311,35 @@ impl Fields<'_> {
         }
     }
 
-    pub(super) fn u16(&mut self) -> u16 {
+    pub(crate) fn u16(&mut self) -> u16 {
         u16::from_ne_bytes(self.take())
     }
 
-    pub(super) fn u32(&mut self) -> u32 {
+    pub(crate) fn u32(&mut self) -> u32 {
         u32::from_ne_bytes(self.take())
     }
 
-    pub(super) fn u64(&mut self) -> u64 {
+    pub(crate) fn u64(&mut self) -> u64 {
         u64::from_ne_bytes(self.take())
     }
 
     pub(super) fn region(&mut self) -> RegionSpec {
         RegionSpec { guest: self.u64(), size: self.u64(), user: self.u64(), offset: self.u64() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_of_both_directions_are_told_apart() {
+        let header = Header { request: code::SET_FEATURES, need_reply: true, size: 8 };
+        assert_eq!(Header::parse(&header.to_bytes()), Ok(header));
+        assert_eq!(Header::parse_reply(&header.to_bytes()), Err(MessageError::NoReply(code::SET_FEATURES)));
+        let reply = Reply::word(code::GET_FEATURES, 0).bytes;
+        let bytes: &[u8; HEADER_BYTES] = reply.first_chunk().unwrap();
+        let expected = Header { request: code::GET_FEATURES, need_reply: false, size: 8 };
+        assert_eq!((Header::parse_reply(bytes), Header::parse(bytes)), (Ok(expected), Err(MessageError::Reply)));
     }
 }

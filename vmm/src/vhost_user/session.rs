@@ -402,7 +402,7 @@ fn runnable(
 }
 
 /// Whether a request has a reply of its own, which an acknowledgement would be mistaken for.
-pub(super) fn replies(request: u32) -> bool {
+pub(crate) fn replies(request: u32) -> bool {
     matches!(
         request,
         code::GET_FEATURES

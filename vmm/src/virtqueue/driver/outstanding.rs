@@ -155,3 +155,50 @@ impl Outstanding {
         Some(entries)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(outstanding: &mut Outstanding) -> Vec<u16> {
+        std::iter::from_fn(|| outstanding.next()).map(|(used, _)| used.id).collect()
+    }
+
+    #[test]
+    fn an_element_stands_for_all_chains_up_to_its_own() {
+        let mut outstanding = Outstanding::new(8, true);
+        for (id, entries) in [(3, 1), (0, 3), (5, 2)] {
+            outstanding.add(id, entries, 100);
+        }
+        assert_eq!(outstanding.used(0, 40), Ok((2, 4)));
+        assert_eq!(outstanding.next(), Some((Used { id: 3, written: 100 }, 1)));
+        assert_eq!(outstanding.next(), Some((Used { id: 0, written: 40 }, 3)));
+        assert_eq!((outstanding.next(), outstanding.count()), (None, 1));
+        outstanding.add(3, 4, 0);
+        assert_eq!((outstanding.used(3, 0), outstanding.next().map(|(used, _)| used.id)), (Ok((2, 6)), Some(5)));
+        assert_eq!((outstanding.rest_of_batch(), outstanding.count()), (Some(4), 0));
+        assert_eq!(outstanding.rest_of_batch(), None);
+    }
+
+    #[test]
+    fn what_the_device_does_not_have_is_refused_also_after_the_counts_wrapped() {
+        for in_order in [true, false] {
+            let mut outstanding = Outstanding::new(4, in_order);
+            outstanding.add(2, 1, 10);
+            assert_eq!(outstanding.used(2, 10), Ok((1, 1)));
+            assert_eq!(all(&mut outstanding), [2]);
+            // Chain 2 stays behind while the counts go round once and come back to where they were.
+            for turn in 0..0x1_0000u32 {
+                let id = if turn % 2 == 0 { 0 } else { 1 };
+                outstanding.add(id, 1, 10);
+                assert_eq!(outstanding.used(2, 0), Err(UsedError::Id(2)), "turn {turn}");
+                assert_eq!(outstanding.used(7, 0), Err(UsedError::Id(7)));
+                let written = UsedError::Written { id, written: 11, room: 10 };
+                assert_eq!(outstanding.used(u32::from(id), 11), Err(written));
+                assert_eq!(outstanding.used(u32::from(id), 10), Ok((1, 1)));
+                assert_eq!(all(&mut outstanding), [id]);
+                assert_eq!(outstanding.used(u32::from(id), 10), Err(UsedError::Id(u32::from(id))), "used twice");
+            }
+        }
+    }
+}
