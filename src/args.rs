@@ -70,6 +70,11 @@ pub enum Verb {
         #[arg(value_enum)]
         kind: Kind,
     },
+    /// Measure packet rate, throughput and latency of the switch on this machine
+    ///
+    /// Takes two CPUs for themselves for as long as it runs, one that loads and one that switches; installs and changes nothing. Without
+    /// WHAT, a look at everything within about a minute.
+    Bench(BenchArguments),
     /// Print the completion script of a shell
     Completions {
         /// Which shell.
@@ -140,6 +145,53 @@ pub struct FileArgument {
     /// The configuration file [default: ./trunkline.toml, then /etc/trunkline/trunkline.toml]
     #[arg(value_hint = ValueHint::FilePath, conflicts_with = "config")]
     pub file: Option<PathBuf>,
+}
+
+/// What `bench` takes.
+#[derive(Debug, Arguments)]
+pub struct BenchArguments {
+    /// What to measure [default: all, shortly]
+    #[arg(value_enum)]
+    pub what: Option<Measurement>,
+    /// Seconds that each repeat is measured for [default: 1; without WHAT 0.25]
+    #[arg(long, value_parser = seconds)]
+    pub seconds: Option<f64>,
+    /// Repeats of each measurement [default: 5; without WHAT 3]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub repeats: Option<u32>,
+    /// The CPUs of the generator and of the switch [default: the first two that may be used]
+    #[arg(long, value_name = "GEN,WORKER", value_parser = two_cpus)]
+    pub cpus: Option<(usize, usize)>,
+    /// Write a page with plots as well
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub html: Option<PathBuf>,
+}
+
+/// What `bench` can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Measurement {
+    /// Frames a second, by frame size
+    Rate,
+    /// Bits a second, in super-frames of 64 KiB
+    Throughput,
+    /// Time from one port to the other, with one frame on its way and at half load
+    Latency,
+    /// The highest rate at which nothing is lost
+    Loss,
+    /// Frames a second by number of flows, addresses and ports
+    Scaling,
+    /// All of these
+    All,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("`{text}` is not a number of seconds"))?;
+    if (0.001..=3600.0).contains(&seconds) { Ok(seconds) } else { Err("0.001 to 3600 are allowed".to_owned()) }
+}
+
+fn two_cpus(text: &str) -> Result<(usize, usize), String> {
+    let two = text.split_once(',').and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
+    two.ok_or_else(|| format!("`{text}` is not two CPU numbers, as in 0,1"))
 }
 
 /// What `show` can be asked for.

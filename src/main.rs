@@ -5,6 +5,7 @@
 
 mod api;
 mod args;
+mod bench;
 mod client;
 mod config;
 mod demo;
@@ -43,6 +44,8 @@ enum Failed {
     #[error(transparent)]
     Client(#[from] client::ClientError),
     #[error(transparent)]
+    Bench(#[from] bench::BenchError),
+    #[error(transparent)]
     Guest(#[from] guests::GuestError),
     #[error(transparent)]
     Machine(#[from] machine::Error),
@@ -64,7 +67,7 @@ impl Failed {
                 ExitCode::from(1)
             }
             Failed::Guest(guests::GuestError::Unknown(..) | guests::GuestError::External(_)) => ExitCode::from(2),
-            Failed::Guest(_) | Failed::Machine(_) => ExitCode::from(1),
+            Failed::Guest(_) | Failed::Machine(_) | Failed::Bench(_) => ExitCode::from(1),
         }
     }
 }
@@ -93,6 +96,7 @@ fn carry_out(args: &Args) -> Result<(), Failed> {
             Err(show::ShowError::Client(error)) => Err(error.into()),
             Err(error @ show::ShowError::Unavailable(_)) => Err(Failed::Usage(error.to_string())),
         },
+        Verb::Bench(arguments) => print(bench::run(arguments, Surroundings::here().hostname, global.json)?.as_bytes()),
         Verb::Demo(asked) => {
             let options = demo::Options { json: global.json, guests: asked.guests, engine: asked.engine };
             if demo::run(options)? { Ok(()) } else { Err(Failed::NotHeld) }

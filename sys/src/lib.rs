@@ -15,6 +15,7 @@ pub mod affinity;
 #[cfg(feature = "testing")]
 pub mod allocations;
 mod call;
+pub mod cpu_time;
 pub mod eventfd;
 #[cfg(target_arch = "x86_64")]
 pub mod kvm;

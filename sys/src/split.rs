@@ -256,6 +256,7 @@ impl SplitMemory {
 /// What only a driver does.
 impl SplitMemory {
     /// Stores descriptor `index` (modulo the size).
+    #[inline]
     pub fn set_descriptor(&self, index: u16, descriptor: Descriptor) {
         let (low, high) = descriptor.words();
         // SAFETY: the masked index is inside the table of aligned 16-byte entries.
@@ -267,11 +268,13 @@ impl SplitMemory {
     }
 
     /// Stores slot `index` (modulo the size) of the available ring.
+    #[inline]
     pub fn set_avail_head(&self, index: u16, head: u16) {
         self.half(self.avail, 4 + 2 * self.entry(index)).store(head.to_le(), Ordering::Relaxed);
     }
 
     /// Publishes: the driver's index after everything stored before.
+    #[inline]
     pub fn set_avail_index(&self, index: u16) {
         self.half(self.avail, 2).store(index.to_le(), Ordering::Release);
     }
@@ -287,6 +290,7 @@ impl SplitMemory {
     }
 
     /// Slot `index` (modulo the size) of the used ring: id and written bytes.
+    #[inline]
     pub fn used(&self, index: u16) -> (u32, u32) {
         let at = 4 + 8 * self.entry(index);
         // SAFETY: inside the used ring.
@@ -294,12 +298,22 @@ impl SplitMemory {
         (word as u32, (word >> 32) as u32)
     }
 
+    /// Asks for the lines of `count` used slots from slot `index` (modulo the size) on, to read them.
+    #[inline]
+    pub fn prefetch_used_elements(&self, index: u16, count: u16) {
+        for at in (0..count.min(self.size())).step_by(8) {
+            copy::prefetch_read(self.used.as_ptr().wrapping_add(4 + 8 * self.entry(index.wrapping_add(at))));
+        }
+    }
+
     /// `VIRTQ_USED_F_*`.
+    #[inline]
     pub fn used_flags(&self) -> u16 {
         u16::from_le(self.half(self.used, 0).load(Ordering::Relaxed))
     }
 
     /// `avail_event`.
+    #[inline]
     pub fn avail_event(&self) -> u16 {
         u16::from_le(self.half(self.used, self.tail(8)).load(Ordering::Relaxed))
     }

@@ -7,6 +7,7 @@
 use sys::allocations::{CountingAllocator, count};
 use vmm::{
     Features,
+    load::{Guest, GuestSpec},
     virtqueue::testing::{Rig, RigSpec, turn},
 };
 use wire::{Burst, Context, NicId, Offload, Port, Sizes};
@@ -62,5 +63,33 @@ fn a_warm_turn_allocates_nothing() {
         }
         let mergeable = format.with(Features::MRG_RXBUF);
         assert_eq!(run(mergeable, &[12], &[600], 200, 40).0, 0, "mergeable buffers");
+    }
+}
+
+#[test]
+fn a_warm_load_allocates_nothing() {
+    for format in [Features::VERSION_1, Features::RING_PACKED] {
+        for set in [Features::VERSION_1, Features::IN_ORDER, Features::MRG_RXBUF] {
+            let features = format.with(set);
+            let spec = GuestSpec { features, ..GuestSpec::new() };
+            let (mut a, mut b) = (Guest::new(spec).unwrap(), Guest::new(spec).unwrap());
+            a.lay_out(&[(vec![2; 1514], Offload::NONE)]);
+            let mut cx = Context::new(Sizes::default()).unwrap();
+            cx.add_nic(NicId(0));
+            cx.add_nic(NicId(1));
+            let (mut from, mut to) = (a.port().unwrap(), b.port().unwrap());
+            from.attach(&mut cx).unwrap();
+            to.attach(&mut cx).unwrap();
+            let (mut burst, mut received, mut before) = (Burst::default(), 0, 0);
+            for number in 0..200 {
+                if number == 100 {
+                    before = count();
+                }
+                assert_eq!(a.send(64).unwrap(), 64);
+                turn(&mut cx, &mut burst, &mut from, &mut to).unwrap();
+                received += b.receive().unwrap().frames;
+            }
+            assert_eq!((count() - before, received), (0, 200 * 64), "{:?}", features.names());
+        }
     }
 }

@@ -34,7 +34,7 @@ pub struct Buffer {
 }
 
 /// A chain that the device is done with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Used {
     /// What [`DriverQueue::add`] returned.
     pub id: u16,
@@ -192,6 +192,7 @@ impl DriverQueue {
     ///
     /// # Errors
     /// No room, or no buffers; nothing was added.
+    #[inline]
     pub fn add(&mut self, readable: &[Buffer], writable: &[Buffer]) -> Result<u16, AddError> {
         with_queue!(self, queue => queue.add(readable, writable))
     }
@@ -209,7 +210,15 @@ impl DriverQueue {
         with_queue!(self, queue => queue.add_indirect(map, readable, writable))
     }
 
+    /// Adds a chain of its own for each of the buffers, as far as descriptors are free, and tells `added` the ids in turn; nothing more is
+    /// taken from `buffers` when none is.
+    #[inline]
+    pub fn add_each(&mut self, buffers: impl Iterator<Item = Buffer>, writable: bool, added: impl FnMut(u16)) {
+        with_queue!(self, queue => queue.add_each(buffers, writable, added))
+    }
+
     /// Shows the device every chain added so far, and says whether it wants to be kicked.
+    #[inline]
     #[must_use]
     pub fn publish(&mut self) -> bool {
         with_queue!(self, queue => queue.publish())
@@ -219,8 +228,35 @@ impl DriverQueue {
     ///
     /// # Errors
     /// The device broke a rule; the queue is of no use any more.
+    #[inline]
     pub fn take_used(&mut self) -> Result<Option<Used>, UsedError> {
         with_queue!(self, queue => queue.take_used())
+    }
+
+    /// Takes up to as many used chains as `places` has, in order; returns how many.
+    ///
+    /// # Errors
+    /// As for [`DriverQueue::take_used`].
+    #[inline]
+    pub fn take_many(&mut self, places: &mut [Used]) -> Result<usize, UsedError> {
+        with_queue!(self, queue => {
+            let mut taken = 0;
+            for place in places {
+                let Some(used) = queue.take_used()? else { break };
+                *place = used;
+                taken += 1;
+            }
+            Ok(taken)
+        })
+    }
+
+    /// Takes back every chain that the device is done with, and does not tell which: for chains that hold nothing of interest.
+    ///
+    /// # Errors
+    /// As for [`DriverQueue::take_used`].
+    #[inline]
+    pub fn reclaim(&mut self) -> Result<(), UsedError> {
+        with_queue!(self, queue => queue.reclaim())
     }
 
     /// Whether the device has used a chain that was not taken yet.
@@ -234,11 +270,13 @@ impl DriverQueue {
     }
 
     /// Free descriptors of the ring.
+    #[inline]
     pub fn free(&self) -> u16 {
         with_queue!(self, queue => queue.free())
     }
 
     /// Chains that were added and not taken back.
+    #[inline]
     pub fn outstanding(&self) -> u16 {
         with_queue!(self, queue => queue.outstanding())
     }

@@ -165,6 +165,26 @@ impl PackedDriver {
         }))
     }
 
+    /// See [`super::DriverQueue::add_each`].
+    pub(super) fn add_each(
+        &mut self,
+        buffers: impl Iterator<Item = Buffer>,
+        writable: bool,
+        mut added: impl FnMut(u16),
+    ) {
+        for buffer in buffers.take(usize::from(self.free)) {
+            let chain = if writable { self.add(&[], &[buffer]) } else { self.add(&[buffer], &[]) };
+            // As many entries are free as are taken.
+            chain.into_iter().for_each(&mut added);
+        }
+    }
+
+    /// See [`super::DriverQueue::reclaim`].
+    pub(super) fn reclaim(&mut self) -> Result<(), UsedError> {
+        while self.take_used()?.is_some() {}
+        Ok(())
+    }
+
     /// See [`super::DriverQueue::has_used`].
     pub(super) fn has_used(&self) -> bool {
         self.outstanding.has_used() || self.used_element().is_some()

@@ -6,7 +6,7 @@
 
 use sys::{
     MapRef,
-    split::{DESC_NEXT, Descriptor, SplitMemory},
+    split::{DESC_NEXT, DESC_WRITE, Descriptor, SplitMemory},
 };
 
 use super::{AddError, Buffer, Tables, Used, UsedError, outstanding::Outstanding, pieces, room};
@@ -23,6 +23,8 @@ pub struct SplitDriver {
     links: Box<[u16]>,
     free_head: u16,
     free: u16,
+    /// What every available slot holds. A slot that holds the right head already is not written again: the device keeps its cache line.
+    heads: Box<[u16]>,
     /// Next available slot to fill.
     next: u16,
     /// Available slots published.
@@ -47,6 +49,7 @@ impl SplitDriver {
             links: (0..size).map(|index| (index + 1) & (size - 1)).collect(),
             free_head: 0,
             free: size,
+            heads: vec![0; usize::from(size)].into(),
             next: 0,
             published: 0,
             used: 0,
@@ -57,10 +60,12 @@ impl SplitDriver {
         }
     }
 
+    #[inline]
     fn link(&self, index: u16) -> u16 {
         self.links.get(usize::from(index)).copied().unwrap_or(0)
     }
 
+    #[inline]
     fn check(&self, need: usize) -> Result<(), AddError> {
         match need {
             0 => Err(AddError::Empty),
@@ -70,6 +75,7 @@ impl SplitDriver {
     }
 
     /// See [`super::DriverQueue::add`].
+    #[inline]
     pub(super) fn add(&mut self, readable: &[Buffer], writable: &[Buffer]) -> Result<u16, AddError> {
         let count = readable.len() + writable.len();
         self.check(count)?;
@@ -103,15 +109,40 @@ impl SplitDriver {
         Ok(head)
     }
 
+    /// See [`super::DriverQueue::add_each`].
+    #[inline]
+    pub(super) fn add_each(
+        &mut self,
+        buffers: impl Iterator<Item = Buffer>,
+        writable: bool,
+        mut added: impl FnMut(u16),
+    ) {
+        let flags = if writable { DESC_WRITE } else { 0 };
+        for buffer in buffers.take(usize::from(self.free)) {
+            let head = self.free_head;
+            let next = self.link(head);
+            self.memory.set_descriptor(head, Descriptor { guest: buffer.guest, len: buffer.len, flags, next });
+            self.offer(head, next, 1, if writable { buffer.len } else { 0 });
+            added(head);
+        }
+    }
+
+    #[inline]
     fn offer(&mut self, head: u16, free_head: u16, entries: u16, room: u32) {
         self.free_head = free_head;
         self.free -= entries;
-        self.memory.set_avail_head(self.next, head);
+        if let Some(held) = self.heads.get_mut(usize::from(self.next) & (self.links.len() - 1))
+            && *held != head
+        {
+            *held = head;
+            self.memory.set_avail_head(self.next, head);
+        }
         self.next = self.next.wrapping_add(1);
         self.outstanding.add(head, entries, room);
     }
 
     /// See [`super::DriverQueue::publish`].
+    #[inline]
     pub(super) fn publish(&mut self) -> bool {
         if self.next == self.published {
             return false;
@@ -127,26 +158,38 @@ impl SplitDriver {
         }
     }
 
+    /// Reads the next used element, if there is one, unless chains of the one before are still to be handed back. Says whether any are now.
+    #[inline]
+    fn read_used(&mut self) -> Result<bool, UsedError> {
+        if self.outstanding.has_used() {
+            return Ok(true);
+        }
+        if self.used == self.used_seen {
+            self.used_seen = self.memory.used_index();
+            self.memory.prefetch_used_elements(self.used, self.used_seen.wrapping_sub(self.used));
+        }
+        let by = self.used_seen.wrapping_sub(self.used);
+        let jump = UsedError::IndexJump { by, outstanding: self.outstanding.count() };
+        if by == 0 {
+            return Ok(false);
+        }
+        if by > self.outstanding.count() {
+            return Err(jump);
+        }
+        let (id, written) = self.memory.used(self.used);
+        let (chains, _) = self.outstanding.used(id, written)?;
+        if chains > by {
+            return Err(jump);
+        }
+        self.used = self.used.wrapping_add(chains);
+        Ok(true)
+    }
+
     /// See [`super::DriverQueue::take_used`].
+    #[inline]
     pub(super) fn take_used(&mut self) -> Result<Option<Used>, UsedError> {
-        if !self.outstanding.has_used() {
-            if self.used == self.used_seen {
-                self.used_seen = self.memory.used_index();
-            }
-            let by = self.used_seen.wrapping_sub(self.used);
-            let jump = UsedError::IndexJump { by, outstanding: self.outstanding.count() };
-            if by == 0 {
-                return Ok(None);
-            }
-            if by > self.outstanding.count() {
-                return Err(jump);
-            }
-            let (id, written) = self.memory.used(self.used);
-            let (chains, _) = self.outstanding.used(id, written)?;
-            if chains > by {
-                return Err(jump);
-            }
-            self.used = self.used.wrapping_add(chains);
+        if !self.read_used()? {
+            return Ok(None);
         }
         Ok(self.outstanding.next().map(|(used, entries)| {
             self.give_back(used.id, entries);
@@ -154,7 +197,20 @@ impl SplitDriver {
         }))
     }
 
+    /// See [`super::DriverQueue::reclaim`].
+    #[inline]
+    pub(super) fn reclaim(&mut self) -> Result<(), UsedError> {
+        while self.read_used()? {
+            match self.outstanding.rest_of_batch() {
+                Some(entries) => self.free += entries,
+                None => drop(self.take_used()?),
+            }
+        }
+        Ok(())
+    }
+
     /// Puts a chain's descriptors before the free ones.
+    #[inline]
     fn give_back(&mut self, head: u16, entries: u16) {
         self.free += entries;
         if self.in_order {
@@ -186,11 +242,13 @@ impl SplitDriver {
     }
 
     /// See [`super::DriverQueue::free`].
+    #[inline]
     pub(super) fn free(&self) -> u16 {
         self.free
     }
 
     /// See [`super::DriverQueue::outstanding`].
+    #[inline]
     pub(super) fn outstanding(&self) -> u16 {
         self.outstanding.count()
     }
