@@ -46,7 +46,8 @@ pub enum Verb {
     Demo(DemoArguments),
     /// Run the networks of a configuration file in the foreground
     ///
-    /// Prints the line `ready` when every port can be attached. SIGTERM or Ctrl-C ends it.
+    /// Prints the line `ready` when every port can be attached; what cannot be is logged, and told by `show ports`. SIGTERM or Ctrl-C
+    /// ends it.
     Up(FileArgument),
     /// Start, stop and list the guests of a configuration file that are ours to run (engine = "machine")
     Guest {

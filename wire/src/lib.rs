@@ -1,7 +1,7 @@
 //! The ground floor of Trunkline: what a frame is, what a port is, and the arithmetic of headers.
 //!
 //! Read in this order: [`frame`] (a handle, a head of our own, a body that is lent), [`port`] (the one trait everything meets in),
-//! [`context`] (what a turn works with), [`verdict`] (how frames end). Everything here is without I/O and clocks but for `sys`, which lies
+//! [`context`] (what a turn works with), [`verdict`] (how frames end). Everything here is without I/O and is told the time ([`clock`]); `sys` lies
 //! beneath and holds every line of `unsafe`.
 //!
 //! ```text

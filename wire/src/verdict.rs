@@ -70,7 +70,7 @@ reasons! {
     MulticastBudget = "multicast_budget",
     /// Over the port's budget for frames to unknown addresses.
     UnknownBudget = "unknown_budget",
-    /// The receiver's ring had no room.
+    /// The receiver's ring had no room; counted at the receiver. Where more than a burst goes to one lane in a turn, at the sender.
     RingFull = "ring_full",
     /// The receiver is not attached.
     NotReady = "not_ready",

@@ -161,11 +161,11 @@ fn write_tables(memory: &Memory) -> io::Result<()> {
     // Present, writable, for user mode; the leaves are large pages.
     let (table, leaf) = (0x07, 0x87);
     let directories = MAPPED >> 30;
-    memory.write(PAGES, &(PAGES + 0x1000 | table).to_le_bytes())?;
+    memory.write(PAGES, &((PAGES + 0x1000) | table).to_le_bytes())?;
     for n in 0..directories {
-        memory.write(PAGES + 0x1000 + n * 8, &(PAGES + 0x2000 + n * 0x1000 | table).to_le_bytes())?;
+        memory.write(PAGES + 0x1000 + n * 8, &((PAGES + 0x2000 + n * 0x1000) | table).to_le_bytes())?;
     }
-    let leaves: Vec<u8> = (0..MAPPED / LARGE_PAGE).flat_map(|n| (n * LARGE_PAGE | leaf).to_le_bytes()).collect();
+    let leaves: Vec<u8> = (0..MAPPED / LARGE_PAGE).flat_map(|n| ((n * LARGE_PAGE) | leaf).to_le_bytes()).collect();
     memory.write(PAGES + 0x2000, &leaves)
 }
 
