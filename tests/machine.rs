@@ -11,7 +11,7 @@ use lab::netns::NetNs;
 use lab::pings::Pings;
 use lab::process::Place;
 use lab::qemu::{GuestSpec, NicSpec, Qemu};
-use lab::{Lab, Unable, holds_within, require, wait_for};
+use lab::{Lab, Unable, holds_within, need_program, require, wait_for};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -147,4 +147,48 @@ fn images_that_are_no_guests_end_with_a_message_and_alone() {
     }
     assert!(holds_within(PATIENCE, || daemon.port("linux/0")["state"] == "waiting"));
     assert!(pings.none_lost() > 0);
+}
+
+#[test]
+fn a_guest_takes_a_lease_and_fetches_a_url() {
+    let lab = require!(Lab::new());
+    require!(need_kvm());
+    require!(need_program("dnsmasq", "dnsmasq-base"));
+    require!(need_program("busybox", "busybox-static"));
+    let ns = require!(NetNs::new(&lab, "tap"));
+    let daemon = Daemon::start(&lab, &config(&ns));
+    let file = daemon.config().to_owned();
+    let _machines = Machines(&file);
+    ns.address("eth0", "10.0.0.9/24");
+    let leases = lab.path("leases");
+    let dhcp = format!(
+        "exec dnsmasq --keep-in-foreground --conf-file=/dev/null --port=0 --interface=eth0 --bind-interfaces --log-facility=- \
+         --dhcp-range=10.0.0.100,10.0.0.120,255.255.255.0 --dhcp-leasefile={} --user=root --no-ping",
+        leases.display()
+    );
+    let mut dhcp = ns.spawn(&dhcp);
+    dhcp.wait_for_output("DHCP, IP range", PATIENCE);
+    std::fs::create_dir(lab.path("www")).unwrap();
+    std::fs::write(lab.path("www/page"), vec![b'p'; 123_456]).unwrap();
+    let _http = ns.spawn(&format!("exec busybox httpd -f -p 10.0.0.9:80 -h {}", lab.path("www").display()));
+    wait_for("httpd to listen", PATIENCE, || ns.run("grep -q ':0050 .* 0A ' /proc/net/tcp", PATIENCE).ok());
+    let guest = |commands: &[&str]| {
+        let mut command = Command::new(program());
+        command.arg("machine").arg("--port").arg(lab.path("linux.sock")).args(["--mac", "02:00:00:00:00:77"]);
+        command.args(commands.iter().flat_map(|text| ["--run", text]));
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, told, error) = guest(&["dhcp", "fetch 10.0.0.9:80 path=/page", "off"]);
+    assert_eq!(code, Some(0), "{told}\n{error}\n{}", dhcp.output());
+    let lines: Vec<&str> = told.lines().collect();
+    assert!(lines[1].starts_with("ok 10.0.0.1") && lines[1].ends_with("/24"), "{told}");
+    assert_eq!(lines[2], "ok status=200 bytes=123456", "{told}");
+    assert!(std::fs::read_to_string(&leases).unwrap().contains("02:00:00:00:00:77"));
+    // What cannot be had is told.
+    let (code, told, error) = guest(&["dhcp", "fetch 10.0.0.9:81"]);
+    assert_eq!(code, Some(1), "{told}");
+    assert!(error.contains("does not carry out `fetch 10.0.0.9:81`"), "{told}\n{error}");
+    let (code, told, _) = guest(&["address 10.0.0.77/24", "fetch 10.0.0.9:80 path=/none", "off"]);
+    assert!(code == Some(0) && told.contains("ok status=404 "), "{told}");
 }

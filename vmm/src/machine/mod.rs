@@ -36,7 +36,7 @@ use sys::{
 };
 use wire::Mac;
 
-pub use net::{InSwitch, NicBackEnd, ReadyNic, RingPlace};
+pub use net::{InSwitch, NicBackEnd, ReadyNic};
 pub use remote::Remote;
 
 use image::Memory;

@@ -18,6 +18,7 @@ use wire::{Mac, Port};
 use super::mmio::{Device, QueueRegisters};
 use crate::{
     features::Features,
+    front_end::RingSetup,
     ring_port::{Lane, RingPort},
     vhost_user::Device as NetDevice,
     virtqueue::{DeviceQueue, QueueSetup},
@@ -40,22 +41,6 @@ pub(super) const NOT_HERE: [Features; 9] = [
     Features::PROTOCOL_FEATURES,
 ];
 
-/// One ring as the driver set it up.
-pub struct RingPlace {
-    /// Entries.
-    pub size: u16,
-    /// Guest physical address of the descriptor area.
-    pub descriptors: u64,
-    /// Guest physical address of the driver area.
-    pub driver: u64,
-    /// Guest physical address of the device area.
-    pub device: u64,
-    /// The driver's kicks.
-    pub kick: EventFd,
-    /// Interrupts the guest.
-    pub call: EventFd,
-}
-
 /// A NIC whose driver is ready.
 pub struct ReadyNic {
     /// The machine's memory, from guest address 0.
@@ -65,9 +50,9 @@ pub struct ReadyNic {
     /// What the driver has chosen.
     pub features: Features,
     /// Frames to the guest.
-    pub rx: RingPlace,
+    pub rx: RingSetup,
     /// Frames from the guest.
-    pub tx: RingPlace,
+    pub tx: RingSetup,
 }
 
 /// Who serves the rings of a machine's NIC.
@@ -106,19 +91,19 @@ impl NicBackEnd for InSwitch {
 
     fn start(&mut self, nic: ReadyNic) -> io::Result<()> {
         let ReadyNic { memory, features, rx, tx, .. } = nic;
-        let queue = |place: RingPlace| {
+        let queue = |ring: RingSetup| {
+            let RingSetup { size, descriptors, driver, device, kick, call, base } = ring;
             let setup = QueueSetup {
                 memory: Arc::clone(&memory),
                 features,
-                size: place.size,
-                descriptors: place.descriptors,
-                driver: place.driver,
-                device: place.device,
-                // Split rings start at 0, packed ones with both wrap counters set (virtio 1.2 section 2.8.1).
-                base: if features.has(Features::RING_PACKED) { 0x8000_8000 } else { 0 },
+                size,
+                descriptors,
+                driver,
+                device,
+                base,
                 journal: None,
-                kick: Some(place.kick),
-                call: Some(place.call),
+                kick: Some(kick),
+                call: Some(call),
                 enabled: true,
             };
             DeviceQueue::new(setup).map_err(io::Error::other)
@@ -205,7 +190,8 @@ impl Device for Net {
             let [kick, call] = self.bells.get(n).ok_or(io::ErrorKind::InvalidInput)?;
             let (kick, call) = (kick.try_clone()?, call.try_clone()?);
             let QueueRegisters { size, descriptors, driver, device, .. } = *at;
-            Ok::<_, io::Error>(RingPlace { size, descriptors, driver, device, kick, call })
+            let base = if features.has(Features::RING_PACKED) { RingSetup::PACKED_START } else { 0 };
+            Ok::<_, io::Error>(RingSetup { size, descriptors, driver, device, kick, call, base })
         };
         let (rx, tx) = (place(RX, "receive")?, place(TX, "transmit")?);
         let (memory, file) = (Arc::clone(&self.memory), Arc::clone(&self.file));

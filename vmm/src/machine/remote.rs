@@ -20,10 +20,10 @@ use std::{
 use sys::{eventfd::EventFd, poll::Sleep, tsc};
 use wire::Instant;
 
-use super::net::{NOT_HERE, NicBackEnd, ReadyNic, RingPlace};
+use super::net::{NOT_HERE, NicBackEnd, ReadyNic};
 use crate::{
     features::Features,
-    front_end::{DeviceMemory, DeviceSetup, FrontEnd, MemoryRegion, Peer, RingSetup, State},
+    front_end::{DeviceMemory, DeviceSetup, FrontEnd, MemoryRegion, Peer, State},
     vhost_user::message::RegionSpec,
 };
 
@@ -99,13 +99,9 @@ impl NicBackEnd for Remote {
         let spec = RegionSpec { guest: 0, size, user: USER, offset: 0 };
         let file = nic.file.try_clone()?.into();
         let memory = DeviceMemory::new(vec![MemoryRegion { spec, file }]).map_err(io::Error::other)?;
-        let ring = |place: RingPlace| {
-            let RingPlace { size, descriptors, driver, device, kick, call } = place;
-            RingSetup { size, descriptors, driver, device, kick, call, base: 0 }
-        };
         // What the machine tells by itself, its address and MTU, is no affair of the back end.
         let features = Features(nic.features.0 & self.features.0);
-        let setup = DeviceSetup { features, memory, rings: vec![ring(nic.rx), ring(nic.tx)] };
+        let setup = DeviceSetup { features, memory, rings: vec![nic.rx, nic.tx] };
         self.shared.front().start(setup).map_err(io::Error::other)?;
         self.shared.wake();
         Ok(())
