@@ -305,9 +305,14 @@ fn the_control_socket_answers_errors_in_json_and_survives_nonsense() {
 #[test]
 fn wrong_usage_ends_with_2() {
     let place = Place::new(TWO_GUESTS);
-    for args in
-        [&[][..], &["demo"], &["show"], &["show", "colours"], &["up", "a", "--config", "b"], &["check", "--bad"]]
-    {
+    for args in [
+        &[][..],
+        &["demo", "--guests", "many"],
+        &["show"],
+        &["show", "colours"],
+        &["up", "a", "--config", "b"],
+        &["check", "--bad"],
+    ] {
         let ended = place.run(args);
         assert_eq!((ended.code, ended.out.as_str()), (2, ""), "{args:?}");
     }

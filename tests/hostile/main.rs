@@ -134,6 +134,8 @@ const WRONG: [Wrong; 10] = [
     ("not inside one memory region", |bad| {
         let gone = bad.region(1);
         let _ = bad.session.remove_mem_region(&gone);
+        // Messages are taken in their order: with this answered, the region is gone.
+        bad.session.get_features().unwrap();
         bad.send(&frame([0xff; 6], [2, 0, 0, 0, 0, 7]));
     }),
 ];
