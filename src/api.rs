@@ -10,7 +10,7 @@
 
 use crate::{
     config::Host,
-    model::{DropCount, Failure, FdbEntry, NetworkStatus, PortStatus, Status},
+    model::{DropCount, Failure, FdbEntry, LeaseEntry, NetworkStatus, PortStatus, Status},
     socket::{self, Access, BindError},
 };
 use axum::{
@@ -43,6 +43,8 @@ pub enum Query {
     Fdb(oneshot::Sender<Vec<FdbEntry>>),
     /// Every drop counter that is not zero.
     Drops(oneshot::Sender<Vec<DropCount>>),
+    /// The addresses that guests have by DHCP.
+    Leases(oneshot::Sender<Vec<LeaseEntry>>),
 }
 
 /// What the routes share.
@@ -83,9 +85,11 @@ fn routes(switch: Switch) -> Router {
         .route("/v1/ports", get(|switch: State<Switch>| answer(switch, Query::Ports)))
         .route("/v1/fdb", get(|switch: State<Switch>| answer(switch, Query::Fdb)))
         .route("/v1/drops", get(|switch: State<Switch>| answer(switch, Query::Drops)))
+        .route("/v1/leases", get(|switch: State<Switch>| answer(switch, Query::Leases)))
         .method_not_allowed_fallback(async || failure(StatusCode::METHOD_NOT_ALLOWED, "only GET is allowed here"))
         .fallback(async || {
-            let known = "there is nothing here; there are /v1/status, /v1/networks, /v1/ports, /v1/fdb, /v1/drops";
+            let known =
+                "there is nothing here; there are /v1/status, /v1/networks, /v1/ports, /v1/fdb, /v1/drops, /v1/leases";
             failure(StatusCode::NOT_FOUND, known)
         })
         .with_state(switch)

@@ -209,8 +209,7 @@ pub enum Kind {
     /// Known by name; not available in this version
     #[value(hide = true)]
     Nat,
-    /// Known by name; not available in this version
-    #[value(hide = true)]
+    /// Addresses that guests have by DHCP
     Leases,
     /// Known by name; not available in this version
     #[value(hide = true)]

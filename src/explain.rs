@@ -69,6 +69,9 @@ fn network(network: &Network, config: &Config) -> String {
     let mut facts = vec![network.mode.to_string()];
     facts.extend(network.subnet.map(|subnet| subnet.to_string()));
     facts.extend(network.subnet6.map(|subnet| subnet.to_string()));
+    if let Some(router) = network.subnet.filter(|_| network.dhcp).and_then(|subnet| subnet.host(1)) {
+        facts.push(format!("addresses by DHCP from {router}"));
+    }
     facts.extend(network.mtu.map(|mtu| format!("MTU {mtu}")));
     facts.push(plural(ports.len(), "port"));
     let mut text = format!("network {}: {}\n", network.name, facts.join(", "));

@@ -17,6 +17,7 @@ use wire::Mac;
 
 use crate::{
     config::{Attach, Config, Engine, Guest, Port},
+    hash,
     table::Table,
 };
 
@@ -107,19 +108,16 @@ pub fn start(config: &Config, guest: &Guest) -> Result<bool, GuestError> {
 
 /// The guest's address: the declared one, or one made of its name, the same every time.
 fn address(port: &Port) -> Mac {
-    // FNV-1a.
-    let hash = port
-        .name
-        .as_str()
-        .bytes()
-        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    let [_, a, b, c] = hash.to_be_bytes();
+    let [_, a, b, c] = hash::of(port.name.as_str()).to_be_bytes();
     port.mac.unwrap_or(Mac::new([2, 0x74, 0x6c, a, b, c]))
 }
 
-/// The command that gives a guest its first declared address.
+/// The command that gives a guest its first declared address, or has it ask for one where there is somebody to ask.
 fn first_address(config: &Config, port: &Port) -> Option<String> {
     let network = config.networks.iter().find(|network| network.name == port.network);
+    if network.is_some_and(|network| network.dhcp) {
+        return Some("dhcp ms=60000".to_owned());
+    }
     let prefix = network.and_then(|network| network.subnet).map_or(PREFIX, |subnet| subnet.length());
     let address = port.addresses.iter().find(|address| matches!(address, IpAddr::V4(_)))?;
     Some(format!("address {address}/{prefix}"))

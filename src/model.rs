@@ -112,6 +112,21 @@ pub struct FdbEntry {
     pub fixed: bool,
 }
 
+/// One element of `GET /v1/leases`: an address that a guest has by DHCP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseEntry {
+    /// The network.
+    pub network: String,
+    /// The guest's MAC address.
+    pub mac: String,
+    /// The address it has.
+    pub address: String,
+    /// The host name it gave, or null.
+    pub hostname: Option<String>,
+    /// Seconds until the lease is over, unless it is renewed.
+    pub expires_s: u64,
+}
+
 /// One element of `GET /v1/drops`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DropCount {

@@ -18,6 +18,7 @@ use std::{
     fs,
     io::{self, Write},
     path::PathBuf,
+    time::Duration,
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -25,6 +26,9 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 use vmm::vhost_user::{self, Device, NicKey, PortOptions, SessionThread};
+
+/// How often leases that have changed are written down.
+const SAVING: Duration = Duration::from_secs(1);
 
 /// Why the networks do not run.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +74,7 @@ fn run(config: Config, control: std::os::unix::net::UnixListener) -> Result<(), 
     let _taps = taps::attach(switch.config(), &places, &states);
     start_guests(switch.config());
     let ended = runtime.block_on(serve(&switch, control, signals));
+    switch.view().leases().save();
     info!("ending");
     // Sessions first: they take their lanes home while the workers still turn.
     sessions.stop();
@@ -135,6 +140,7 @@ async fn serve(
     info!(host = config.host.name, ports = config.ports.len(), "running");
     let view = switch.view();
     let [mut terminate, mut interrupt] = signals;
+    let mut saving = tokio::time::interval(SAVING);
     {
         let mut out = io::stdout().lock();
         writeln!(out, "ready").and_then(|()| out.flush())?;
@@ -146,6 +152,10 @@ async fn serve(
                 let view = view.clone();
                 // Waiting for the workers is done beside the runtime.
                 tokio::task::spawn_blocking(move || answer(query, &view));
+            }
+            _ = saving.tick() => {
+                let view = view.clone();
+                tokio::task::spawn_blocking(move || view.leases().save());
             }
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
@@ -161,5 +171,6 @@ fn answer(query: Query, view: &View) {
         Query::Ports(reply) => drop(reply.send(view.ports())),
         Query::Fdb(reply) => drop(reply.send(view.fdb())),
         Query::Drops(reply) => drop(reply.send(view.drops())),
+        Query::Leases(reply) => drop(reply.send(view.leases().list())),
     }
 }

@@ -5,7 +5,7 @@
 use crate::{
     args::Kind,
     client::{ClientError, ask},
-    model::{DropCount, FdbEntry, NetworkStatus, PortState, PortStatus, Status, WorkerStatus},
+    model::{DropCount, FdbEntry, LeaseEntry, NetworkStatus, PortState, PortStatus, Status, WorkerStatus},
     table::{Table, bytes, count, duration},
 };
 use serde::de::DeserializeOwned;
@@ -15,7 +15,7 @@ use std::path::Path;
 #[derive(Debug, thiserror::Error)]
 pub enum ShowError {
     /// A kind that does not exist yet.
-    #[error("`show {0}` is not available in this version; available are networks, ports, fdb, drops")]
+    #[error("`show {0}` is not available in this version; available are networks, ports, fdb, drops, leases")]
     Unavailable(&'static str),
     /// No answer.
     #[error(transparent)]
@@ -41,7 +41,7 @@ pub fn show(kind: Kind, socket: &Path, json: bool) -> Result<String, ShowError> 
         Kind::Fdb => text(socket, "/v1/fdb", json, |list: Vec<FdbEntry>| fdb(&list))?,
         Kind::Drops => text(socket, "/v1/drops", json, |list: Vec<DropCount>| drops(&list))?,
         Kind::Nat => return Err(ShowError::Unavailable("nat")),
-        Kind::Leases => return Err(ShowError::Unavailable("leases")),
+        Kind::Leases => text(socket, "/v1/leases", json, |list: Vec<LeaseEntry>| leases(&list))?,
         Kind::Peers => return Err(ShowError::Unavailable("peers")),
         Kind::Guests => return Err(ShowError::Unavailable("guests")),
     })
@@ -55,6 +55,18 @@ fn text<T: DeserializeOwned>(
 ) -> Result<String, ClientError> {
     let (text, value) = ask(socket, path)?;
     Ok(if json { text + "\n" } else { people(value) })
+}
+
+fn leases(list: &[LeaseEntry]) -> String {
+    if list.is_empty() {
+        return "no leases\n".to_owned();
+    }
+    let mut table = Table::new(&["NETWORK", "ADDRESS", "MAC", "HOST NAME", ">EXPIRES IN"]);
+    for lease in list {
+        let LeaseEntry { network, mac, address, hostname, expires_s } = lease;
+        table.row([network.clone(), address.clone(), mac.clone(), hostname.clone().unwrap_or_default(), duration(*expires_s)]);
+    }
+    table.to_string()
 }
 
 fn overview(status: &Status) -> String {

@@ -22,6 +22,7 @@ use wire::{Ledger, NicId, Sizes};
 
 use crate::{
     config::{self, Config, Network, Port, Station, Tagging},
+    gateways::{Leases, Made},
     model::{DropCount, FdbEntry, NetworkStatus, PortState, PortStatus, Status, WorkerStatus},
 };
 
@@ -76,6 +77,22 @@ pub struct Switch {
     inboxes: Vec<Changes>,
     places: Vec<(usize, NicId)>,
     states: States,
+    routers: Vec<Router>,
+    leases: Leases,
+}
+
+/// The router of a network, a NIC that no port of the configuration stands for.
+#[derive(Clone, Debug)]
+struct Router {
+    network: String,
+    at: (usize, NicId),
+}
+
+impl Router {
+    /// As tables have it.
+    fn name(&self) -> String {
+        format!("{}/router", self.network)
+    }
 }
 
 impl Switch {
@@ -87,6 +104,7 @@ impl Switch {
         let states = States::new(config.ports.len());
         let count = config.host.worker_cpus.len().max(1);
         let (network_places, places) = place(&config, count);
+        let (mut routers, leases) = (Vec::new(), Leases::default());
         let mut workers = Vec::new();
         for (index, cpu) in config.host.worker_cpus.iter().enumerate() {
             let spec = WorkerSpec { cpu: cpu.map(|cpu| cpu as usize), idle: idle(&config.host), sizes: sizes(&config) };
@@ -104,8 +122,17 @@ impl Switch {
                     add_stations(inbox, *id, *nic, port)?;
                 }
             }
+            if let Some(Made { port, mac }) = leases.make(&config, network, seed()?)? {
+                // Behind the NICs of the worker's ports and of its other routers.
+                let taken = places.iter().chain(routers.iter().map(|router: &Router| &router.at));
+                let nic = NicId(taken.filter(|(on, _)| on == worker).count() as u16);
+                let spec = NicSpec { guard: Some(mac), ..NicSpec::default() };
+                inbox.send(Change::AddNic { nic, bridge: *id, spec });
+                inbox.send(Change::Attach { nic, lane: 0, port: Box::new(port) });
+                routers.push(Router { network: network.name.to_string(), at: (*worker, nic) });
+            }
         }
-        Ok(Switch { config, started: Instant::now(), workers, inboxes, places, states })
+        Ok(Switch { config, started: Instant::now(), workers, inboxes, places, states, routers, leases })
     }
 
     /// What it carries out.
@@ -134,6 +161,8 @@ impl Switch {
             inboxes: self.inboxes.clone(),
             places: self.places.clone(),
             states: self.states.clone(),
+            routers: self.routers.clone(),
+            leases: self.leases.clone(),
         }
     }
 
@@ -151,9 +180,16 @@ pub struct View {
     inboxes: Vec<Changes>,
     places: Vec<(usize, NicId)>,
     states: States,
+    routers: Vec<Router>,
+    leases: Leases,
 }
 
 impl View {
+    /// The leases of all networks.
+    pub fn leases(&self) -> &Leases {
+        &self.leases
+    }
+
     /// A report of each worker; none for one that does not answer.
     fn reports(&self) -> Vec<Option<Report>> {
         let asked: Vec<Receiver<Report>> = self
@@ -250,18 +286,21 @@ impl View {
 
     /// The forwarding table of every network.
     pub fn fdb(&self) -> Vec<FdbEntry> {
-        let names: BTreeMap<(usize, NicId), &Port> = self.places.iter().copied().zip(&self.config.ports).collect();
+        let ports = self.places.iter().copied().zip(&self.config.ports);
+        let ports = ports.map(|(at, port)| (at, (port.network.to_string(), port.name.to_string())));
+        let routers = self.routers.iter().map(|router| (router.at, (router.network.clone(), router.name())));
+        let names: BTreeMap<(usize, NicId), (String, String)> = ports.chain(routers).collect();
         let mut entries = Vec::new();
         for (worker, report) in self.reports().into_iter().enumerate() {
             for (_, stations) in report.into_iter().flat_map(|report| report.fdb) {
                 entries.extend(stations.into_iter().filter_map(|station| {
-                    let port = names.get(&(worker, station.nic))?;
+                    let (network, port) = names.get(&(worker, station.nic))?.clone();
                     Some(FdbEntry {
-                        network: port.network.to_string(),
+                        network,
                         vlan: station.vlan.map(wire::Vid::get),
                         vni: None,
                         mac: station.mac.to_string(),
-                        port: port.name.to_string(),
+                        port,
                         age_s: u64::from(station.age),
                         fixed: station.fixed,
                     })
@@ -274,11 +313,19 @@ impl View {
 
     /// Every drop counter that is not zero.
     pub fn drops(&self) -> Vec<DropCount> {
-        let of = |port: PortStatus| {
-            let PortStatus { name, drops, .. } = port;
-            drops.into_iter().map(move |(reason, count)| DropCount { port: name.clone(), reason, count })
+        let reports = self.reports();
+        let ports = self.ports_of(&reports).into_iter().map(|port| (port.name, port.drops));
+        let routers = self.routers.iter().filter_map(|router| {
+            let (worker, nic) = router.at;
+            let report = reports.get(worker)?.as_ref()?;
+            let (_, counters) = report.counters.iter().find(|(id, _)| *id == nic)?;
+            let drops = counters.all_drops().map(|(reason, n)| (reason.name().to_owned(), n)).collect();
+            Some((router.name(), drops))
+        });
+        let of = |(port, drops): (String, BTreeMap<String, u64>)| {
+            drops.into_iter().map(move |(reason, count)| DropCount { port: port.clone(), reason, count })
         };
-        self.ports().into_iter().flat_map(of).collect()
+        ports.chain(routers).flat_map(of).collect()
     }
 }
 

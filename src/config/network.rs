@@ -19,6 +19,9 @@ pub(super) const MTU_MIN: u16 = 68;
 /// Largest MTU in bytes: a frame of 65535 less its Ethernet header.
 pub(super) const MTU_MAX: u16 = 65_521;
 
+/// The shortest prefix of a subnet that addresses are given out of.
+const DHCP_PREFIX_MIN: u8 = 8;
+
 const KEYS: &[&str] = &[
     "mode",
     "subnet",
@@ -83,7 +86,7 @@ fn network(name: &str, entry: &Entry<'_>, vteps: &[Name], reading: &mut Reading)
         reading.refuse(&entry, &format!("mode \"{mode}\""), "write mode = \"isolated\"");
     }
     if let Some(entry) = section.get("dhcp").filter(|_| dhcp == Some(true)) {
-        reading.refuse(&entry, "DHCP", "write dhcp = false, or leave it out");
+        check_dhcp(&entry, subnet, subnet6, mtu)?;
     }
     if let Some(entry) = section.get("overlay") {
         overlay::overlay(&entry, vteps)?;
@@ -95,7 +98,31 @@ fn network(name: &str, entry: &Entry<'_>, vteps: &[Name], reading: &mut Reading)
             return Err(entry.key_fault("`vlan_vni` maps VLANs onto an overlay; give `overlay` too"));
         }
     }
-    Ok(Network { name, mode, subnet, subnet6, mtu })
+    Ok(Network { name, mode, subnet, subnet6, dhcp: dhcp.unwrap_or(false), mtu })
+}
+
+/// Whether there can be a router that gives out addresses.
+fn check_dhcp(
+    entry: &Entry<'_>,
+    subnet: Option<Subnet>,
+    subnet6: Option<Subnet>,
+    mtu: Option<u16>,
+) -> Result<(), Fault> {
+    let Some(subnet) = subnet else {
+        let help = "give `subnet` too, for example \"10.77.1.0/24\"; a free one is not chosen in this version";
+        return Err(entry.key_fault("which addresses are to be given out?").help(help));
+    };
+    if subnet.length() < DHCP_PREFIX_MIN {
+        let what = format!("{subnet} is too large to give out addresses of; allowed are /{DHCP_PREFIX_MIN} to /30");
+        return Err(entry.key_fault(what));
+    }
+    let least = if subnet6.is_some() { 1280 } else { 576 };
+    match mtu {
+        Some(mtu) if mtu < least => {
+            Err(entry.key_fault(format!("guests that get addresses need an MTU of {least} or more, not {mtu}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn subnet6(entry: &Entry<'_>) -> Result<Option<Subnet>, Fault> {

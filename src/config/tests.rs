@@ -202,7 +202,14 @@ fn wrong_files() {
         // Right, but not yet
         ("[networks.lan]\nmode = \"nat\"", 2, "networks.lan.mode", "mode \"nat\" is not available in this version"),
         ("[networks.lan]\nmode = \"host-only\"\ntap = \"tl-lan\"", 2, "networks.lan.mode", "not available"),
-        ("[networks.lan]\ndhcp = true", 2, "networks.lan.dhcp", "DHCP is not available in this version"),
+        ("[networks.lan]\ndhcp = true", 2, "networks.lan.dhcp", "give `subnet` too"),
+        ("[networks.lan]\nsubnet = \"8.0.0.0/6\"\ndhcp = true", 3, "networks.lan.dhcp", "allowed are /8 to /30"),
+        (
+            "[networks.lan]\nsubnet = \"10.0.0.0/24\"\nmtu = 500\ndhcp = true",
+            4,
+            "networks.lan.dhcp",
+            "an MTU of 576 or more, not 500",
+        ),
         (
             "[networks.t]\noverlay = { vni = 5001, local = \"198.51.100.1\", peers = [\"198.51.100.2\"], port = 4789 }",
             2,

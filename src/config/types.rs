@@ -145,6 +145,8 @@ pub struct Network {
     pub subnet: Option<Subnet>,
     /// IPv6 prefix of the guests. Default: none.
     pub subnet6: Option<Subnet>,
+    /// A router in the segment gives out addresses of `subnet` by DHCP and, with `subnet6`, tells the prefix to guests. Default: false.
+    pub dhcp: bool,
     /// Largest IP packet in bytes that guests are told of, 68 to 65521. Default: not told, for nothing lies underneath
     /// an isolated network that would limit it.
     pub mtu: Option<u16>,

@@ -169,6 +169,17 @@ impl Subnet {
         self.length
     }
 
+    /// Address number `n` of it, 0 being the prefix itself; nothing when it has no so many.
+    pub fn host(self, n: u32) -> Option<IpAddr> {
+        match self.address {
+            IpAddr::V4(base) => {
+                let last = u32::MAX.checked_shr(u32::from(self.length)).unwrap_or(0);
+                (n <= last).then(|| Ipv4Addr::from(u32::from(base) | n).into())
+            }
+            IpAddr::V6(base) => Some(Ipv6Addr::from(u128::from(base) | u128::from(n)).into()),
+        }
+    }
+
     /// An IPv4 prefix that has room for a gateway and at least one guest: /1 to /30, unicast.
     pub fn v4(text: &str) -> Result<Subnet, UnitError> {
         let allowed = "write an IPv4 prefix from /1 to /30, for example \"10.77.1.0/24\"";

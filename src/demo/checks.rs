@@ -17,7 +17,7 @@ use super::{
     table::{Outcome, Table},
 };
 
-/// Two networks: `lan` with a guard, isolation and a TAP, `office` with VLANs.
+/// Three networks: `lan` with a guard, isolation and a TAP, `office` with VLANs, `home` with a router that gives out addresses.
 pub(super) const CONFIGURATION: &str = r#"
 [networks.lan]
 mode = "isolated"
@@ -44,6 +44,15 @@ ports = [{ network = "office", vlan = 100, mac = "02:00:00:00:00:0f" }]
 ports = [{ network = "office", vlan = 200, mac = "02:00:00:00:00:10" }]
 [guests.hal]
 ports = [{ network = "office", trunk = [100, 200], mac = "02:00:00:00:00:11" }]
+
+[networks.home]
+subnet = "10.79.0.0/24"
+dhcp   = true
+
+[guests.ida]
+ports = [{ network = "home", mac = "02:00:00:00:00:12" }]
+[guests.joe]
+ports = [{ network = "home", mac = "02:00:00:00:00:13" }]
 "#;
 
 const ANN: &str = "10.77.0.10";
@@ -91,6 +100,7 @@ pub(super) fn run(table: &mut Table, asked: &Asked, net: &mut Net) -> Result<(),
         guests.carl.tell(&format!("ping {ANN}"))?;
         guests.dora.tell(&format!("ping {ANN}"))
     })?;
+    table.check("guests get addresses by DHCP, and reach each other and the router", || leases(asked, net))?;
     table.check("a forged source address ends at the guard", || spoof(&guests, net))?;
     table.check("a super-frame of 64 KB arrives in one piece", || super_frame(&guests))?;
     table.check("a broadcast storm is held, and others are served meanwhile", || storm(&guests, net))?;
@@ -154,6 +164,15 @@ fn trunk(hal: &Guest) -> Result<String, String> {
         told.push(format!("{vlan}: {} us", number(&reply, "min_us")?));
     }
     Ok(told.join(", "))
+}
+
+fn leases(asked: &Asked, net: &Net) -> Result<String, String> {
+    let (ida, joe) = (Guest::boot(asked, net, "ida/0", 0)?, Guest::boot(asked, net, "joe/0", 0)?);
+    let (hers, his) = (ida.tell("dhcp")?, joe.tell("dhcp")?);
+    let address = his.split('/').next().unwrap_or_default();
+    ida.tell(&format!("ping {address}"))?;
+    joe.tell("ping 10.79.0.1")?;
+    Ok(format!("{hers} and {his}"))
 }
 
 /// What the port dropped for `reason` so far.

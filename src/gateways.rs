@@ -1,0 +1,299 @@
+//! The routers of networks: who they are, what they remember over a restart, what there is to see of their leases.
+//!
+//! Invariant: a network with `dhcp` has one router, which is a NIC of its bridge like any other and holds the first address of the subnet. What is
+//! written to `state_dir` is only read by the next start, and a file that cannot be read costs the memory of leases, nothing else.
+//! Read first: `gateway`'s crate page.
+
+use std::{
+    fs,
+    io::{self, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use gateway::{
+    Elsewhere, Gateway, GatewayPort, LeaseBook, RouterV4, RouterV6,
+    dhcp::{Client, DhcpConfig, Guest, Lease, LeaseState, Reservation, SavedLease, Snapshot},
+    lease_book,
+};
+use serde::{Deserialize, Serialize};
+use sys::tsc;
+use wire::{Instant, Mac};
+
+use crate::{
+    config::{Config, Network},
+    hash,
+    model::LeaseEntry,
+};
+
+/// The MTU of a network that names none.
+const MTU: u16 = 1500;
+
+/// A router that was made: its port, for a worker, and its address.
+pub struct Made {
+    /// To attach.
+    pub port: GatewayPort,
+    /// What no guest may send from.
+    pub mac: Mac,
+}
+
+/// The leases of all networks, for any thread.
+#[derive(Clone, Default)]
+pub struct Leases(Arc<Mutex<Vec<Book>>>);
+
+struct Book {
+    network: String,
+    file: PathBuf,
+    book: LeaseBook,
+    /// What the file holds.
+    saved: Vec<Saved>,
+}
+
+/// A lease in the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Saved {
+    address: Ipv4Addr,
+    mac: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    client_id: Vec<u8>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hostname: Option<String>,
+    state: SavedState,
+    /// Seconds since 1970 at which the state ends.
+    until: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum SavedState {
+    Bound,
+    Released,
+    Declined,
+}
+
+impl Leases {
+    /// The router of a network; nothing when it has none.
+    ///
+    /// # Errors
+    /// What the configuration says makes no router.
+    pub fn make(&self, config: &Config, network: &Network, seed: u64) -> io::Result<Option<Made>> {
+        let Some(router) = router(config, network, seed) else { return Ok(None) };
+        let mac = router.mac;
+        let now = Instant::from_nanos(tsc::now_ns());
+        let mut gateway = Gateway::new(router, now).map_err(|error| {
+            io::Error::other(format!("network {}: no router can be made of it: {error}", network.name))
+        })?;
+        let file = config.host.state_dir.join(format!("leases-{}.json", network.name));
+        let saved = read(&file);
+        let taken = gateway.restore(&snapshot(&saved), now, Duration::ZERO);
+        if taken > 0 {
+            tracing::info!(network = %network.name, leases = taken, "remembered");
+        }
+        let (sender, book) = lease_book();
+        self.lock().push(Book { network: network.name.to_string(), file, book, saved });
+        Ok(Some(Made { port: GatewayPort::new(gateway).with_book(sender), mac }))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Book>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The leases in force.
+    pub fn list(&self) -> Vec<LeaseEntry> {
+        let now = Instant::from_nanos(tsc::now_ns());
+        let mut books = self.lock();
+        let of = |book: &mut Book| {
+            let network = book.network.clone();
+            let bound = book.book.leases().filter(move |lease| lease.state == LeaseState::Bound && lease.expires > now);
+            let entry = |lease: &Lease| LeaseEntry {
+                network: network.clone(),
+                mac: lease.client.mac.to_string(),
+                address: lease.address.to_string(),
+                hostname: lease.name.as_deref().map(str::to_owned),
+                expires_s: lease.expires.since(now).as_secs(),
+            };
+            bound.map(entry).collect::<Vec<_>>()
+        };
+        books.iter_mut().flat_map(of).collect()
+    }
+
+    /// Writes the leases that have changed since they were written last.
+    pub fn save(&self) {
+        for book in self.lock().iter_mut() {
+            let (now, since_1970) = (Instant::from_nanos(tsc::now_ns()), since_1970());
+            let leases: Vec<Saved> = book.book.leases().filter_map(|lease| saved(lease, now, since_1970)).collect();
+            if is_same(&leases, &book.saved) {
+                continue;
+            }
+            match write(&book.file, &leases) {
+                Ok(()) => book.saved = leases,
+                Err(error) => {
+                    tracing::warn!(file = %book.file.display(), %error, "leases will not outlive this process");
+                }
+            }
+        }
+    }
+}
+
+/// Who the router of a network is.
+fn router(config: &Config, network: &Network, seed: u64) -> Option<gateway::Config> {
+    let subnet = network.subnet.filter(|_| network.dhcp)?;
+    let IpAddr::V4(first) = subnet.host(1)? else { return None };
+    let [.., a, b, c] = hash::of(network.name.as_str()).to_be_bytes();
+    let mac = Mac::new([0x02, 0x74, 0x67, a, b, c]);
+    let mut v4 = RouterV4 { address: first, prefix: subnet.length(), dhcp: None };
+    // Nothing leads out of an isolated network.
+    let mut dhcp = DhcpConfig { router: false, ..DhcpConfig::new(&v4) };
+    for port in config.ports_of(&network.name) {
+        let in_subnet = |address: &&IpAddr| matches!(address, IpAddr::V4(address) if v4.may_lease(*address));
+        if let (Some(mac), Some(IpAddr::V4(address))) = (port.mac, port.addresses.iter().find(in_subnet)) {
+            dhcp.reservations.push(Reservation { guest: Guest::Mac(mac), address: *address });
+        }
+    }
+    v4.dhcp = Some(dhcp);
+    let v6 = network.subnet6.and_then(|subnet| match subnet.host(1)? {
+        IpAddr::V6(first) => {
+            Some(RouterV6 { global: Some((first, subnet.length())), ..RouterV6::new(link_local(mac)) })
+        }
+        IpAddr::V4(_) => None,
+    });
+    Some(gateway::Config {
+        mtu: network.mtu.unwrap_or(MTU),
+        v4: Some(v4),
+        v6,
+        elsewhere: Elsewhere::Unreachable,
+        seed,
+        ..gateway::Config::new(mac)
+    })
+}
+
+/// The link-local address of an interface with this MAC (RFC 4291 appendix A).
+fn link_local(mac: Mac) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = mac.bytes().map(u16::from);
+    Ipv6Addr::new(0xfe80, 0, 0, 0, (a ^ 2) << 8 | b, c << 8 | 0xff, 0xfe00 | d, e << 8 | f)
+}
+
+fn since_1970() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// A lease as it is written; offers are not.
+fn saved(lease: &Lease, now: Instant, since_1970: u64) -> Option<Saved> {
+    let state = match lease.state {
+        LeaseState::Offered => return None,
+        LeaseState::Bound => SavedState::Bound,
+        LeaseState::Released => SavedState::Released,
+        LeaseState::Declined => SavedState::Declined,
+    };
+    Some(Saved {
+        address: lease.address,
+        mac: lease.client.mac.to_string(),
+        client_id: lease.client.id.to_vec(),
+        hostname: lease.name.as_deref().map(str::to_owned),
+        state,
+        until: since_1970 + lease.expires.since(now).as_secs(),
+    })
+}
+
+/// Whether two lists say the same, but for a second that clocks are apart.
+fn is_same(a: &[Saved], b: &[Saved]) -> bool {
+    let same = |(a, b): (&Saved, &Saved)| {
+        a.until.abs_diff(b.until) <= 1 && *a == Saved { until: a.until, ..b.clone() }
+    };
+    a.len() == b.len() && a.iter().zip(b).all(same)
+}
+
+/// What a router takes back of what was written.
+fn snapshot(saved: &[Saved]) -> Snapshot {
+    let now = since_1970();
+    let lease = |saved: &Saved| {
+        Some(SavedLease {
+            address: saved.address,
+            client: Client { mac: saved.mac.parse().ok()?, id: saved.client_id.clone().into() },
+            state: match saved.state {
+                SavedState::Bound => LeaseState::Bound,
+                SavedState::Released => LeaseState::Released,
+                SavedState::Declined => LeaseState::Declined,
+            },
+            name: saved.hostname.as_deref().map(Into::into),
+            remaining: Duration::from_secs(saved.until.saturating_sub(now)),
+        })
+    };
+    Snapshot { leases: saved.iter().filter_map(lease).collect() }
+}
+
+fn read(file: &PathBuf) -> Vec<Saved> {
+    let text = match fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
+        Err(error) => {
+            tracing::warn!(file = %file.display(), %error, "leases of before are not known");
+            return Vec::new();
+        }
+    };
+    serde_json::from_str(&text).unwrap_or_else(|error| {
+        tracing::warn!(file = %file.display(), %error, "leases of before are not known; the file is not ours");
+        Vec::new()
+    })
+}
+
+/// Replaces the file in one step, so that whoever is killed meanwhile leaves the old one or the new one.
+fn write(file: &PathBuf, leases: &[Saved]) -> io::Result<()> {
+    if let Some(dir) = file.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    let new = file.with_extension("new");
+    let mut out = fs::File::create(&new)?;
+    serde_json::to_writer_pretty(&mut out, leases)?;
+    out.write_all(b"\n")?;
+    out.sync_all()?;
+    fs::rename(new, file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lease(n: u8, state: SavedState, until: u64) -> Saved {
+        Saved {
+            address: Ipv4Addr::new(10, 0, 0, n),
+            mac: format!("02:00:00:00:00:{n:02x}"),
+            client_id: vec![1, n],
+            hostname: Some("web".to_owned()),
+            state,
+            until,
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("deep/leases-lan.json");
+        assert!(read(&file).is_empty());
+        let leases = [lease(5, SavedState::Bound, since_1970() + 100), lease(6, SavedState::Declined, 0)];
+        write(&file, &leases).unwrap();
+        assert_eq!(read(&file), leases);
+        let snapshot = snapshot(&read(&file));
+        assert_eq!(snapshot.leases.len(), 2);
+        assert!((98..=100).contains(&snapshot.leases[0].remaining.as_secs()));
+        assert_eq!(snapshot.leases[1].remaining, Duration::ZERO, "it is over");
+        fs::write(&file, "[{").unwrap();
+        assert!(read(&file).is_empty(), "a broken file costs the memory and nothing else");
+    }
+
+    #[test]
+    fn a_clock_that_is_a_second_off_changes_nothing() {
+        let a = [lease(5, SavedState::Bound, 1000)];
+        assert!(is_same(&a, &[lease(5, SavedState::Bound, 1001)]));
+        assert!(!is_same(&a, &[lease(5, SavedState::Bound, 1010)]));
+        assert!(!is_same(&a, &[lease(5, SavedState::Released, 1000)]));
+        assert!(!is_same(&a, &[]));
+    }
+
+    #[test]
+    fn link_local_addresses_are_made_of_macs() {
+        assert_eq!(link_local(Mac::new([0x02, 0x74, 0x67, 1, 2, 3])).to_string(), "fe80::74:67ff:fe01:203");
+    }
+}
