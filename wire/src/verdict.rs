@@ -86,6 +86,16 @@ reasons! {
     CannotSegment = "cannot_segment",
     /// The memory it was lent from is gone.
     Stale = "stale",
+    /// Nothing that the segment's router answers or passes on.
+    NotForGateway = "not_for_gateway",
+    /// A packet to the segment's router that is cut off, contradicts itself or has a wrong checksum.
+    BadPacket = "bad_packet",
+    /// To somewhere that the segment's router has no way to, or may not pass on to.
+    NoRoute = "no_route",
+    /// Its hop limit ended at the segment's router.
+    TtlExceeded = "ttl_exceeded",
+    /// The DHCP server has no address for this client, or the message does not go with a lease of it.
+    NoLease = "no_lease",
 }
 
 impl DropReason {

@@ -1,0 +1,82 @@
+//! ARP: who asks for the router's address is told.
+//!
+//! Invariant: an answer says nothing but that the router's address is at the router's MAC, and goes to the one who asked; only a defence
+//! of the address is a broadcast, at most one in ten seconds.
+//! Read first: RFC 826 ("Packet Reception"), RFC 5227 sections 2.1.1 (probes) and 2.4 (defence).
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use wire::{DropReason, Instant, Mac, Verdict, layers::ETHERNET_LEN};
+
+use crate::{
+    bytes::{array, be16},
+    config::Config,
+    gateway::{Change, Decision, Incoming},
+    packet,
+};
+
+/// EtherType of ARP.
+pub(crate) const ETHERTYPE: u16 = 0x0806;
+/// RFC 5227 section 1.1, DEFEND_INTERVAL.
+const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
+/// Hardware Ethernet, protocol IPv4, lengths of their addresses.
+const ETHERNET_IPV4: [u8; 6] = [0, 1, 8, 0, 6, 4];
+const REQUEST: u16 = 1;
+const REPLY: u16 = 2;
+
+struct Arp {
+    operation: u16,
+    sender: Mac,
+    sender_address: Ipv4Addr,
+    target_address: Ipv4Addr,
+}
+
+fn parse(bytes: &[u8]) -> Option<Arp> {
+    if array(bytes, 0)? != ETHERNET_IPV4 {
+        return None;
+    }
+    Some(Arp {
+        operation: be16(bytes, 6)?,
+        sender: Mac::new(array(bytes, 8)?),
+        sender_address: array::<4>(bytes, 14)?.into(),
+        target_address: array::<4>(bytes, 24)?.into(),
+    })
+}
+
+pub(crate) fn decide(
+    config: &Config,
+    defended: Option<Instant>,
+    incoming: &Incoming<'_>,
+    now: Instant,
+    out: &mut Vec<u8>,
+) -> Decision {
+    let Some(v4) = &config.v4 else { return Decision::drop(DropReason::NotForGateway) };
+    let Some(arp) = incoming.bytes.get(ETHERNET_LEN..).and_then(parse) else {
+        return Decision::drop(DropReason::BadPacket);
+    };
+    let ours = v4.address;
+    if arp.sender_address == ours && arp.sender != config.mac {
+        // Somebody else says that the address is theirs.
+        if defended.is_some_and(|at| now < at + DEFEND_INTERVAL) {
+            return Decision::drop(DropReason::NotForGateway);
+        }
+        write(out, Mac::BROADCAST, config.mac, REQUEST, ours, Mac::new([0; 6]), ours);
+        return Decision { verdict: Verdict::Reply, change: Change::Defence };
+    }
+    if arp.operation != REQUEST || arp.target_address != ours || !arp.sender.is_unicast() {
+        return Decision::drop(DropReason::NotForGateway);
+    }
+    let (_, asker) = incoming.macs();
+    write(out, asker, config.mac, REPLY, ours, arp.sender, arp.sender_address);
+    Decision::reply()
+}
+
+fn write(out: &mut Vec<u8>, to: Mac, mac: Mac, operation: u16, sender: Ipv4Addr, target_mac: Mac, target: Ipv4Addr) {
+    packet::ethernet(out, to, mac, ETHERTYPE);
+    out.extend_from_slice(&ETHERNET_IPV4);
+    out.extend_from_slice(&operation.to_be_bytes());
+    out.extend_from_slice(&mac.bytes());
+    out.extend_from_slice(&sender.octets());
+    out.extend_from_slice(&target_mac.bytes());
+    out.extend_from_slice(&target.octets());
+}

@@ -1,0 +1,222 @@
+//! [`Gateway`]: one frame in, a verdict and at most one frame out.
+//!
+//! Invariant: [`Gateway::decide`] changes nothing, and what it decides is a function of the frame, the state and the time;
+//! [`Gateway::commit`] is the only thing that changes state. Whatever bytes come in, nothing panics, and an answer is never longer
+//! than the question or than 1,500 bytes, whichever is longer.
+//!
+//! Theory of operation: the port first asks for the [`Interest`] in a frame, by its head alone, so that what the router has nothing
+//! to say about is never read whole. Then `decide` writes the answer into a buffer that is used again and again, and `commit` takes what has
+//! to be remembered: an error from the budget, a lease, a solicitation. Trace and tests call `decide` only.
+//! Read first: RFC 1812 sections 4 and 5 (routers), then the module of a protocol.
+
+use wire::{DropReason, Instant, L3, Layers, Mac, NicId, Origin, Verdict, layers::ETHERNET_LEN};
+
+use crate::{
+    arp,
+    bytes::array,
+    config::{Config, ConfigError},
+    dhcp::{Dhcp, Lease, LeaseEvent, Snapshot},
+    errors::ErrorBudget,
+    ipv4, ipv6,
+    ra::Advertiser,
+};
+
+/// A frame and what is known about it.
+#[derive(Clone, Copy, Debug)]
+pub struct Incoming<'a> {
+    /// All its bytes (to [`Gateway::interest`]: those of its head).
+    pub bytes: &'a [u8],
+    /// Where it came in.
+    pub origin: Origin,
+    /// Its transport checksum is not there yet.
+    pub checksum_owed: bool,
+}
+
+impl Incoming<'_> {
+    /// Destination and source.
+    pub(crate) fn macs(&self) -> (Mac, Mac) {
+        let at = |at| Mac::new(array(self.bytes, at).unwrap_or_default());
+        (at(0), at(6))
+    }
+}
+
+/// How much of a frame [`Gateway::decide`] needs to see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interest {
+    /// Nothing more: it ends here.
+    None(DropReason),
+    /// It goes on to what is behind the gateway.
+    Forward,
+    /// All of it.
+    All,
+}
+
+/// What [`Gateway::commit`] remembers.
+#[derive(Debug)]
+pub(crate) enum Change {
+    None,
+    /// An ICMP error that this NIC caused.
+    Error(NicId),
+    /// The router's IPv4 address was defended.
+    Defence,
+    /// A router advertisement to all is asked for.
+    Solicited,
+    /// A lease begins, goes on or ends.
+    Lease(Box<Lease>),
+}
+
+/// What is to happen to a frame.
+#[derive(Debug)]
+#[must_use = "a decision takes effect when it is committed"]
+pub struct Decision {
+    /// How the frame ends. An answer, where one was written, is sent whatever the verdict is: an ICMP error goes with a drop.
+    pub verdict: Verdict,
+    pub(crate) change: Change,
+}
+
+impl Decision {
+    pub(crate) fn drop(reason: DropReason) -> Self {
+        Decision { verdict: Verdict::Drop(reason), change: Change::None }
+    }
+
+    pub(crate) fn reply() -> Self {
+        Decision { verdict: Verdict::Reply, change: Change::None }
+    }
+
+    /// The lease that the frame changes, as it will be.
+    pub fn lease(&self) -> Option<&Lease> {
+        match &self.change {
+            Change::Lease(lease) => Some(lease),
+            _ => None,
+        }
+    }
+}
+
+/// The router of one segment. See the module's documentation.
+#[derive(Debug)]
+pub struct Gateway {
+    config: Config,
+    errors: ErrorBudget,
+    defended: Option<Instant>,
+    advertiser: Option<Advertiser>,
+    dhcp: Option<Dhcp>,
+}
+
+impl Gateway {
+    /// The router that `config` describes, whose time begins at `now`.
+    pub fn new(config: Config, now: Instant) -> Result<Self, ConfigError> {
+        config.check()?;
+        let dhcp = config.v4.as_ref().and_then(|v4| Dhcp::new(v4, config.mtu, config.seed)).transpose()?;
+        let advertiser = match &config.v6 {
+            Some(v6) => Some(Advertiser::new(&config, v6, now)?),
+            None => None,
+        };
+        Ok(Gateway { errors: ErrorBudget::new(config.errors_per_second), defended: None, advertiser, dhcp, config })
+    }
+
+    /// Who it is.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// How much of a frame has to be seen, by its first bytes (128, or all where there are fewer).
+    pub fn interest(&self, head: &Incoming<'_>, now: Instant) -> Interest {
+        let not_ours = Interest::None(DropReason::NotForGateway);
+        let (to, from) = head.macs();
+        if (to != self.config.mac && !to.is_group()) || !from.is_unicast() || from == self.config.mac {
+            return not_ours;
+        }
+        let Some(layers) = Layers::parse(head.bytes) else { return not_ours };
+        if layers.l2_len != ETHERNET_LEN {
+            // Tags that the bridge did not take off are not the router's.
+            return not_ours;
+        }
+        match (layers.l3, layers.ethertype) {
+            (_, arp::ETHERTYPE) => Interest::All,
+            (L3::V4, _) => ipv4::interest(self.protocols(now), head, layers),
+            (L3::V6, _) => ipv6::interest(self.protocols(now), head, layers),
+            _ => not_ours,
+        }
+    }
+
+    /// What is to happen to a frame that [`Gateway::interest`] is in; the answer, if there is one, is in `out` then, else that is empty.
+    pub fn decide(&self, incoming: &Incoming<'_>, now: Instant, out: &mut Vec<u8>) -> Decision {
+        out.clear();
+        let head = Incoming { bytes: incoming.bytes.get(..wire::HEAD_BYTES).unwrap_or(incoming.bytes), ..*incoming };
+        match self.interest(&head, now) {
+            Interest::None(reason) => return Decision::drop(reason),
+            Interest::Forward => return Decision { verdict: Verdict::Forward, change: Change::None },
+            Interest::All => {}
+        }
+        let Some(layers) = Layers::parse(incoming.bytes) else { return Decision::drop(DropReason::BadPacket) };
+        match (layers.l3, layers.ethertype) {
+            (_, arp::ETHERTYPE) => arp::decide(&self.config, self.defended, incoming, now, out),
+            (L3::V4, _) => ipv4::decide(self.protocols(now), incoming, layers, out),
+            (L3::V6, _) => ipv6::decide(self.protocols(now), incoming, layers, out),
+            _ => Decision::drop(DropReason::NotForGateway),
+        }
+    }
+
+    fn protocols(&self, now: Instant) -> Protocols<'_> {
+        Protocols {
+            config: &self.config,
+            errors: &self.errors,
+            advertiser: self.advertiser.as_ref(),
+            dhcp: self.dhcp.as_ref(),
+            now,
+        }
+    }
+
+    /// Remembers what was decided; what it did to the leases.
+    pub fn commit(&mut self, decision: Decision, now: Instant) -> Option<LeaseEvent> {
+        match decision.change {
+            Change::None => {}
+            Change::Error(nic) => self.errors.take(nic, now),
+            Change::Defence => self.defended = Some(now),
+            Change::Solicited => {
+                if let Some(advertiser) = &mut self.advertiser {
+                    advertiser.solicited(now);
+                }
+            }
+            Change::Lease(lease) => return self.dhcp.as_mut().map(|dhcp| dhcp.commit(*lease)),
+        }
+        None
+    }
+
+    /// Writes the router advertisement that is due, if one is; false and an empty `out` when none is.
+    pub fn tick(&mut self, now: Instant, out: &mut Vec<u8>) -> bool {
+        out.clear();
+        self.advertiser.as_mut().is_some_and(|advertiser| advertiser.tick(now, out))
+    }
+
+    /// When [`Gateway::tick`] is to be called next.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.advertiser.as_ref().map(Advertiser::next)
+    }
+
+    /// Every lease, offer and address put aside, by address.
+    pub fn leases(&self) -> impl Iterator<Item = &Lease> {
+        self.dhcp.iter().flat_map(Dhcp::leases)
+    }
+
+    /// What is to outlive a restart.
+    pub fn snapshot(&self, now: Instant) -> Snapshot {
+        self.dhcp.as_ref().map(|dhcp| dhcp.snapshot(now)).unwrap_or_default()
+    }
+
+    /// Takes over what an earlier router of the segment left `away` ago. What does not fit the configuration any more is left out;
+    /// the number of leases that were taken over.
+    pub fn restore(&mut self, snapshot: &Snapshot, now: Instant, away: std::time::Duration) -> usize {
+        self.dhcp.as_mut().map_or(0, |dhcp| dhcp.restore(snapshot, now, away))
+    }
+}
+
+/// What the protocols decide with.
+#[derive(Clone, Copy)]
+pub(crate) struct Protocols<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) errors: &'a ErrorBudget,
+    pub(crate) advertiser: Option<&'a Advertiser>,
+    pub(crate) dhcp: Option<&'a Dhcp>,
+    pub(crate) now: Instant,
+}

@@ -1,0 +1,168 @@
+//! IPv6 to the router, and through it: neighbour discovery, echo, and errors about the rest.
+//!
+//! Invariant: neighbour discovery is listened to only with a hop limit of 255, which no router lets through; an error is never sent about an
+//! ICMPv6 error or redirect, a packet or frame to a group, or a packet from no single node, and never over a NIC's budget.
+//! Read first: RFC 4443 section 2.4(e), RFC 4861 sections 6.1.1 and 7.1.1 (validation), RFC 8200.
+
+use std::net::Ipv6Addr;
+
+use wire::{DropReason, Layers, Verdict, checksum::Checksum};
+
+use crate::{
+    bytes::{array, be16},
+    config::{Elsewhere, RouterV6},
+    gateway::{Change, Decision, Incoming, Interest, Protocols},
+    icmp::{self, Path},
+    ndisc,
+    packet::{ALL_NODES, ALL_ROUTERS, ICMPV6, IPV6_LEN, TCP, UDP, solicited_node},
+};
+
+struct Header {
+    payload: usize,
+    hop_limit: u8,
+    from: Ipv6Addr,
+    to: Ipv6Addr,
+}
+
+fn parse(packet: &[u8]) -> Option<Header> {
+    Some(Header {
+        payload: usize::from(be16(packet, 4)?),
+        hop_limit: *packet.get(7)?,
+        from: array::<16>(packet, 8)?.into(),
+        to: array::<16>(packet, 24)?.into(),
+    })
+}
+
+/// What is to be done with a packet, as its head says.
+enum Course {
+    NeighborSolicitation,
+    RouterSolicitation,
+    Echo,
+    Forward,
+    /// An error, with the reason that the packet ends for.
+    Error(DropReason, u8, u8),
+    Drop(DropReason),
+}
+
+fn course(on: Protocols<'_>, v6: &RouterV6, head: &Incoming<'_>, layers: Layers) -> Course {
+    let Some(header) = head.bytes.get(layers.l2_len..).and_then(parse) else {
+        return Course::Drop(DropReason::BadPacket);
+    };
+    let nothing = Course::Drop(DropReason::NotForGateway);
+    let kind = match (layers.protocol, layers.l4) {
+        (Some(ICMPV6), Some(at)) => head.bytes.get(at).copied(),
+        _ => None,
+    };
+    let mine = v6.owns(header.to);
+    let member = header.to == ALL_NODES
+        || header.to == ALL_ROUTERS
+        || header.to == solicited_node(v6.link_local)
+        || v6.global.is_some_and(|(global, _)| header.to == solicited_node(global));
+    if (mine || member) && !layers.fragment {
+        match kind {
+            Some(ndisc::NEIGHBOR_SOLICITATION) => return Course::NeighborSolicitation,
+            Some(ndisc::ROUTER_SOLICITATION) => return Course::RouterSolicitation,
+            Some(icmp::V6_ECHO) if is_node(header.from) => return Course::Echo,
+            _ => {}
+        }
+    }
+    let to_group = head.macs().0.is_group();
+    if to_group || header.to.is_multicast() || !is_node(header.from) || v6.owns(header.from) {
+        return nothing;
+    }
+    let may_err = match (layers.protocol, layers.l4) {
+        // Echo alone asks and answers beyond the link.
+        (Some(ICMPV6), _) => kind.is_some_and(|kind| matches!(kind, icmp::V6_ECHO | icmp::V6_ECHO_REPLY)),
+        (_, at) => at.is_some(),
+    };
+    let error = |reason, kind, code| if may_err { Course::Error(reason, kind, code) } else { Course::Drop(reason) };
+    if mine {
+        return match layers.protocol {
+            Some(UDP | TCP) if !layers.fragment => error(DropReason::NotForGateway, icmp::V6_UNREACHABLE, 4),
+            _ => nothing,
+        };
+    }
+    if header.to.is_unicast_link_local() || header.to.is_unspecified() || header.to.is_loopback() {
+        return nothing;
+    }
+    if header.from.is_unicast_link_local() {
+        // RFC 4007 section 9: such a packet does not leave its link.
+        return error(DropReason::NoRoute, icmp::V6_UNREACHABLE, 2);
+    }
+    if v6.global.is_some_and(|(global, prefix)| same_prefix(global, header.to, prefix)) {
+        // On the segment itself, where the router is not needed.
+        return error(DropReason::NoRoute, icmp::V6_UNREACHABLE, 3);
+    }
+    match on.config.elsewhere {
+        Elsewhere::Unreachable => error(DropReason::NoRoute, icmp::V6_UNREACHABLE, 0),
+        Elsewhere::Prohibited => error(DropReason::NoRoute, icmp::V6_UNREACHABLE, 1),
+        Elsewhere::Forward if header.hop_limit <= 1 => error(DropReason::TtlExceeded, icmp::V6_TIME_EXCEEDED, 0),
+        Elsewhere::Forward => Course::Forward,
+    }
+}
+
+/// Whether `address` can be that of one node.
+fn is_node(address: Ipv6Addr) -> bool {
+    !(address.is_unspecified() || address.is_multicast() || address.is_loopback())
+}
+
+pub(crate) fn same_prefix(a: Ipv6Addr, b: Ipv6Addr, prefix: u8) -> bool {
+    let differ = a.to_bits() ^ b.to_bits();
+    differ.leading_zeros() >= u32::from(prefix)
+}
+
+pub(crate) fn interest(on: Protocols<'_>, head: &Incoming<'_>, layers: Layers) -> Interest {
+    let Some(v6) = &on.config.v6 else { return Interest::None(DropReason::NotForGateway) };
+    match course(on, v6, head, layers) {
+        Course::NeighborSolicitation | Course::RouterSolicitation | Course::Echo => Interest::All,
+        Course::Forward => Interest::Forward,
+        Course::Error(..) if on.errors.allows(head.origin.nic, on.now) => Interest::All,
+        Course::Error(reason, ..) | Course::Drop(reason) => Interest::None(reason),
+    }
+}
+
+pub(crate) fn decide(on: Protocols<'_>, incoming: &Incoming<'_>, layers: Layers, out: &mut Vec<u8>) -> Decision {
+    let Some(v6) = &on.config.v6 else { return Decision::drop(DropReason::NotForGateway) };
+    let bad = || Decision::drop(DropReason::BadPacket);
+    let course = course(on, v6, incoming, layers);
+    let Some(packet) = incoming.bytes.get(layers.l2_len..) else { return bad() };
+    let Some(header) = parse(packet) else { return bad() };
+    let Some(packet) = packet.get(..IPV6_LEN + header.payload) else { return bad() };
+    let to_mac = incoming.macs().1;
+    let from = if v6.owns(header.to) { header.to } else { v6.source_for(header.from) };
+    let path = Path { mac: on.config.mac, to_mac, from, to: header.from };
+    match course {
+        Course::Error(reason, kind, code) => {
+            icmp::error_v6(out, &path, kind, code, packet);
+            return Decision { verdict: Verdict::Drop(reason), change: Change::Error(incoming.origin.nic) };
+        }
+        Course::Forward => return Decision { verdict: Verdict::Forward, change: Change::None },
+        Course::Drop(reason) => return Decision::drop(reason),
+        Course::NeighborSolicitation | Course::RouterSolicitation | Course::Echo => {}
+    }
+    let Some(message) = layers.l4.and_then(|at| packet.get(at - layers.l2_len..)) else { return bad() };
+    if message.len() < 8 || !(incoming.checksum_owed || is_intact(&header, message)) {
+        return bad();
+    }
+    if matches!(course, Course::Echo) {
+        icmp::echo_reply_v6(out, &path, message);
+        return Decision::reply();
+    }
+    if header.hop_limit != 255 || message.get(1) != Some(&0) {
+        return bad();
+    }
+    match course {
+        Course::NeighborSolicitation => ndisc::solicitation(on.config.mac, v6, &path, header.to, message, out),
+        _ => match on.advertiser {
+            Some(advertiser) => advertiser.solicitation(on, incoming.origin.nic, &path, message, out),
+            None => Decision::drop(DropReason::NotForGateway),
+        },
+    }
+}
+
+fn is_intact(header: &Header, message: &[u8]) -> bool {
+    let (from, to) = (header.from.octets(), header.to.octets());
+    let mut sum = Checksum::pseudo_v6(from, to, ICMPV6, message.len() as u32);
+    sum.add_bytes(message);
+    sum.is_valid()
+}

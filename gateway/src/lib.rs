@@ -1,0 +1,31 @@
+//! What a segment's router answers itself: ARP, ICMP, IPv6 neighbour discovery and router advertisements, DHCP.
+//!
+//! Read in this order: [`config`] (who the router is), [`Gateway`] (one frame in, at most one frame out: `decide`, then `commit`), then
+//! `arp`, `ipv4`, `ipv6` and [`dhcp`] for what each protocol asks, and [`GatewayPort`], which makes it a port of the bridge. The core has no
+//! socket and no clock: it is given bytes, the time and where a frame came from, and returns a [`wire::Verdict`] and bytes.
+//!
+//! ```text
+//!   bridge -> GatewayPort::transmit -> Gateway::decide(&self) -> Gateway::commit(&mut self) -> cx.answers -> bridge
+//!                                   \-> a port behind it (the way out), for what goes elsewhere
+//!   GatewayPort::receive <- Gateway::tick (unsolicited router advertisements)
+//! ```
+
+mod arp;
+mod book;
+mod bytes;
+pub mod config;
+pub mod dhcp;
+mod errors;
+mod gateway;
+mod icmp;
+mod ipv4;
+mod ipv6;
+mod ndisc;
+mod packet;
+mod port;
+mod ra;
+
+pub use book::{LeaseBook, LeaseSender, lease_book};
+pub use config::{Config, ConfigError, Elsewhere, RouterV4, RouterV6};
+pub use gateway::{Decision, Gateway, Incoming, Interest};
+pub use port::GatewayPort;

@@ -1,0 +1,423 @@
+//! DHCP: RFC 2131, RFC 2132, RFC 3046, RFC 3442, RFC 6842.
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use gateway::{
+    Config, Gateway,
+    dhcp::{Client, DhcpConfig, Guest, LeaseState, Reservation, Route},
+};
+use wire::{DropReason, Mac, NicId};
+
+use crate::{
+    dhcp_client::{ACK, Ask, DECLINE, DISCOVER, INFORM, NAK, OFFER, RELEASE, REQUEST, Told},
+    segment::{GUEST_MAC, ROUTER, Segment, config},
+};
+
+pub fn with(change: impl FnOnce(&mut DhcpConfig)) -> Config {
+    let mut config = config();
+    change(config.v4.as_mut().unwrap().dhcp.as_mut().unwrap());
+    config
+}
+
+fn mac(number: u16) -> Mac {
+    let [high, low] = number.to_be_bytes();
+    Mac::new([2, 0, 0, 1, high, low])
+}
+
+fn last(host: u8) -> Ipv4Addr {
+    Ipv4Addr::new(192, 168, 7, host)
+}
+
+/// A request in the state INIT-REBOOT.
+fn reboot(address: Ipv4Addr) -> Ask {
+    Ask::new(REQUEST).address(50, address)
+}
+
+#[test]
+fn rfc2131_3_1_discover_offer_request_acknowledge() {
+    let mut segment = Segment::new(config());
+    let offer = segment.dhcp(&Ask::new(DISCOVER));
+    assert_eq!((offer.kind, offer.to_mac, offer.to), (OFFER, GUEST_MAC, offer.address));
+    assert_eq!(segment.event.as_ref().unwrap().lease.state, LeaseState::Offered);
+    let ack = segment.dhcp(&Ask::new(REQUEST).address(54, ROUTER).address(50, offer.address));
+    assert_eq!((ack.kind, ack.address), (ACK, offer.address));
+    assert_eq!((ack.number(51), ack.number(58), ack.number(59)), (Some(86_400), Some(43_200), Some(75_600)));
+    let lease = &segment.event.as_ref().unwrap().lease;
+    assert_eq!((lease.state, lease.nic), (LeaseState::Bound, Some(NicId(3))));
+    assert_eq!(lease.expires, segment.now + Duration::from_secs(86_400));
+}
+
+#[test]
+fn rfc2131_4_1_the_broadcast_flag_is_honoured_and_comes_back() {
+    let mut ask = Ask::new(DISCOVER);
+    ask.flags = 0x8000;
+    let told = Segment::new(config()).dhcp(&ask);
+    assert_eq!((told.to_mac, told.to, told.flags), (Mac::BROADCAST, Ipv4Addr::BROADCAST, 0x8000));
+}
+
+#[test]
+fn rfc2131_4_1_relayed_messages_are_ignored() {
+    let mut ask = Ask::new(DISCOVER);
+    ask.giaddr = last(200);
+    assert_eq!(Segment::new(config()).refused(&ask.frame()), DropReason::NotForGateway);
+}
+
+#[test]
+fn rfc2131_4_1_options_in_file_and_sname_are_read() {
+    let mut segment = Segment::new(config());
+    let mut ask = Ask::new(DISCOVER).with(52, &[3]);
+    ask.options.remove(0);
+    ask.file = vec![53, 1, DISCOVER, 255];
+    ask.sname = [&[50, 4][..], &last(77).octets(), &[255]].concat();
+    assert_eq!(segment.dhcp(&ask).address, last(77));
+    ask.file = vec![53, 200];
+    assert_eq!(segment.refused(&ask.frame()), DropReason::BadPacket);
+}
+
+#[test]
+fn rfc2131_4_3_1_the_wished_address_is_offered_if_free() {
+    let mut segment = Segment::new(config());
+    assert_eq!(segment.lease(&Ask::new(DISCOVER).address(50, last(99))).address, last(99));
+    let other = segment.dhcp(&Ask::new(DISCOVER).of(mac(1)).address(50, last(99)));
+    assert_ne!(other.address, last(99));
+    for never in [ROUTER, last(0), last(255), Ipv4Addr::new(10, 0, 0, 1)] {
+        assert_ne!(segment.dhcp(&Ask::new(DISCOVER).of(mac(2)).address(50, never)).address, never);
+    }
+}
+
+#[test]
+fn rfc2131_4_3_2_selecting_another_server_frees_the_offer() {
+    let mut segment = Segment::new(config());
+    let offer = segment.dhcp(&Ask::new(DISCOVER));
+    let (_, answer) = segment.say(&Ask::new(REQUEST).address(54, last(250)).address(50, offer.address).frame());
+    assert_eq!(answer, None);
+    assert_eq!(segment.event.as_ref().unwrap().lease.state, LeaseState::Released);
+    let other = segment.dhcp(&Ask::new(DISCOVER).of(mac(1)).address(50, offer.address));
+    assert_eq!(other.address, offer.address);
+}
+
+#[test]
+fn rfc2131_4_3_2_selecting_an_address_that_was_not_offered_is_refused_to_all() {
+    let mut segment = Segment::new(config());
+    let offer = segment.dhcp(&Ask::new(DISCOVER).address(50, last(20)));
+    let told = segment.dhcp(&Ask::new(REQUEST).address(54, ROUTER).address(50, last(21)));
+    assert_eq!((told.kind, told.to_mac, told.to), (NAK, Mac::BROADCAST, Ipv4Addr::BROADCAST));
+    assert_eq!((offer.address, told.address), (last(20), Ipv4Addr::UNSPECIFIED));
+    assert!(told.option(51).is_none() && told.option(56).is_some(), "RFC 2131 table 3");
+}
+
+#[test]
+fn rfc2131_4_3_2_init_reboot() {
+    let mut segment = Segment::new(config());
+    assert_eq!(segment.refused(&reboot(last(9)).frame()), DropReason::NoLease, "silent without a record");
+    let address = segment.lease(&Ask::new(DISCOVER)).address;
+    let told = segment.dhcp(&reboot(address));
+    assert_eq!((told.kind, told.address), (ACK, address));
+    let wrong = Ipv4Addr::from(u32::from(address) ^ 1);
+    assert_eq!(segment.dhcp(&reboot(wrong)).kind, NAK, "another address than it has");
+    assert_eq!(segment.dhcp(&reboot(Ipv4Addr::new(10, 1, 2, 3)).of(mac(1))).kind, NAK, "another network");
+}
+
+#[test]
+fn rfc2131_4_3_2_renewing_goes_directly_and_rebinding_too() {
+    let mut segment = Segment::new(config());
+    let address = segment.lease(&Ask::new(DISCOVER)).address;
+    segment.later(Duration::from_secs(43_200));
+    let mut renew = Ask::new(REQUEST).from(address);
+    let told = segment.dhcp(&renew);
+    assert_eq!((told.kind, told.to, told.to_mac), (ACK, address, GUEST_MAC));
+    assert_eq!((told.address, told.ciaddr), (address, address));
+    assert_eq!(segment.event.as_ref().unwrap().lease.expires, segment.now + Duration::from_secs(86_400));
+    renew.unicast = false;
+    assert_eq!(segment.dhcp(&renew).kind, ACK);
+}
+
+#[test]
+fn an_address_in_use_whose_lease_was_forgotten_is_renewed_unless_somebody_else_has_it() {
+    let mut segment = Segment::new(config());
+    assert_eq!(segment.dhcp(&Ask::new(REQUEST).from(last(40))).kind, ACK);
+    assert_eq!(segment.dhcp(&Ask::new(REQUEST).from(last(40)).of(mac(1))).kind, NAK);
+}
+
+#[test]
+fn rfc2131_4_3_3_a_declined_address_is_put_aside_for_a_time() {
+    let mut segment = Segment::new(config());
+    let address = segment.lease(&Ask::new(DISCOVER)).address;
+    let decline = Ask::new(DECLINE).address(54, ROUTER).address(50, address);
+    assert_eq!(segment.refused(&decline.clone().of(mac(9)).frame()), DropReason::NoLease, "not its address");
+    assert_eq!(segment.say(&decline.frame()).1, None);
+    assert_ne!(segment.lease(&Ask::new(DISCOVER).address(50, address)).address, address);
+    assert_ne!(segment.lease(&Ask::new(DISCOVER).of(mac(1)).address(50, address)).address, address);
+    segment.later(Duration::from_secs(600));
+    assert_eq!(segment.lease(&Ask::new(DISCOVER).of(mac(2)).address(50, address)).address, address);
+}
+
+#[test]
+fn rfc2131_4_3_4_a_released_address_is_free_and_remembered() {
+    let mut segment = Segment::new(config());
+    let address = segment.lease(&Ask::new(DISCOVER)).address;
+    let release = Ask::new(RELEASE).address(54, ROUTER).from(address);
+    segment.nic = NicId(8);
+    assert_eq!(segment.refused(&release.frame()), DropReason::NoLease, "a message of somebody else, by its NIC");
+    segment.nic = NicId(3);
+    assert_eq!(segment.say(&release.frame()).1, None);
+    assert_eq!(segment.lease(&Ask::new(DISCOVER)).address, address);
+    segment.say(&release.frame());
+    assert_eq!(segment.lease(&Ask::new(DISCOVER).of(mac(1)).address(50, address)).address, address);
+    assert_ne!(segment.lease(&Ask::new(DISCOVER)).address, address);
+}
+
+#[test]
+fn rfc2131_4_3_5_inform_is_told_everything_but_an_address() {
+    let mut segment = Segment::new(config());
+    let told = segment.dhcp(&Ask::new(INFORM).from(last(30)).with(55, &[1, 3]));
+    assert_eq!((told.kind, told.to, told.address), (ACK, last(30), Ipv4Addr::UNSPECIFIED));
+    assert!(told.option(51).is_none() && told.option(58).is_none());
+    assert_eq!(told.option(3), Some(&ROUTER.octets()[..]));
+    assert!(segment.event.is_none());
+}
+
+#[test]
+fn rfc2132_every_option_in_the_order_it_was_asked_for() {
+    let config = with(|dhcp| {
+        dhcp.dns = vec![ROUTER, last(2)];
+        dhcp.domain = Some("lan.example".to_owned());
+        dhcp.search = vec!["a.example".to_owned(), "b.example".to_owned()];
+        dhcp.ntp = vec![last(3)];
+        dhcp.routes = vec![Route { network: Ipv4Addr::new(10, 128, 0, 0), prefix: 9, via: last(4) }];
+    });
+    let mut segment = Segment::new(config);
+    let wanted = [28, 26, 15, 12, 6, 3, 1, 42, 119, 121, 200, 28];
+    let ask = Ask::new(DISCOVER).with(12, b"Web_1.example").with(55, &wanted).with(57, &1500u16.to_be_bytes());
+    let told = segment.dhcp(&ask);
+    let codes: Vec<u8> = told.options.iter().map(|(code, _)| *code).collect();
+    assert_eq!(codes, [53, 54, 51, 58, 59, 28, 26, 15, 12, 6, 3, 1, 42, 119, 121]);
+    assert_eq!(told.option(1), Some(&[255, 255, 255, 0][..]));
+    assert_eq!(told.option(3), Some(&ROUTER.octets()[..]));
+    assert_eq!(told.option(6), Some(&[ROUTER.octets(), last(2).octets()].concat()[..]));
+    assert_eq!(told.option(12), Some(&b"web-1"[..]));
+    assert_eq!(told.option(15), Some(&b"lan.example"[..]));
+    assert_eq!(told.option(26), Some(&1500u16.to_be_bytes()[..]));
+    assert_eq!(told.option(28), Some(&last(255).octets()[..]));
+    assert_eq!(told.option(42), Some(&last(3).octets()[..]));
+    assert_eq!(told.option(119), Some(&b"\x01a\x07example\0\x01b\x07example\0"[..]));
+    let routes = [&[9, 10, 128][..], &last(4).octets(), &[0], &ROUTER.octets()].concat();
+    assert_eq!(told.option(121), Some(&routes[..]), "RFC 3442, with the default route");
+}
+
+#[test]
+fn rfc2132_9_8_only_what_is_asked_for_and_something_of_use_to_who_does_not_ask() {
+    let mut segment = Segment::new(config());
+    let told = segment.dhcp(&Ask::new(DISCOVER).with(55, &[1]));
+    assert!(told.option(1).is_some() && told.option(3).is_none());
+    let told = segment.dhcp(&Ask::new(DISCOVER));
+    assert!(told.option(1).is_some() && told.option(3).is_some() && told.option(26).is_some());
+}
+
+#[test]
+fn rfc2131_2_an_answer_is_no_longer_than_the_client_takes() {
+    let config = with(|dhcp| {
+        dhcp.dns = vec![ROUTER; 60];
+        dhcp.search = (0..40).map(|n| format!("domain-{n}.example")).collect();
+    });
+    let mut segment = Segment::new(config);
+    let relay = [7; 40];
+    let ask = Ask::new(DISCOVER).with(61, &[1; 30]).with(55, &[6, 119, 1]).with(82, &relay);
+    let told = segment.dhcp(&ask);
+    assert!(told.bytes <= 576, "{} bytes", told.bytes);
+    assert!(told.option(119).is_none() && told.option(1).is_some(), "what fits");
+    assert_eq!((told.option(82), told.option(61)), (Some(&relay[..]), Some(&[1; 30][..])));
+    let told = segment.dhcp(&ask.with(57, &1500u16.to_be_bytes()));
+    assert!(told.bytes <= 1500);
+    let pieces: Vec<_> = told.options.iter().filter(|(code, _)| *code == 119).map(|(_, value)| value.len()).collect();
+    assert!(pieces.len() > 1 && pieces[0] == 255, "RFC 3396: {pieces:?}");
+}
+
+#[test]
+fn rfc6842_the_client_identifier_comes_back_and_rfc3046_so_does_the_relays_option_last() {
+    let mut segment = Segment::new(config());
+    let ask = Ask::new(DISCOVER).with(82, &[1, 2, 9, 9]).with(61, &[0xff, 1, 2, 3]);
+    let told = segment.lease(&ask);
+    assert_eq!(told.options.last(), Some(&(82, vec![1, 2, 9, 9])));
+    assert_eq!(told.option(61), Some(&[0xff, 1, 2, 3][..]));
+    assert_eq!(segment.event.as_ref().unwrap().lease.client, Client { mac: GUEST_MAC, id: [0xff, 1, 2, 3].into() });
+}
+
+#[test]
+fn copies_of_a_machine_with_one_client_identifier_get_addresses_of_their_own() {
+    let mut segment = Segment::new(config());
+    let first = segment.lease(&Ask::new(DISCOVER).with(61, &[5; 19]));
+    let second = segment.lease(&Ask::new(DISCOVER).of(mac(1)).with(61, &[5; 19]));
+    assert_ne!(first.address, second.address);
+}
+
+#[test]
+fn rfc2131_3_3_a_client_may_ask_for_a_shorter_lease_but_not_for_a_longer() {
+    let mut segment = Segment::new(config());
+    let mut asked = |seconds: u32| segment.lease(&Ask::new(DISCOVER).with(51, &seconds.to_be_bytes())).number(51);
+    assert_eq!((asked(3600), asked(1), asked(u32::MAX)), (Some(3600), Some(60), Some(86_400)));
+}
+
+#[test]
+fn rfc2131_4_3_1_a_client_gets_its_address_again_after_the_lease_is_over() {
+    let mut segment = Segment::new(config());
+    let addresses: Vec<_> = (0..20).map(|n| segment.lease(&Ask::new(DISCOVER).of(mac(n))).address).collect();
+    segment.later(Duration::from_secs(200_000));
+    for n in (0..20).rev() {
+        assert_eq!(segment.lease(&Ask::new(DISCOVER).of(mac(n))).address, addresses[usize::from(n)]);
+    }
+}
+
+#[test]
+fn the_same_clients_get_the_same_addresses_from_a_router_that_forgot_everything() {
+    let addresses = || -> Vec<_> {
+        let mut segment = Segment::new(config());
+        (0..30).map(|n| segment.lease(&Ask::new(DISCOVER).of(mac(n))).address).collect()
+    };
+    assert_eq!(addresses(), addresses());
+}
+
+#[test]
+fn reservations_by_mac_and_by_name() {
+    let mut segment = Segment::new(with(|dhcp| {
+        dhcp.first = last(100);
+        dhcp.last = last(110);
+        dhcp.reservations = vec![
+            Reservation { guest: Guest::Mac(mac(1)), address: last(50) },
+            Reservation { guest: Guest::Name("Db".to_owned()), address: last(105) },
+        ];
+    }));
+    assert_eq!(segment.lease(&Ask::new(DISCOVER).of(mac(1))).address, last(50));
+    assert_eq!(
+        segment.lease(&Ask::new(DISCOVER).of(mac(1)).with(61, &[1, 2])).address,
+        last(50),
+        "whatever identifier"
+    );
+    assert_eq!(segment.lease(&Ask::new(DISCOVER).of(mac(2)).with(12, b"db.example")).address, last(105));
+    let renewed = segment.dhcp(&Ask::new(REQUEST).of(mac(2)).from(last(105)));
+    assert_eq!(renewed.kind, ACK, "a client need not say its name again");
+    for n in 10..19 {
+        let address = segment.lease(&Ask::new(DISCOVER).of(mac(n)).address(50, last(50))).address;
+        assert!(address != last(50) && address != last(105) && (last(100)..=last(110)).contains(&address));
+        segment.nic = NicId(n);
+    }
+    let thief = segment.lease(&Ask::new(DISCOVER).of(mac(99)).with(12, b"db"));
+    assert_ne!(thief.address, last(105), "not while somebody has it");
+    assert_eq!(segment.dhcp(&Ask::new(REQUEST).of(mac(77)).from(last(50))).kind, NAK);
+}
+
+#[test]
+fn a_message_for_another_hardware_address_than_the_frames_is_not_listened_to() {
+    let mut frame = Ask::new(DISCOVER).of(mac(1)).frame();
+    frame[6..12].copy_from_slice(&GUEST_MAC.bytes());
+    assert_eq!(Segment::new(config()).refused(&frame), DropReason::BadPacket);
+}
+
+#[test]
+fn a_guest_that_moves_to_another_nic_keeps_its_address() {
+    let mut segment = Segment::new(config());
+    let address = segment.lease(&Ask::new(DISCOVER)).address;
+    segment.nic = NicId(12);
+    assert_eq!(segment.lease(&Ask::new(DISCOVER)).address, address);
+    assert_eq!(segment.gateway.leases().count(), 1);
+    assert_eq!(segment.gateway.leases().next().unwrap().nic, Some(NicId(12)));
+}
+
+#[test]
+fn leases_survive_a_restart_and_what_does_not_fit_any_more_is_left_out() {
+    let mut segment = Segment::new(config());
+    let kept = segment.lease(&Ask::new(DISCOVER).address(50, last(50))).address;
+    segment.lease(&Ask::new(DISCOVER).of(mac(1)).address(50, last(200)));
+    segment.later(Duration::from_secs(1000));
+    let snapshot = segment.gateway.snapshot(segment.now);
+    assert_eq!(snapshot.leases.len(), 2);
+    let mut restarted = Segment::new(with(|dhcp| dhcp.last = last(99)));
+    assert_eq!(restarted.gateway.restore(&snapshot, restarted.now, Duration::from_secs(60)), 1);
+    let lease = restarted.gateway.leases().next().unwrap().clone();
+    assert_eq!((lease.address, lease.state, lease.nic), (kept, LeaseState::Bound, None));
+    assert_eq!(lease.expires, restarted.now + Duration::from_secs(86_400 - 1060));
+    assert_eq!(restarted.dhcp(&reboot(kept)).kind, ACK);
+    let again = restarted.gateway.snapshot(restarted.now);
+    assert_eq!(again.leases.len(), 1);
+}
+
+#[test]
+fn configurations_that_cannot_be_are_refused_with_what_to_do() {
+    let error = |change: fn(&mut DhcpConfig)| {
+        Gateway::new(with(change), wire::Instant::START).map(|_| ()).unwrap_err().to_string()
+    };
+    assert!(error(|dhcp| dhcp.last = Ipv4Addr::new(10, 0, 0, 1)).contains("192.168.7.0/24"));
+    assert!(error(|dhcp| dhcp.lease = Duration::from_secs(1)).contains("60 s"));
+    assert!(error(|dhcp| dhcp.dns = vec![ROUTER; 64]).contains("option 6"));
+    assert!(error(|dhcp| dhcp.domain = Some("a..b".to_owned())).contains("a..b"));
+    let reserve = |address| Reservation { guest: Guest::Mac(GUEST_MAC), address };
+    let twice = with(|dhcp| dhcp.reservations = vec![reserve(last(5)), reserve(last(5))]);
+    assert!(Gateway::new(twice, wire::Instant::START).is_err());
+    let router = with(|dhcp| dhcp.reservations = vec![reserve(ROUTER)]);
+    assert!(Gateway::new(router, wire::Instant::START).is_err());
+}
+
+#[test]
+fn one_guest_under_ever_new_names_takes_its_share_and_no_more() {
+    let mut segment = Segment::new(config());
+    let victim = segment.lease(&Ask::new(DISCOVER)).address;
+    segment.nic = NicId(66);
+    for n in 0..5000 {
+        let ask = Ask::new(DISCOVER).of(mac(n)).with(12, b"flood");
+        if n % 3 == 0 {
+            let _ = segment.say(&ask.frame());
+        } else if let (_, Some(offer)) = segment.say(&ask.frame()) {
+            let offer = Told::read(&offer);
+            let request = Ask::new(REQUEST).of(mac(n)).address(54, ROUTER).address(50, offer.address);
+            assert_eq!(segment.dhcp(&request).kind, ACK);
+            if n % 5 == 0 {
+                segment.say(&Ask::new(DECLINE).of(mac(n)).address(54, ROUTER).address(50, offer.address).frame());
+            }
+        }
+        // And by asking for addresses it knows of.
+        segment.say(&Ask::new(REQUEST).of(mac(n)).from(last((n % 256) as u8)).frame());
+        let held = segment.gateway.leases().filter(|lease| lease.nic == Some(NicId(66))).count();
+        assert!(held <= 64, "{held} addresses after {n} clients");
+    }
+    assert_eq!(segment.refused(&Ask::new(DISCOVER).of(mac(6000)).frame()), DropReason::NoLease);
+    segment.nic = NicId(3);
+    assert_eq!(segment.dhcp(&reboot(victim)).kind, ACK);
+    for n in 0..100 {
+        segment.nic = NicId(100 + n);
+        segment.lease(&Ask::new(DISCOVER).of(mac(7000 + n)));
+    }
+}
+
+#[test]
+fn in_a_small_pool_half_is_left_to_others() {
+    let mut segment = Segment::new(with(|dhcp| (dhcp.first, dhcp.last) = (last(10), last(17))));
+    for n in 0..4 {
+        segment.lease(&Ask::new(DISCOVER).of(mac(n)));
+    }
+    assert_eq!(segment.refused(&Ask::new(DISCOVER).of(mac(9)).frame()), DropReason::NoLease);
+    segment.nic = NicId(4);
+    segment.lease(&Ask::new(DISCOVER).of(mac(9)));
+}
+
+#[test]
+fn an_exhausted_pool_takes_from_what_is_over_then_offers_of_whoever_holds_most_and_never_what_runs() {
+    let mut segment = Segment::new(with(|dhcp| (dhcp.first, dhcp.last) = (last(10), last(13))));
+    segment.nic = NicId(1);
+    let bound = segment.lease(&Ask::new(DISCOVER).of(mac(1))).address;
+    let offered = segment.dhcp(&Ask::new(DISCOVER).of(mac(2))).address;
+    segment.nic = NicId(2);
+    segment.lease(&Ask::new(DISCOVER).of(mac(3)));
+    segment.lease(&Ask::new(DISCOVER).of(mac(4)));
+    segment.nic = NicId(3);
+    assert_eq!(segment.lease(&Ask::new(DISCOVER).of(mac(5))).address, offered);
+    segment.nic = NicId(4);
+    assert_eq!(segment.refused(&Ask::new(DISCOVER).of(mac(6)).frame()), DropReason::NoLease);
+    segment.later(Duration::from_secs(50_000));
+    for n in [3, 4, 5] {
+        segment.nic = NicId(if n == 5 { 3 } else { 2 });
+        segment.lease(&Ask::new(DISCOVER).of(mac(n)));
+    }
+    segment.later(Duration::from_secs(50_000));
+    segment.nic = NicId(4);
+    assert_eq!(segment.lease(&Ask::new(DISCOVER).of(mac(6))).address, bound, "the one that is over");
+}

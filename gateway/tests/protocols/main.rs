@@ -1,0 +1,16 @@
+//! The router of a segment, in virtual time: one test for each thing that an RFC asks, questions and answers made and read by etherparse.
+
+// A test says what went wrong by panicking, in what tests share too.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod arp;
+mod dhcp;
+mod dhcp_client;
+mod hostile;
+mod ipv4;
+mod ipv6;
+mod port;
+mod segment;
+
+#[global_allocator]
+static ALLOCATOR: sys::allocations::CountingAllocator = sys::allocations::CountingAllocator;

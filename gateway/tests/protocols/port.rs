@@ -1,0 +1,226 @@
+//! [`GatewayPort`] with a real context: the ledger balances, and nothing is allocated for a frame.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use gateway::{Elsewhere, Gateway, GatewayPort, dhcp::LeaseState, lease_book};
+use sys::allocations::count;
+use wire::{Burst, Context, DropReason, Instant, Mac, NicId, Offload, Origin, Port, Sizes, Wake};
+
+use crate::{
+    arp::request,
+    dhcp_client::{Ask, DISCOVER, Told},
+    ipv6::solicitation,
+    segment::{GLOBAL, GUEST, GUEST_GLOBAL, OUTSIDE, ROUTER, check, config, ping, udp},
+};
+
+const GUEST_NIC: NicId = NicId(0);
+const ROUTER_NIC: NicId = NicId(1);
+
+struct Bridge {
+    cx: Context,
+    now: Instant,
+}
+
+impl Bridge {
+    fn new(port: &mut GatewayPort) -> Self {
+        let mut cx = Context::new(Sizes::default()).unwrap();
+        cx.add_nic(GUEST_NIC);
+        cx.add_nic(ROUTER_NIC);
+        cx.nic = ROUTER_NIC;
+        port.attach(&mut cx).unwrap();
+        Bridge { cx, now: Instant::START + Duration::from_secs(5) }
+    }
+
+    /// One turn in which the guest sends `frames`; the answers that `each` is shown count as transmitted to the guest.
+    fn turn(&mut self, port: &mut dyn Port, frames: &[Vec<u8>], offload: Offload, mut each: impl FnMut(&[u8])) {
+        let cx = &mut self.cx;
+        cx.begin_turn(self.now);
+        let mut burst = Burst::default();
+        cx.nic = GUEST_NIC;
+        for frame in frames {
+            // From `originate` to `received`: as if a port had read it.
+            let sent = cx.originate(Origin { nic: GUEST_NIC, lane: 0 }, frame).unwrap();
+            cx.ledger.originated -= 1;
+            cx.received(1, frame.len() as u64);
+            cx.heads.get_mut(&sent).offload = offload;
+            burst.push(sent).unwrap();
+        }
+        cx.nic = ROUTER_NIC;
+        port.transmit(cx, &mut burst).unwrap();
+        assert!(burst.is_empty());
+        port.receive(cx, &mut burst).unwrap();
+        let mut answers = std::mem::take(&mut cx.answers);
+        let mut bytes = [0; 2048];
+        for frame in answers.drain().chain(burst.drain()) {
+            assert_eq!(cx.heads.get(&frame).origin, Origin { nic: ROUTER_NIC, lane: 0 });
+            assert_eq!(cx.heads.get(&frame).offload, Offload::NONE);
+            let len = cx.read_all(&frame, &mut bytes).unwrap();
+            each(&bytes[..len]);
+            cx.nic = GUEST_NIC;
+            cx.transmitted(1, len as u64);
+        }
+        cx.nic = ROUTER_NIC;
+        port.release(cx).unwrap();
+        assert!(cx.ledger.balances(), "{:?}", cx.ledger);
+    }
+}
+
+fn router(elsewhere: Elsewhere) -> GatewayPort {
+    GatewayPort::new(Gateway::new(gateway::Config { elsewhere, ..config() }, Instant::START).unwrap())
+}
+
+#[test]
+fn every_frame_is_answered_or_dropped_with_a_reason_and_the_ledger_balances() {
+    let mut port = router(Elsewhere::Unreachable);
+    let mut bridge = Bridge::new(&mut port);
+    let mut flooded = request(GUEST, OUTSIDE);
+    flooded[..6].copy_from_slice(&Mac::BROADCAST.bytes());
+    let frames = [
+        request(GUEST, ROUTER),
+        ping(ROUTER, 64, &[1; 1400]),
+        solicitation(GUEST_GLOBAL, GLOBAL, GLOBAL, true),
+        Ask::new(DISCOVER).frame(),
+        udp(OUTSIDE, 64, 53, &[2; 1000]),
+        flooded,
+        ping(GUEST, 64, b"")[..20].to_vec(),
+    ];
+    let mut answers = 0;
+    bridge.turn(&mut port, &frames, Offload::NONE, |bytes| {
+        check(bytes);
+        answers += 1;
+    });
+    // Four answers, an error, and the first router advertisement.
+    assert_eq!(answers, 6);
+    let counters = bridge.cx.counters(ROUTER_NIC).unwrap();
+    assert_eq!((counters.tx_frames, counters.total_drops()), (4, 3));
+    assert_eq!(counters.drops(DropReason::NoRoute), 1);
+}
+
+#[test]
+fn a_checksum_that_is_owed_is_not_looked_at_and_the_answer_is_complete() {
+    let mut port = router(Elsewhere::Unreachable);
+    let mut bridge = Bridge::new(&mut port);
+    bridge.turn(&mut port, &[], Offload::NONE, |_| {});
+    let mut frame = Ask::new(DISCOVER).frame();
+    frame[40..42].copy_from_slice(&[0x12, 0x34]);
+    let mut answers = 0;
+    let owed = Offload::new(wire::Gso::None, 0, 0, 34, 6);
+    for offload in [Offload::NONE, owed] {
+        bridge.turn(&mut port, std::slice::from_ref(&frame), offload, |bytes| {
+            Told::read(bytes);
+            answers += 1;
+        });
+    }
+    assert_eq!(answers, 1);
+    assert_eq!(bridge.cx.counters(ROUTER_NIC).unwrap().drops(DropReason::BadPacket), 1);
+}
+
+#[test]
+fn arp_echo_and_neighbour_discovery_allocate_nothing() {
+    let mut port = router(Elsewhere::Unreachable);
+    let mut bridge = Bridge::new(&mut port);
+    let frames = [
+        request(GUEST, ROUTER),
+        ping(ROUTER, 64, &[1; 1400]),
+        solicitation(GUEST_GLOBAL, GLOBAL, GLOBAL, true),
+        udp(OUTSIDE, 64, 53, &[2; 1000]),
+    ];
+    let mut answers = 0;
+    bridge.turn(&mut port, &frames, Offload::NONE, |_| {});
+    let before = count();
+    assert!(before > 0, "the counting allocator is not in place");
+    for _ in 0..100 {
+        bridge.turn(&mut port, &frames, Offload::NONE, |_| answers += 1);
+        bridge.now = bridge.now + Duration::from_secs(1);
+    }
+    assert_eq!(count() - before, 0);
+    assert!(answers >= 400);
+}
+
+#[test]
+fn advertisements_come_when_wake_said_so() {
+    let mut port = router(Elsewhere::Unreachable);
+    let mut bridge = Bridge::new(&mut port);
+    for _ in 0..5 {
+        let mut wake = Wake::default();
+        assert!(port.wake(&mut wake));
+        let due = wake.deadline.unwrap();
+        if due > bridge.now {
+            bridge.now = due - Duration::from_nanos(1);
+            bridge.turn(&mut port, &[], Offload::NONE, |_| panic!("too early"));
+        }
+        bridge.now = bridge.now.max(due);
+        let mut said = 0;
+        bridge.turn(&mut port, &[], Offload::NONE, |_| said += 1);
+        assert_eq!(said, 1);
+    }
+}
+
+#[test]
+fn the_book_shows_the_leases_also_after_it_was_not_read_for_long() {
+    let (send, mut book) = lease_book();
+    let mut port = router(Elsewhere::Unreachable).with_book(send);
+    let mut bridge = Bridge::new(&mut port);
+    bridge.turn(&mut port, &[Ask::new(DISCOVER).frame()], Offload::NONE, |_| {});
+    assert_eq!(book.leases().map(|lease| lease.state).collect::<Vec<_>>(), [LeaseState::Offered]);
+    for n in 0..3000u16 {
+        let [high, low] = n.to_be_bytes();
+        let ask = Ask::new(DISCOVER).of(Mac::new([2, 0, 0, 2, high, low])).frame();
+        bridge.turn(&mut port, &[ask], Offload::NONE, |_| {});
+    }
+    // What waited is read; then the whole table comes, at the time that the port asks to be woken at.
+    let _ = book.leases().count();
+    bridge.now = bridge.now + Duration::from_secs(1);
+    bridge.turn(&mut port, &[], Offload::NONE, |_| {});
+    let shown: Vec<_> = book.leases().cloned().collect();
+    assert!(shown.len() > 1);
+    assert!(shown.iter().eq(port.gateway().leases()));
+}
+
+/// A way out that counts.
+struct WayOut(Arc<AtomicU64>);
+
+impl Port for WayOut {
+    fn receive(&mut self, _: &mut Context, _: &mut Burst) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn transmit(&mut self, cx: &mut Context, burst: &mut Burst) -> io::Result<()> {
+        for frame in burst.drain() {
+            let len = cx.heads.get(&frame).len();
+            cx.transmitted(1, len as u64);
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn release(&mut self, _: &mut Context) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn wake(&mut self, _: &mut Wake) -> bool {
+        true
+    }
+}
+
+#[test]
+fn what_goes_elsewhere_is_handed_to_the_way_out() {
+    let frames = [udp(OUTSIDE, 64, 53, &[2; 1000]), udp(OUTSIDE, 1, 53, b""), request(GUEST, ROUTER)];
+    let out = Arc::new(AtomicU64::new(0));
+    let mut port = router(Elsewhere::Forward).with_way_out(Box::new(WayOut(out.clone())));
+    let mut bridge = Bridge::new(&mut port);
+    bridge.turn(&mut port, &frames, Offload::NONE, |_| {});
+    assert_eq!(out.load(Ordering::Relaxed), 1);
+    assert_eq!(bridge.cx.counters(ROUTER_NIC).unwrap().drops(DropReason::TtlExceeded), 1);
+    let mut port = router(Elsewhere::Forward);
+    let mut bridge = Bridge::new(&mut port);
+    bridge.turn(&mut port, &frames, Offload::NONE, |_| {});
+    assert_eq!(bridge.cx.counters(ROUTER_NIC).unwrap().drops(DropReason::NoRoute), 1, "nothing is behind");
+}
