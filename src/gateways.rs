@@ -199,9 +199,7 @@ fn saved(lease: &Lease, now: Instant, since_1970: u64) -> Option<Saved> {
 
 /// Whether two lists say the same, but for a second that clocks are apart.
 fn is_same(a: &[Saved], b: &[Saved]) -> bool {
-    let same = |(a, b): (&Saved, &Saved)| {
-        a.until.abs_diff(b.until) <= 1 && *a == Saved { until: a.until, ..b.clone() }
-    };
+    let same = |(a, b): (&Saved, &Saved)| a.until.abs_diff(b.until) <= 1 && *a == Saved { until: a.until, ..b.clone() };
     a.len() == b.len() && a.iter().zip(b).all(same)
 }
 

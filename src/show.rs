@@ -64,7 +64,13 @@ fn leases(list: &[LeaseEntry]) -> String {
     let mut table = Table::new(&["NETWORK", "ADDRESS", "MAC", "HOST NAME", ">EXPIRES IN"]);
     for lease in list {
         let LeaseEntry { network, mac, address, hostname, expires_s } = lease;
-        table.row([network.clone(), address.clone(), mac.clone(), hostname.clone().unwrap_or_default(), duration(*expires_s)]);
+        table.row([
+            network.clone(),
+            address.clone(),
+            mac.clone(),
+            hostname.clone().unwrap_or_default(),
+            duration(*expires_s),
+        ]);
     }
     table.to_string()
 }

@@ -66,7 +66,11 @@ fn clients_get_addresses_and_keep_them_over_a_restart() {
     }
 
     let told = udhcpc(&one, &script, "-x hostname:first");
-    assert!(told.contains("took 10.9.0.") && told.contains("mtu=1400") && told.contains("router= "), "{told}\n{}", daemon.log());
+    assert!(
+        told.contains("took 10.9.0.") && told.contains("mtu=1400") && told.contains("router= "),
+        "{told}\n{}",
+        daemon.log()
+    );
     let told = udhcpc(&two, &script, "");
     assert!(told.contains("took 10.9.0.77 "), "the declared address is kept for its guest: {told}");
     for ns in [&one, &two] {
@@ -90,7 +94,10 @@ fn clients_get_addresses_and_keep_them_over_a_restart() {
     assert!(!elsewhere.ok() && elsewhere.output.contains("Unreachable"), "{}", elsewhere.output);
 
     // A Linux guest and a built-in one.
-    let linux = require!(Qemu::boot(&lab, GuestSpec::new("linux", vec![NicSpec::new(lab.path("linux.sock"), "52:54:00:00:00:01")])));
+    let linux = require!(Qemu::boot(
+        &lab,
+        GuestSpec::new("linux", vec![NicSpec::new(lab.path("linux.sock"), "52:54:00:00:00:01")])
+    ));
     linux.sh("ip link set eth0 up");
     linux.sh(&format!("cat >/tmp/script <<'END'\n{SCRIPT}END\nchmod +x /tmp/script"));
     let told = udhcpc(&linux, "/tmp/script", "");
@@ -101,7 +108,11 @@ fn clients_get_addresses_and_keep_them_over_a_restart() {
         toy.arg("machine").arg("--port").arg(lab.path("toy.sock"));
         let output = toy.args(["--run", "dhcp", "--run", "ping 10.9.0.77", "--run", "off"]).output().unwrap();
         let told = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success() && told.contains("ok 10.9.0."), "{told}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success() && told.contains("ok 10.9.0."),
+            "{told}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     let linux_has = lease_of(&leases(&daemon), "52:54:00:00:00:01").unwrap()["address"].as_str().unwrap().to_owned();
     let addresses: std::collections::BTreeSet<String> =
@@ -116,7 +127,11 @@ fn clients_get_addresses_and_keep_them_over_a_restart() {
     });
     daemon.kill9();
     daemon.restart();
-    assert!(lease_of(&leases(&daemon), &mac).is_some_and(|lease| lease["address"] == address.as_str()), "{:?}", leases(&daemon));
+    assert!(
+        lease_of(&leases(&daemon), &mac).is_some_and(|lease| lease["address"] == address.as_str()),
+        "{:?}",
+        leases(&daemon)
+    );
     let told = udhcpc(&linux, "/tmp/script", "");
     assert!(told.contains(&format!("took {linux_has} ")), "{told}");
 }
@@ -133,7 +148,10 @@ fn a_guest_that_asks_for_everything_leaves_something_for_others() {
     }
     // As many clients as it likes, by their identifiers: the pool has 13 addresses, one of them reserved.
     for client in 0..20 {
-        one.run(&format!("timeout 5 busybox udhcpc -i eth0 -n -q -f -t 1 -T 1 -s /bin/true -x 61:01aabbccddee{client:02x}"), PATIENCE);
+        one.run(
+            &format!("timeout 5 busybox udhcpc -i eth0 -n -q -f -t 1 -T 1 -s /bin/true -x 61:01aabbccddee{client:02x}"),
+            PATIENCE,
+        );
     }
     let held = leases(&daemon).len();
     assert!((1..=6).contains(&held), "half the pool at most: {:?}", leases(&daemon));

@@ -47,10 +47,11 @@ impl GatewayPort {
         }
     }
 
-    /// Tells `book` of its leases, those that are there already first.
+    /// Tells `book` of its leases, those that are there already at once: a reader never sees fewer.
     #[must_use]
     pub fn with_book(mut self, mut book: LeaseSender) -> Self {
         book.all(Instant::START);
+        book.catch_up(&self.gateway, Instant::START);
         self.book = Some(book);
         self
     }

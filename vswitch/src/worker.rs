@@ -235,6 +235,7 @@ impl Worker {
     }
 
     fn let_go(&mut self, index: u16, mut lane: Lane) {
+        self.cx.nic = lane.nic;
         lane.port.detach(&mut self.cx);
         if let Some(Some(nic)) = self.nics.get_mut(lane.nic.index()) {
             nic.lanes.retain(|(_, place)| *place != index);
@@ -308,6 +309,7 @@ impl Worker {
         }
         let index = self.lanes.iter().position(Option::is_none).unwrap_or(self.lanes.len()) as u16;
         let mut lane = Lane { port, nic, number };
+        self.cx.nic = nic;
         if let Err(error) = lane.port.attach(&mut self.cx) {
             lane.port.detach(&mut self.cx);
             (self.failures)(Failure { nic, lane: number, reason: error.to_string() });
