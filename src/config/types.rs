@@ -141,7 +141,7 @@ pub struct Network {
     pub name: Name,
     /// Default: isolated, the mode that connects the least.
     pub mode: Mode,
-    /// IPv4 prefix of the guests. Default: none, for an isolated network hands out no addresses.
+    /// IPv4 prefix of the guests. Default: none.
     pub subnet: Option<Subnet>,
     /// IPv6 prefix of the guests. Default: none.
     pub subnet6: Option<Subnet>,
