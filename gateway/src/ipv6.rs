@@ -14,7 +14,7 @@ use crate::{
     gateway::{Change, Decision, Incoming, Interest, Protocols},
     icmp::{self, Path},
     ndisc,
-    packet::{ALL_NODES, ALL_ROUTERS, ICMPV6, IPV6_LEN, TCP, UDP, solicited_node},
+    packet::{ALL_NODES, ALL_ROUTERS, ICMPV6, IPV6_LEN, L4_OVER_V6, TCP, UDP, solicited_node},
 };
 
 struct Header {
@@ -59,9 +59,11 @@ fn course(on: Protocols<'_>, v6: &RouterV6, head: &Incoming<'_>, layers: Layers)
         || header.to == solicited_node(v6.link_local)
         || v6.global.is_some_and(|(global, _)| header.to == solicited_node(global));
     if (mine || member) && !layers.fragment {
+        // Behind extension headers there is no neighbour discovery: RFC 6980 forbids one of them, and nobody sends the others.
+        let bare = layers.l4 == Some(L4_OVER_V6);
         match kind {
-            Some(ndisc::NEIGHBOR_SOLICITATION) => return Course::NeighborSolicitation,
-            Some(ndisc::ROUTER_SOLICITATION) => return Course::RouterSolicitation,
+            Some(ndisc::NEIGHBOR_SOLICITATION) if bare => return Course::NeighborSolicitation,
+            Some(ndisc::ROUTER_SOLICITATION) if bare => return Course::RouterSolicitation,
             Some(icmp::V6_ECHO) if is_node(header.from) => return Course::Echo,
             _ => {}
         }

@@ -5,8 +5,8 @@
 //! allocated; for DHCP only what has to be remembered.
 //!
 //! Theory of operation: by the head alone it is known whether the router has anything to say about a frame; only then is the frame read
-//! whole. Answers go into `cx.answers`, which the worker forwards in the same turn; where there is no room, they are lost as on any
-//! link. What the router says unasked comes out of `receive`, and `wake` gives the time of it. Behind it there can be
+//! whole. Answers go into `cx.answers`, which the worker forwards in the same turn; where there is no room, they are
+//! dropped. What the router says unasked comes out of `receive`, and `wake` gives the time of it. Behind it there can be
 //! another port, the way out: it is given what goes elsewhere, and what it receives goes into the segment as the router's.
 //! Read first: [`wire::port`], [`Gateway`].
 
@@ -22,14 +22,16 @@ use crate::{
 /// See the module's documentation.
 pub struct GatewayPort {
     gateway: Gateway,
+    /// The router's NIC.
     origin: Origin,
+    /// Room for the longest frame that is asked.
     question: Box<[u8]>,
+    /// Room for the longest answer.
     answer: Vec<u8>,
     book: Option<LeaseSender>,
     way_out: Option<Box<dyn Port>>,
+    /// What is to be handed to the way out; empty between calls.
     onward: Burst,
-    /// The time of the last call.
-    now: Instant,
 }
 
 impl GatewayPort {
@@ -43,7 +45,6 @@ impl GatewayPort {
             book: None,
             way_out: None,
             onward: Burst::default(),
-            now: Instant::START,
         }
     }
 
@@ -81,7 +82,8 @@ impl GatewayPort {
             return cx.drop(frame, DropReason::Stale);
         };
         let bytes = self.question.get(..len).unwrap_or_default();
-        let decision = self.gateway.decide(&Incoming { bytes, ..incoming_of(origin, owed) }, cx.now, &mut self.answer);
+        let whole = Incoming { bytes, origin, checksum_owed: owed };
+        let decision = self.gateway.decide(&whole, cx.now, &mut self.answer);
         let verdict = decision.verdict;
         if let Some(event) = self.gateway.commit(decision, cx.now)
             && let Some(book) = &mut self.book
@@ -89,8 +91,8 @@ impl GatewayPort {
             book.changed(event, cx.now);
         }
         match verdict {
-            Verdict::Forward | Verdict::Hold => self.forward(cx, frame),
-            Verdict::Reply => cx.transmitted(1, len as u64),
+            Verdict::Forward => self.forward(cx, frame),
+            Verdict::Reply | Verdict::Hold => cx.transmitted(1, len as u64),
             Verdict::Drop(reason) => cx.drop(frame, reason),
         }
         if !self.answer.is_empty() {
@@ -100,9 +102,6 @@ impl GatewayPort {
 
     /// Sends the answer.
     fn send(&self, cx: &mut Context) {
-        if cx.answers.room() == 0 {
-            return;
-        }
         if let Some(answer) = cx.originate(self.origin, &self.answer)
             && let Err(answer) = cx.answers.push(answer)
         {
@@ -125,10 +124,6 @@ impl GatewayPort {
     }
 }
 
-fn incoming_of(origin: Origin, checksum_owed: bool) -> Incoming<'static> {
-    Incoming { bytes: &[], origin, checksum_owed }
-}
-
 impl Port for GatewayPort {
     fn attach(&mut self, cx: &mut Context) -> io::Result<()> {
         self.origin = Origin { nic: cx.nic, lane: 0 };
@@ -142,7 +137,6 @@ impl Port for GatewayPort {
     }
 
     fn receive(&mut self, cx: &mut Context, burst: &mut Burst) -> io::Result<()> {
-        self.now = cx.now;
         if let Some(port) = &mut self.way_out {
             port.receive(cx, burst)?;
         }
@@ -166,10 +160,11 @@ impl Port for GatewayPort {
         for frame in burst.drain() {
             self.take(cx, frame);
         }
-        match &mut self.way_out {
-            Some(port) if !self.onward.is_empty() => port.transmit(cx, &mut self.onward),
-            _ => Ok(()),
-        }
+        let Some(port) = self.way_out.as_mut().filter(|_| !self.onward.is_empty()) else { return Ok(()) };
+        let result = port.transmit(cx, &mut self.onward);
+        // Of a port that failed, what it did not take.
+        self.onward.drain().for_each(|frame| cx.drop(frame, DropReason::NotReady));
+        result
     }
 
     fn release(&mut self, cx: &mut Context) -> io::Result<()> {

@@ -52,27 +52,24 @@ fn routes(dhcp: &DhcpConfig, router: &RouterV4) -> Vec<u8> {
 pub(crate) struct Options<'a> {
     out: &'a mut Vec<u8>,
     limit: usize,
+    /// Bytes before the limit that are for options that come last.
+    kept: usize,
 }
 
 impl<'a> Options<'a> {
-    /// Options at the end of `out`, which is to be no longer than `limit`, with `kept` bytes for others and the end.
+    /// Options at the end of `out`, which is to be no longer than `limit`.
     pub(crate) fn new(out: &'a mut Vec<u8>, limit: usize) -> Self {
-        Options { out, limit: limit.saturating_sub(1) }
+        Options { out, limit: limit.saturating_sub(1), kept: 0 }
     }
 
-    /// Keeps `bytes` for an option that comes last.
+    /// Keeps `bytes` for options that come last; none, when these are added.
     pub(crate) fn keep(&mut self, bytes: usize) {
-        self.limit = self.limit.saturating_sub(bytes);
-    }
-
-    /// Gives them free again.
-    pub(crate) fn give(&mut self, bytes: usize) {
-        self.limit += bytes;
+        self.kept = bytes;
     }
 
     pub(crate) fn add(&mut self, code: u8, value: &[u8]) {
         let pieces = value.chunks(255);
-        if self.out.len() + value.len() + 2 * pieces.len() > self.limit {
+        if self.out.len() + value.len() + 2 * pieces.len() > self.limit.saturating_sub(self.kept) {
             return;
         }
         for piece in pieces {

@@ -67,7 +67,7 @@ pub(crate) fn write(out: &mut Vec<u8>, reply: &Reply<'_>, message: &Message<'_>)
             one(&mut options, HOST_NAME, reply);
         }
     }
-    options.give(kept);
+    options.keep(0);
     for (code, value) in lasts {
         options.add(code, value);
     }

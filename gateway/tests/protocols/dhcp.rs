@@ -301,9 +301,74 @@ fn reservations_by_mac_and_by_name() {
         assert!(address != last(50) && address != last(105) && (last(100)..=last(110)).contains(&address));
         segment.nic = NicId(n);
     }
+    // With nobody at home, too: nothing of the pool is left, but what is reserved is not of it.
+    let mut segment = Segment::new(with(|dhcp| {
+        (dhcp.first, dhcp.last) = (last(100), last(103));
+        dhcp.reservations = vec![Reservation { guest: Guest::Name("Db".to_owned()), address: last(101) }];
+    }));
+    for n in 10..13 {
+        segment.nic = NicId(n);
+        segment.lease(&Ask::new(DISCOVER).of(mac(n)));
+    }
+    segment.nic = NicId(20);
+    assert_eq!(segment.refused(&Ask::new(DISCOVER).of(mac(20)).frame()), DropReason::NoLease);
+    segment.lease(&Ask::new(DISCOVER).of(mac(2)).with(12, b"db"));
+}
+
+#[test]
+fn a_reserved_address_is_not_given_away_while_somebody_has_it() {
+    let mut segment = Segment::new(with(|dhcp| {
+        dhcp.reservations = vec![
+            Reservation { guest: Guest::Mac(mac(1)), address: last(50) },
+            Reservation { guest: Guest::Name("Db".to_owned()), address: last(105) },
+        ];
+    }));
+    assert_eq!(segment.lease(&Ask::new(DISCOVER).of(mac(2)).with(12, b"db.example")).address, last(105));
     let thief = segment.lease(&Ask::new(DISCOVER).of(mac(99)).with(12, b"db"));
     assert_ne!(thief.address, last(105), "not while somebody has it");
     assert_eq!(segment.dhcp(&Ask::new(REQUEST).of(mac(77)).from(last(50))).kind, NAK);
+}
+
+#[test]
+fn a_client_that_gets_a_reserved_address_gives_its_old_one_back() {
+    let mut segment = Segment::new(with(|dhcp| {
+        dhcp.reservations = vec![Reservation { guest: Guest::Name("db".to_owned()), address: last(50) }];
+    }));
+    let old = segment.lease(&Ask::new(DISCOVER)).address;
+    segment.dhcp(&Ask::new(DISCOVER).with(12, b"db"));
+    let event = segment.event.clone().unwrap();
+    assert_eq!((event.lease.address, event.left), (last(50), Some(old)));
+    assert_eq!(segment.gateway.leases().count(), 1);
+    assert_eq!(segment.lease(&Ask::new(DISCOVER).of(mac(1)).address(50, old)).address, old);
+}
+
+#[test]
+fn a_client_that_asks_again_keeps_what_it_has() {
+    let mut segment = Segment::new(config());
+    let address = segment.lease(&Ask::new(DISCOVER)).address;
+    let until = segment.event.clone().unwrap().lease.expires;
+    segment.later(Duration::from_secs(10));
+    assert_eq!(segment.dhcp(&Ask::new(DISCOVER)).address, address);
+    let lease = segment.event.clone().unwrap().lease;
+    assert_eq!((lease.state, lease.expires), (LeaseState::Bound, until));
+}
+
+#[test]
+fn offers_are_taken_from_nobody_who_holds_no_more_than_the_asker() {
+    let mut segment = Segment::new(with(|dhcp| (dhcp.first, dhcp.last) = (last(10), last(15))));
+    for (nic, n, bound) in [(1, 1, true), (1, 2, true), (2, 3, false), (2, 4, false), (3, 5, true), (3, 6, true)] {
+        segment.nic = NicId(nic);
+        let ask = Ask::new(DISCOVER).of(mac(n));
+        if bound {
+            segment.lease(&ask)
+        } else {
+            segment.dhcp(&ask)
+        };
+    }
+    segment.nic = NicId(1);
+    assert_eq!(segment.refused(&Ask::new(DISCOVER).of(mac(7)).frame()), DropReason::NoLease);
+    segment.nic = NicId(4);
+    segment.dhcp(&Ask::new(DISCOVER).of(mac(7)));
 }
 
 #[test]

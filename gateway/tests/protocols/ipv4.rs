@@ -7,7 +7,7 @@ use gateway::{Config, Elsewhere};
 use proptest::prelude::*;
 use wire::{DropReason, Mac, NicId, Verdict};
 
-use crate::segment::{GUEST, GUEST_MAC, OUTSIDE, ROUTER, ROUTER_MAC, Segment, check, config, ping, udp};
+use crate::segment::{GUEST, GUEST_MAC, OUTSIDE, ROUTER, ROUTER_MAC, Segment, check, config, mend, ping, udp};
 
 fn kind(frame: &[u8]) -> Icmpv4Type {
     let headers = check(frame);
@@ -53,11 +53,29 @@ fn rfc1122_fragments_and_broadcasts_are_not_echoed() {
     let mut segment = Segment::new(config());
     let mut fragment = ping(ROUTER, 64, b"abcd");
     fragment[20] = 0x20;
+    mend(&mut fragment);
     assert_eq!(segment.refused(&fragment), DropReason::NotForGateway);
     assert_eq!(segment.refused(&ping(Ipv4Addr::new(192, 168, 7, 255), 64, b"")), DropReason::NotForGateway);
     let mut group = ping(ROUTER, 64, b"abcd");
     group[..6].copy_from_slice(&Mac::BROADCAST.bytes());
     assert_eq!(segment.refused(&group), DropReason::NotForGateway);
+}
+
+#[test]
+fn what_comes_from_the_routers_own_address_or_to_somebody_else_is_left_alone() {
+    let mut segment = Segment::new(config());
+    let good = ping(ROUTER, 64, b"abcd");
+    for (at, mac) in [(6, ROUTER_MAC), (6, Mac::BROADCAST), (0, GUEST_MAC)] {
+        let mut frame = good.clone();
+        frame[at..at + 6].copy_from_slice(&mac.bytes());
+        assert_eq!(segment.refused(&frame), DropReason::NotForGateway);
+    }
+}
+
+#[test]
+fn rfc1812_5_2_7_1_on_the_segment_itself_the_host_is_unreachable() {
+    let (reason, answer) = Segment::elsewhere(Elsewhere::Forward).error(&ping(Ipv4Addr::new(192, 168, 7, 99), 64, b""));
+    assert_eq!((reason, kind(&answer)), (DropReason::NoRoute, unreachable(icmpv4::DestUnreachableHeader::Host)));
 }
 
 #[test]
@@ -82,6 +100,10 @@ fn rfc1812_5_2_7_1_what_is_forbidden_is_administratively_prohibited() {
 #[test]
 fn rfc1812_5_3_1_a_hop_limit_that_ends_here_is_reported() {
     let mut segment = Segment::elsewhere(Elsewhere::Forward);
+    let mut first_fragment = udp(OUTSIDE, 1, 33_434, b"traceroute");
+    first_fragment[20] = 0x20;
+    mend(&mut first_fragment);
+    segment.error(&first_fragment);
     for ttl in [0, 1] {
         let (reason, answer) = segment.error(&udp(OUTSIDE, ttl, 33_434, b"traceroute"));
         assert_eq!(reason, DropReason::TtlExceeded);
@@ -114,6 +136,7 @@ fn rfc1812_4_3_2_7_errors_are_never_about_these() {
         .unwrap();
     let mut later_fragment = udp(OUTSIDE, 64, 53, b"");
     later_fragment[21] = 1;
+    mend(&mut later_fragment);
     let mut to_group = udp(OUTSIDE, 64, 53, b"");
     to_group[..6].copy_from_slice(&Mac::BROADCAST.bytes());
     let frames = [
@@ -130,7 +153,8 @@ fn rfc1812_4_3_2_7_errors_are_never_about_these() {
     ];
     for (what, frame) in frames {
         let (verdict, answer) = segment.say(&frame);
-        assert!(answer.is_none() && matches!(verdict, Verdict::Drop(_)), "an error about {what}: {verdict:?}");
+        let refused = matches!(verdict, Verdict::Drop(DropReason::NoRoute | DropReason::NotForGateway));
+        assert!(answer.is_none() && refused, "an error about {what}: {verdict:?}");
     }
 }
 

@@ -98,6 +98,16 @@ fn rfc4861_7_1_1_solicitations_that_must_be_discarded() {
     assert_eq!(segment.refused(&other), DropReason::NotForGateway);
 }
 
+#[test]
+fn rfc6980_neighbour_discovery_behind_a_fragment_header_is_ignored() {
+    let plain = solicitation(GUEST_LINK_LOCAL, SOLICITED, LINK_LOCAL, true);
+    // An atomic fragment: whole, but with the header.
+    let mut frame = [&plain[..54], &[58, 0, 0, 0, 0, 0, 0, 1], &plain[54..]].concat();
+    frame[20] = 44;
+    frame[19] += 8;
+    assert_eq!(Segment::new(config()).refused(&frame), DropReason::NotForGateway);
+}
+
 /// The options of a router advertisement, by code.
 fn options(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
     let mut found = Vec::new();

@@ -6,6 +6,7 @@
 mod arp;
 mod dhcp;
 mod dhcp_client;
+mod host;
 mod hostile;
 mod ipv4;
 mod ipv6;

@@ -184,7 +184,7 @@ fn the_book_shows_the_leases_also_after_it_was_not_read_for_long() {
     assert!(shown.iter().eq(port.gateway().leases()));
 }
 
-/// A way out that counts.
+/// A way out that counts, and fails when it has counted to two.
 struct WayOut(Arc<AtomicU64>);
 
 impl Port for WayOut {
@@ -193,10 +193,12 @@ impl Port for WayOut {
     }
 
     fn transmit(&mut self, cx: &mut Context, burst: &mut Burst) -> io::Result<()> {
-        for frame in burst.drain() {
+        while let Some(frame) = burst.pop() {
             let len = cx.heads.get(&frame).len();
             cx.transmitted(1, len as u64);
-            self.0.fetch_add(1, Ordering::Relaxed);
+            if self.0.fetch_add(1, Ordering::Relaxed) == 1 {
+                return Err(io::ErrorKind::NotConnected.into());
+            }
         }
         Ok(())
     }
@@ -219,6 +221,13 @@ fn what_goes_elsewhere_is_handed_to_the_way_out() {
     bridge.turn(&mut port, &frames, Offload::NONE, |_| {});
     assert_eq!(out.load(Ordering::Relaxed), 1);
     assert_eq!(bridge.cx.counters(ROUTER_NIC).unwrap().drops(DropReason::TtlExceeded), 1);
+    bridge.cx.begin_turn(bridge.now);
+    let mut burst = Burst::default();
+    for _ in 0..3 {
+        burst.push(bridge.cx.originate(Origin { nic: GUEST_NIC, lane: 0 }, &frames[0]).unwrap()).unwrap();
+    }
+    assert!(port.transmit(&mut bridge.cx, &mut burst).is_err(), "a port that fails takes the router with it");
+    assert!(bridge.cx.ledger.balances(), "{:?}", bridge.cx.ledger);
     let mut port = router(Elsewhere::Forward);
     let mut bridge = Bridge::new(&mut port);
     bridge.turn(&mut port, &frames, Offload::NONE, |_| {});

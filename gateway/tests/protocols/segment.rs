@@ -143,6 +143,12 @@ pub fn check(frame: &[u8]) -> PacketHeaders<'_> {
     headers
 }
 
+/// Sets the checksum of an IPv4 header again, after a change.
+pub fn mend(frame: &mut [u8]) {
+    let (header, _) = etherparse::Ipv4Header::from_slice(&frame[14..]).unwrap();
+    frame[24..26].copy_from_slice(&header.calc_header_checksum().to_be_bytes());
+}
+
 /// A frame from the guest with a UDP datagram.
 pub fn udp(to: Ipv4Addr, ttl: u8, port: u16, payload: &[u8]) -> Vec<u8> {
     let builder = PacketBuilder::ethernet2(GUEST_MAC.bytes(), ROUTER_MAC.bytes())
