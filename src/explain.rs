@@ -4,6 +4,7 @@
 
 use crate::{
     config::{Attach, Config, ConfigError, Host, Idle, Network, Port, Role, Tagging},
+    subnets,
     table::Table,
 };
 use serde_json::{Value, json};
@@ -69,8 +70,13 @@ fn network(network: &Network, config: &Config) -> String {
     let mut facts = vec![network.mode.to_string()];
     facts.extend(network.subnet.map(|subnet| subnet.to_string()));
     facts.extend(network.subnet6.map(|subnet| subnet.to_string()));
-    if let Some(router) = network.subnet.filter(|_| network.dhcp).and_then(|subnet| subnet.host(1)) {
-        facts.push(format!("addresses by DHCP from {router}"));
+    if network.needs_subnet() {
+        let remembered = subnets::remembered(&config.host.state_dir, network.name.as_str());
+        facts.push(remembered.map_or("a free /24".to_owned(), |subnet| format!("{subnet} as before, if it is free")));
+    }
+    if network.dhcp {
+        let router = network.subnet.and_then(|subnet| subnet.host(network.router_number()));
+        facts.push(format!("addresses by DHCP{}", router.map_or_else(String::new, |router| format!(" from {router}"))));
     }
     facts.extend(network.mtu.map(|mtu| format!("MTU {mtu}")));
     facts.push(plural(ports.len(), "port"));

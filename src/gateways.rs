@@ -1,12 +1,12 @@
 //! The routers of networks: who they are, what they remember over a restart, what there is to see of their leases.
 //!
-//! Invariant: a network with `dhcp` has one router, which is a NIC of its bridge like any other and holds the first address of the subnet. What is
+//! Invariant: a network with `dhcp` has one router, which is a NIC of its bridge like any other and holds the first address of the subnet, or the
+//! second where the host has the first. What is
 //! written to `state_dir` is only read by the next start, and a file that cannot be read costs the memory of leases, nothing else.
 //! Read first: `gateway`'s crate page.
 
 use std::{
-    fs,
-    io::{self, Write},
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -23,9 +23,10 @@ use sys::tsc;
 use wire::{Instant, Mac};
 
 use crate::{
-    config::{Config, Network},
+    config::{Config, Mode, Network},
     hash,
     model::LeaseEntry,
+    state,
 };
 
 /// The MTU of a network that names none.
@@ -86,7 +87,7 @@ impl Leases {
             io::Error::other(format!("network {}: no router can be made of it: {error}", network.name))
         })?;
         let file = config.host.state_dir.join(format!("leases-{}.json", network.name));
-        let saved = read(&file);
+        let saved: Vec<Saved> = state::read(&file).unwrap_or_default();
         let taken = gateway.restore(&snapshot(&saved), now, Duration::ZERO);
         if taken > 0 {
             tracing::info!(network = %network.name, leases = taken, "remembered");
@@ -127,7 +128,7 @@ impl Leases {
             if is_same(&leases, &book.saved) {
                 continue;
             }
-            match write(&book.file, &leases) {
+            match state::write(&book.file, &leases) {
                 Ok(()) => book.saved = leases,
                 Err(error) => {
                     tracing::warn!(file = %book.file.display(), %error, "leases will not outlive this process");
@@ -140,12 +141,18 @@ impl Leases {
 /// Who the router of a network is.
 fn router(config: &Config, network: &Network, seed: u64) -> Option<gateway::Config> {
     let subnet = network.subnet.filter(|_| network.dhcp)?;
-    let IpAddr::V4(first) = subnet.host(1)? else { return None };
+    let IpAddr::V4(first) = subnet.host(network.router_number())? else { return None };
     let [.., a, b, c] = hash::of(network.name.as_str()).to_be_bytes();
     let mac = Mac::new([0x02, 0x74, 0x67, a, b, c]);
     let mut v4 = RouterV4 { address: first, prefix: subnet.length(), dhcp: None };
-    // Nothing leads out of an isolated network.
+    // Nothing leads out of these networks.
     let mut dhcp = DhcpConfig { router: false, ..DhcpConfig::new(&v4) };
+    if network.mode == Mode::HostOnly
+        && let (IpAddr::V4(next), IpAddr::V4(_)) = (subnet.host(network.router_number() + 1)?, subnet.host(1)?)
+    {
+        // The host's address is nobody else's.
+        dhcp.first = next;
+    }
     for port in config.ports_of(&network.name) {
         let in_subnet = |address: &&IpAddr| matches!(address, IpAddr::V4(address) if v4.may_lease(*address));
         if let (Some(mac), Some(IpAddr::V4(address))) = (port.mac, port.addresses.iter().find(in_subnet)) {
@@ -153,7 +160,7 @@ fn router(config: &Config, network: &Network, seed: u64) -> Option<gateway::Conf
         }
     }
     v4.dhcp = Some(dhcp);
-    let v6 = network.subnet6.and_then(|subnet| match subnet.host(1)? {
+    let v6 = network.subnet6.and_then(|subnet| match subnet.host(network.router_number())? {
         IpAddr::V6(first) => {
             Some(RouterV6 { global: Some((first, subnet.length())), ..RouterV6::new(link_local(mac)) })
         }
@@ -222,34 +229,6 @@ fn snapshot(saved: &[Saved]) -> Snapshot {
     Snapshot { leases: saved.iter().filter_map(lease).collect() }
 }
 
-fn read(file: &PathBuf) -> Vec<Saved> {
-    let text = match fs::read_to_string(file) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
-        Err(error) => {
-            tracing::warn!(file = %file.display(), %error, "leases of before are not known");
-            return Vec::new();
-        }
-    };
-    serde_json::from_str(&text).unwrap_or_else(|error| {
-        tracing::warn!(file = %file.display(), %error, "leases of before are not known; the file is not ours");
-        Vec::new()
-    })
-}
-
-/// Replaces the file in one step, so that whoever is killed meanwhile leaves the old one or the new one.
-fn write(file: &PathBuf, leases: &[Saved]) -> io::Result<()> {
-    if let Some(dir) = file.parent() {
-        fs::create_dir_all(dir)?;
-    }
-    let new = file.with_extension("new");
-    let mut out = fs::File::create(&new)?;
-    serde_json::to_writer_pretty(&mut out, leases)?;
-    out.write_all(b"\n")?;
-    out.sync_all()?;
-    fs::rename(new, file)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -269,16 +248,17 @@ mod tests {
     fn what_is_written_is_read_again() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("deep/leases-lan.json");
-        assert!(read(&file).is_empty());
+        let read = |file: &PathBuf| state::read::<Vec<Saved>>(file);
+        assert_eq!(read(&file), None);
         let leases = [lease(5, SavedState::Bound, since_1970() + 100), lease(6, SavedState::Declined, 0)];
-        write(&file, &leases).unwrap();
-        assert_eq!(read(&file), leases);
-        let snapshot = snapshot(&read(&file));
+        state::write(&file, &leases).unwrap();
+        assert_eq!(read(&file).unwrap(), leases);
+        let snapshot = snapshot(&read(&file).unwrap());
         assert_eq!(snapshot.leases.len(), 2);
         assert!((98..=100).contains(&snapshot.leases[0].remaining.as_secs()));
         assert_eq!(snapshot.leases[1].remaining, Duration::ZERO, "it is over");
-        fs::write(&file, "[{").unwrap();
-        assert!(read(&file).is_empty(), "a broken file costs the memory and nothing else");
+        std::fs::write(&file, "[{").unwrap();
+        assert_eq!(read(&file), None, "a broken file costs the memory and nothing else");
     }
 
     #[test]

@@ -19,6 +19,8 @@ mod run;
 mod run_dir;
 mod show;
 mod socket;
+mod state;
+mod subnets;
 mod switch;
 mod table;
 mod taps;

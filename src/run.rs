@@ -10,6 +10,7 @@ use crate::{
     model::PortState,
     run_dir::{RunDir, RunDirError},
     socket::{self, Access, BindError},
+    subnets,
     switch::{States, Switch, View},
     taps,
     wiring::SwitchWiring,
@@ -59,8 +60,9 @@ pub fn up(config: Config) -> Result<(), RunError> {
     ended
 }
 
-fn run(config: Config, control: std::os::unix::net::UnixListener) -> Result<(), RunError> {
+fn run(mut config: Config, control: std::os::unix::net::UnixListener) -> Result<(), RunError> {
     sys::sigbus::install()?;
+    subnets::choose(&mut config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let signals = {
         let _inside = runtime.enter();

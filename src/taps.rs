@@ -3,6 +3,8 @@
 //! Invariant: a TAP that cannot be made takes down its own port, with a reason, and nothing else. The devices end with the process, or
 //! when their port is let go.
 
+use std::net::IpAddr;
+
 use sys::tap::{Tap, TapDevice, TapError};
 use vswitch::{change::Change, host::tap::TapPort};
 
@@ -17,8 +19,15 @@ pub fn attach(config: &Config, places: &[Place], states: &States) -> Vec<TapDevi
     let mut devices = Vec::new();
     for (index, (port, place)) in config.ports.iter().zip(places).enumerate() {
         let Attach::Tap { tap, netns } = &port.attach else { continue };
-        let mtu = config.networks.iter().find(|network| network.name == port.network).and_then(|network| network.mtu);
-        match open(port, tap.as_str(), netns.as_ref().map(|name| name.as_str()), mtu) {
+        let network = config.networks.iter().find(|network| network.name == port.network);
+        let mtu = network.and_then(|network| network.mtu);
+        let opened = open(port, tap.as_str(), netns.as_ref().map(|name| name.as_str()), mtu);
+        let own = network.filter(|_| port.is_host).and_then(|network| network.subnet);
+        let opened = opened.and_then(|tap| match own.and_then(|subnet| Some((subnet.host(1)?, subnet.length()))) {
+            Some((IpAddr::V4(address), prefix)) => tap.device.set_address(address, prefix).map(|()| tap),
+            _ => Ok(tap),
+        });
+        match opened {
             Ok(Tap { device, queues }) => {
                 tracing::info!(port = %port.name, tap = device.name(), netns = netns.as_ref().map(|name| name.as_str()), "made a TAP");
                 for (lane, queue) in queues.into_iter().enumerate() {

@@ -146,6 +146,7 @@ impl Reader<'_> {
             guard: guard.unwrap_or(mac.is_some()),
             isolated: section.map("isolated", Entry::boolean)?.unwrap_or(false),
             pass_reserved: section.map("pass_reserved", Entry::boolean)?.unwrap_or(false),
+            is_host: false,
         };
         Ok((port, stations))
     }

@@ -27,7 +27,8 @@ mod tests;
 
 pub use error::ConfigError;
 pub use surroundings::Surroundings;
-pub use types::{Attach, Config, Engine, Guest, Host, Idle, Network, Port, Role, Station, Tagging};
+pub use types::{Attach, Config, Engine, Guest, Host, Idle, Mode, Network, Port, Role, Station, Tagging};
+pub use units::Subnet;
 
 use claims::Claims;
 use error::Fault;
@@ -117,7 +118,8 @@ fn read(text: &str, file: &Path, around: &Surroundings) -> Result<Config, Fault>
     reading.claims.reserve("socket", host.lock_file(), "the lock of the run directory");
     let vteps = overlay::read_vteps(&root, &mut reading)?;
     let networks = network::read(&root, &vteps, &mut reading)?;
-    let (guests, ports) = guest::read(&root, &host, &networks, &mut reading)?;
+    let (guests, mut ports) = guest::read(&root, &host, &networks, &mut reading)?;
+    ports.extend(networks.iter().filter_map(Network::host_port));
 
     match reading.refused.into_iter().min_by_key(|fault| fault.span.start) {
         Some(first) => Err(first),

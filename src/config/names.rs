@@ -85,6 +85,11 @@ name!(
 );
 
 impl PortName {
+    /// The name of the host's port in a network.
+    pub fn host(network: &Name) -> PortName {
+        PortName(format!("{network}/host"))
+    }
+
     /// The default name of port number `index` (from 0) of `guest`.
     pub fn of(guest: &Name, index: usize) -> PortName {
         PortName(format!("{guest}/{index}"))

@@ -6,7 +6,7 @@
 use super::{
     Reading,
     error::Fault,
-    names::{Interface, Name, NameError},
+    names::{Interface, Name, NameError, PortName},
     overlay,
     reader::{Entry, Section},
     types::{Mode, Network},
@@ -82,12 +82,15 @@ fn network(name: &str, entry: &Entry<'_>, vteps: &[Name], reading: &mut Reading)
     let dhcp = section.map("dhcp", Entry::boolean)?;
     outward(&section, mode)?;
 
-    if let Some(entry) = section.get("mode").filter(|_| mode != Mode::Isolated) {
-        reading.refuse(&entry, &format!("mode \"{mode}\""), "write mode = \"isolated\"");
+    if let Some(entry) = section.get("mode").filter(|_| matches!(mode, Mode::Nat | Mode::Bridged)) {
+        reading.refuse(&entry, &format!("mode \"{mode}\""), "write mode = \"isolated\" or \"host-only\"");
     }
-    if let Some(entry) = section.get("dhcp").filter(|_| dhcp == Some(true)) {
-        check_dhcp(&entry, subnet, subnet6, mtu)?;
+    let dhcp = dhcp.unwrap_or(mode == Mode::HostOnly);
+    if dhcp || mode == Mode::HostOnly {
+        let at = ["dhcp", "subnet", "mode"].iter().find_map(|key| section.get(key));
+        check_dhcp(at.as_ref().unwrap_or(entry), mode, subnet, subnet6, mtu)?;
     }
+    let tap = if mode == Mode::HostOnly { Some(host_tap(&name, entry, &section, reading)?) } else { None };
     if let Some(entry) = section.get("overlay") {
         overlay::overlay(&entry, vteps)?;
         reading.refuse(&entry, "an overlay", "leave the key out");
@@ -98,22 +101,21 @@ fn network(name: &str, entry: &Entry<'_>, vteps: &[Name], reading: &mut Reading)
             return Err(entry.key_fault("`vlan_vni` maps VLANs onto an overlay; give `overlay` too"));
         }
     }
-    Ok(Network { name, mode, subnet, subnet6, dhcp: dhcp.unwrap_or(false), mtu })
+    Ok(Network { name, mode, subnet, subnet6, dhcp, tap, mtu })
 }
 
-/// Whether there can be a router that gives out addresses.
+/// Whether the subnet has room for those who get addresses of it, and packets for what they are told.
 fn check_dhcp(
     entry: &Entry<'_>,
+    mode: Mode,
     subnet: Option<Subnet>,
     subnet6: Option<Subnet>,
     mtu: Option<u16>,
 ) -> Result<(), Fault> {
-    let Some(subnet) = subnet else {
-        let help = "give `subnet` too, for example \"10.77.1.0/24\"; a free one is not chosen in this version";
-        return Err(entry.key_fault("which addresses are to be given out?").help(help));
-    };
-    if subnet.length() < DHCP_PREFIX_MIN {
-        let what = format!("{subnet} is too large to give out addresses of; allowed are /{DHCP_PREFIX_MIN} to /30");
+    // The host, the router and a guest need six addresses with the subnet's own.
+    let longest = if mode == Mode::HostOnly { 29 } else { 30 };
+    if let Some(subnet) = subnet.filter(|subnet| !(DHCP_PREFIX_MIN..=longest).contains(&subnet.length())) {
+        let what = format!("addresses cannot be given out of {subnet}; allowed are /{DHCP_PREFIX_MIN} to /{longest}");
         return Err(entry.key_fault(what));
     }
     let least = if subnet6.is_some() { 1280 } else { 576 };
@@ -123,6 +125,20 @@ fn check_dhcp(
         }
         _ => Ok(()),
     }
+}
+
+/// The host's interface in a host-only network.
+fn host_tap(name: &Name, entry: &Entry<'_>, section: &Section<'_>, reading: &mut Reading) -> Result<Interface, Fault> {
+    let given = section.get("tap");
+    let tap: Interface = match &given {
+        Some(given) => given.parse()?,
+        None => format!("tl-{name}")
+            .parse()
+            .map_err(|_| entry.key_fault(format!("tl-{name} is too long for an interface; give one by `tap`")))?,
+    };
+    reading.claims.claim("TAP", &tap, &format!("network {name}"), given.as_ref().unwrap_or(entry))?;
+    reading.claims.claim("port name", PortName::host(name), &format!("network {name}"), entry)?;
+    Ok(tap)
 }
 
 fn subnet6(entry: &Entry<'_>) -> Result<Option<Subnet>, Fault> {

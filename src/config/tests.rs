@@ -89,6 +89,19 @@ fn every_key_arrives() {
 }
 
 #[test]
+fn the_host_is_in_host_only_networks() {
+    let text = "[networks.lan]\nmode = \"host-only\"\n[networks.dmz]\nmode = \"host-only\"\ntap = \"d0\"\ndhcp = false";
+    let config = read(text).unwrap();
+    let taps = config.ports.iter().map(|port| (port.name.as_str(), port.attach.clone(), port.is_host));
+    let tap = |name: &str| Attach::Tap { tap: name.parse().unwrap(), netns: None };
+    assert_eq!(taps.collect::<Vec<_>>(), [("lan/host", tap("tl-lan"), true), ("dmz/host", tap("d0"), true)]);
+    let asked: Vec<_> = config.networks.iter().map(|network| (network.dhcp, network.needs_subnet())).collect();
+    assert_eq!(asked, [(true, true), (false, true)]);
+    let taken = "[networks.lan]\nmode = \"host-only\"\n[guests.g]\nports = [{ network = \"lan\", attach = \"tap\", tap = \"tl-lan\" }]";
+    assert!(told(taken).message.contains("the TAP tl-lan is taken by network lan"), "{}", told(taken));
+}
+
+#[test]
 fn guests_have_engines() {
     let text = "[networks.n]\n[guests.a]\nengine = \"machine\"\nports = [{ network = \"n\" }]\n[guests.b]\nports = []";
     let guests = read(text).unwrap().guests;
@@ -201,8 +214,13 @@ fn wrong_files() {
         ("[vteps.main]\nlocal = \"198.51.100.1\"\ncontrol = \"evpn\"", 1, "vteps.main", "`speaker` is missing"),
         // Right, but not yet
         ("[networks.lan]\nmode = \"nat\"", 2, "networks.lan.mode", "mode \"nat\" is not available in this version"),
-        ("[networks.lan]\nmode = \"host-only\"\ntap = \"tl-lan\"", 2, "networks.lan.mode", "not available"),
-        ("[networks.lan]\ndhcp = true", 2, "networks.lan.dhcp", "give `subnet` too"),
+        (
+            "[networks.lan]\nmode = \"host-only\"\nsubnet = \"10.0.0.0/30\"",
+            3,
+            "networks.lan.subnet",
+            "allowed are /8 to /29",
+        ),
+        ("[networks.a-long-name-of-it]\nmode = \"host-only\"", 1, "networks.a-long-name-of-it", "give one by `tap`"),
         ("[networks.lan]\nsubnet = \"8.0.0.0/6\"\ndhcp = true", 3, "networks.lan.dhcp", "allowed are /8 to /30"),
         (
             "[networks.lan]\nsubnet = \"10.0.0.0/24\"\nmtu = 500\ndhcp = true",

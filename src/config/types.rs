@@ -147,9 +147,44 @@ pub struct Network {
     pub subnet6: Option<Subnet>,
     /// A router in the segment gives out addresses of `subnet` by DHCP and, with `subnet6`, tells the prefix to guests. Default: false.
     pub dhcp: bool,
+    /// Host-only: the host's interface. Default: tl-NETWORK.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tap: Option<Interface>,
     /// Largest IP packet in bytes that guests are told of, 68 to 65521. Default: not told, for nothing lies underneath
     /// an isolated network that would limit it.
     pub mtu: Option<u16>,
+}
+
+impl Network {
+    /// Whether it needs a subnet and has none: `up` chooses one.
+    pub fn needs_subnet(&self) -> bool {
+        self.subnet.is_none() && (self.dhcp || self.mode == Mode::HostOnly)
+    }
+
+    /// Which address of the subnet its router has: the first that the host has not.
+    pub fn router_number(&self) -> u32 {
+        if self.mode == Mode::HostOnly { 2 } else { 1 }
+    }
+
+    /// The port by which the host is in a host-only network.
+    pub fn host_port(&self) -> Option<Port> {
+        let tap = self.tap.clone()?;
+        Some(Port {
+            name: PortName::host(&self.name),
+            guest: self.name.clone(),
+            network: self.name.clone(),
+            attach: Attach::Tap { tap, netns: None },
+            tagging: Tagging::Untagged {},
+            mac: None,
+            addresses: Vec::new(),
+            fdb: Vec::new(),
+            queues: 1,
+            guard: false,
+            isolated: false,
+            pass_reserved: false,
+            is_host: true,
+        })
+    }
 }
 
 /// `[guests.NAME]`.
@@ -211,6 +246,9 @@ pub struct Port {
     pub isolated: bool,
     /// Frames to 01:80:C2:00:00:00 to :0F are forwarded and not eaten (IEEE 802.1Q table 8-1). Default: false.
     pub pass_reserved: bool,
+    /// It is the host's own, in a host-only network.
+    #[serde(skip)]
+    pub is_host: bool,
 }
 
 /// A static entry of the forwarding table.

@@ -169,6 +169,21 @@ impl Subnet {
         self.length
     }
 
+    /// The prefix of `length` bits that `address` is in, whatever it is: a route's destination.
+    pub fn of(address: IpAddr, length: u8) -> Subnet {
+        Subnet { address, length }
+    }
+
+    /// Whether an address is in both.
+    pub fn overlaps(self, other: Subnet) -> bool {
+        let shorter = u32::from(self.length.min(other.length));
+        match (self.address, other.address) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => (u32::from(a) ^ u32::from(b)).leading_zeros() >= shorter.min(32),
+            (IpAddr::V6(a), IpAddr::V6(b)) => (u128::from(a) ^ u128::from(b)).leading_zeros() >= shorter.min(128),
+            _ => false,
+        }
+    }
+
     /// Address number `n` of it, 0 being the prefix itself; nothing when it has no so many.
     pub fn host(self, n: u32) -> Option<IpAddr> {
         match self.address {

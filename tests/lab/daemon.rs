@@ -1,5 +1,6 @@
 //! The program under test: `trunkline up`, and its other verbs against the running daemon.
 
+use super::netns::NetNs;
 use super::process::{CommandOutput, Process, guarded, signal, status_number};
 use super::{Lab, holds_within};
 use serde_json::Value;
@@ -31,6 +32,8 @@ pub struct Daemon {
     socket: PathBuf,
     process: Option<Process>,
     logs: Vec<String>,
+    /// The network namespace it runs in; none for the laboratory's own.
+    netns: Option<String>,
 }
 
 impl Daemon {
@@ -44,6 +47,14 @@ impl Daemon {
         daemon
     }
 
+    /// The same within a network namespace: what it makes on its host is made there.
+    pub fn start_in(lab: &Lab, ns: &NetNs, config_toml: &str) -> Self {
+        let mut daemon = Self::prepared(lab, config_toml);
+        daemon.netns = Some(ns.netns_name().to_owned());
+        daemon.restart();
+        daemon
+    }
+
     /// Writes the configuration and starts nothing.
     pub fn prepared(lab: &Lab, config_toml: &str) -> Self {
         let text = complete(config_toml).replace("$DIR", &lab.dir().display().to_string());
@@ -51,7 +62,7 @@ impl Daemon {
         fs::write(&config, &text).expect("the configuration file");
         let run_dir = value_of(&text, "run_dir").expect("a run_dir");
         let socket = Path::new(&run_dir).join("control.sock");
-        Self { dir: lab.dir().to_owned(), config, socket, process: None, logs: Vec::new() }
+        Self { dir: lab.dir().to_owned(), config, socket, process: None, logs: Vec::new(), netns: None }
     }
 
     /// Ends the daemon, if it runs, and starts it with the same configuration; waits until it says `ready`.
@@ -68,7 +79,15 @@ impl Daemon {
     /// Starts the daemon without waiting for anything.
     pub fn launch(&mut self) {
         self.keep_log();
-        let mut command = guarded(program());
+        let mut command = match &self.netns {
+            None => guarded(program()),
+            Some(netns) => {
+                // It becomes the program: the process is the same one.
+                let mut command = guarded("ip");
+                command.args(["netns", "exec", netns]).arg(program());
+                command
+            }
+        };
         command.arg("up").arg(&self.config).env("RUST_BACKTRACE", "1");
         self.process = Some(Process::start(&self.dir, "trunkline", command));
     }

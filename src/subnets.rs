@@ -1,0 +1,124 @@
+//! Subnets for networks that need one and name none: a free /24, remembered.
+//!
+//! Invariant: a subnet that is chosen overlaps with no route of this host but the default one, and with no other network of the file or of the
+//! memory; the same network gets the same subnet again for as long as that holds.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
+};
+
+use crate::{
+    config::{Config, Subnet},
+    state,
+};
+
+/// Where routes are read: of the network namespace that this process is in.
+const ROUTES: &str = "/proc/net/route";
+/// The second bytes of the prefixes 10.N.0.0/16 that subnets are taken from, one after the other.
+const FROM: std::ops::RangeInclusive<u8> = 77..=99;
+
+/// Gives every network that needs a subnet one.
+///
+/// # Errors
+/// Routes cannot be read, or no subnet is free.
+pub fn choose(config: &mut Config) -> io::Result<()> {
+    if config.networks.iter().all(|network| !network.needs_subnet()) {
+        return Ok(());
+    }
+    let file = config.host.state_dir.join("subnets.json");
+    let mut remembered: BTreeMap<String, String> = state::read(&file).unwrap_or_default();
+    let before = remembered.clone();
+    let mut taken = routes(&fs::read_to_string(ROUTES)?);
+    taken.extend(config.networks.iter().filter_map(|network| network.subnet));
+    for network in config.networks.iter_mut().filter(|network| network.needs_subnet()) {
+        let name = network.name.to_string();
+        let others =
+            remembered.iter().filter(|(other, _)| **other != name).filter_map(|(_, text)| Subnet::v4(text).ok());
+        let kept: Vec<Subnet> = taken.iter().copied().chain(others).collect();
+        let own = remembered.get(&name).and_then(|text| Subnet::v4(text).ok());
+        let is_free = |subnet: &Subnet| !taken.iter().any(|other| other.overlaps(*subnet));
+        let subnet = own.filter(is_free).or_else(|| free(&kept)).ok_or_else(|| {
+            io::Error::other(format!(
+                "network {name}: no subnet of 10.77.0.0 to 10.99.255.255 is free; give it one by `subnet`"
+            ))
+        })?;
+        if own != Some(subnet) {
+            tracing::info!(network = name, %subnet, "chose a subnet");
+        }
+        remembered.insert(name, subnet.to_string());
+        taken.push(subnet);
+        network.subnet = Some(subnet);
+    }
+    if remembered != before
+        && let Err(error) = state::write(&file, &remembered)
+    {
+        tracing::warn!(file = %file.display(), %error, "chosen subnets will not be remembered");
+    }
+    Ok(())
+}
+
+/// The first /24 that overlaps with none of these.
+fn free(taken: &[Subnet]) -> Option<Subnet> {
+    let candidates = FROM.flat_map(|second| (1..=254).map(move |third| (second, third)));
+    let subnets = candidates.filter_map(|(second, third)| Subnet::v4(&format!("10.{second}.{third}.0/24")).ok());
+    subnets.into_iter().find(|subnet| !taken.iter().any(|other| other.overlaps(*subnet)))
+}
+
+/// The destinations in a routing table as /proc has it, without default routes: words in hexadecimal, as they lie in a little-endian memory.
+fn routes(table: &str) -> Vec<Subnet> {
+    let route = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let word = |n: usize| u32::from_str_radix(fields.get(n)?, 16).ok().map(u32::swap_bytes);
+        let (destination, mask) = (word(1)?, word(7)?);
+        let length = mask.leading_ones() as u8;
+        (length > 0).then(|| Subnet::of(IpAddr::V4(Ipv4Addr::from(destination & mask)), length))
+    };
+    table.lines().skip(1).filter_map(route).collect()
+}
+
+/// Whether the memory of subnets is where it would be looked for; for `check`.
+pub fn remembered(state_dir: &Path, network: &str) -> Option<String> {
+    let remembered: BTreeMap<String, String> = state::read(&state_dir.join("subnets.json"))?;
+    remembered.get(network).cloned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Surroundings};
+
+    const TABLE: &str = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n\
+                         eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
+                         eth0\t00014D0A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n\
+                         *\t00004E0A\t00000000\t0200\t0\t0\t0\t0000FFFF\t0\t0\t0\nnonsense\n";
+
+    #[test]
+    fn routes_are_read_and_avoided() {
+        let taken = routes(TABLE);
+        assert_eq!(taken.iter().map(Subnet::to_string).collect::<Vec<_>>(), ["10.77.1.0/24", "10.78.0.0/16"]);
+        assert_eq!(free(&taken).unwrap().to_string(), "10.77.2.0/24");
+        let all = Subnet::of(Ipv4Addr::new(10, 0, 0, 0).into(), 8);
+        assert_eq!(free(&[all]), None);
+    }
+
+    #[test]
+    fn a_choice_is_remembered_and_never_given_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let around = Surroundings { root: true, ..Surroundings::default() };
+        let chosen = |names: &[&str]| {
+            let networks: String =
+                names.iter().map(|name| format!("[networks.{name}]\nmode = \"host-only\"\n")).collect();
+            let text = format!("host.state_dir = \"{}\"\n{networks}", dir.path().display());
+            let mut config = config::parse(&text, "t.toml".as_ref(), &around).unwrap();
+            choose(&mut config).unwrap();
+            config.networks.iter().map(|network| network.subnet.unwrap().to_string()).collect::<Vec<_>>()
+        };
+        let first = chosen(&["a", "b"]);
+        assert_ne!(first[0], first[1]);
+        assert_eq!(chosen(&["b", "c", "a"]), [first[1].clone(), chosen(&["c"])[0].clone(), first[0].clone()]);
+        assert_eq!(remembered(dir.path(), "a"), Some(first[0].clone()));
+    }
+}
