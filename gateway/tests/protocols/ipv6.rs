@@ -223,6 +223,8 @@ fn rfc4443_4_2_an_echo_reply_carries_what_was_sent() {
     let mut wrong = ping(GUEST_GLOBAL, GLOBAL);
     wrong[56] ^= 1;
     assert_eq!(segment.refused(&wrong), DropReason::BadPacket);
+    segment.checksum_owed = true;
+    segment.ask(&wrong);
 }
 
 #[test]
@@ -276,4 +278,7 @@ fn rfc4443_2_4_f_errors_are_limited() {
     let mut segment = Segment::new(Config { errors_per_second: 5, ..config() });
     let asked = ping(GUEST_GLOBAL, OUTSIDE_V6);
     assert_eq!((0..100).filter(|_| segment.say(&asked).1.is_some()).count(), 5);
+    segment.later(Duration::from_secs(1));
+    let asked = router_solicitation(GUEST_LINK_LOCAL);
+    assert_eq!((0..100).filter(|_| segment.say(&asked).1.is_some()).count(), 5, "so are advertisements to one node");
 }

@@ -10,6 +10,7 @@ mod host;
 mod hostile;
 mod ipv4;
 mod ipv6;
+mod pool;
 mod port;
 mod segment;
 

@@ -177,7 +177,9 @@ fn the_book_shows_the_leases_also_after_it_was_not_read_for_long() {
     }
     // What waited is read; then the whole table comes, at the time that the port asks to be woken at.
     let _ = book.leases().count();
-    bridge.now = bridge.now + Duration::from_secs(1);
+    let mut wake = Wake::default();
+    assert!(port.wake(&mut wake) && wake.deadline.unwrap() <= bridge.now + Duration::from_secs(1));
+    bridge.now = wake.deadline.unwrap();
     bridge.turn(&mut port, &[], Offload::NONE, |_| {});
     let shown: Vec<_> = book.leases().cloned().collect();
     assert!(shown.len() > 1);
