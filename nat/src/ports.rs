@@ -75,7 +75,7 @@ impl Ports {
     /// The outside address of an inside one, and, for arbitrary pooling, those after it.
     pub(crate) fn paired(&self, inside: Ipv4Addr) -> impl Iterator<Item = Ipv4Addr> {
         let spread = u64::from(inside.to_bits()).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        let first = (spread * self.addresses.len() as u64 >> 32) as usize;
+        let first = ((spread * self.addresses.len() as u64) >> 32) as usize;
         self.addresses.iter().cycle().skip(first).take(self.addresses.len()).copied()
     }
 

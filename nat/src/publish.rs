@@ -78,12 +78,9 @@ impl NatTable {
         self.check(forward)?;
         for (outside, inside) in forward.pairs() {
             let key = Key::mapping(forward.protocol, forward.nic, inside);
-            for known in
-                [self.find(key), self.owner(forward.protocol, outside)].map(|known| known.map(|(slot, _)| slot))
-            {
-                if let Some(slot) = known {
-                    self.remove_whole(slot);
-                }
+            let of_either = [self.find(key), self.owner(forward.protocol, outside)];
+            for slot in of_either.map(|known| known.map(|(slot, _)| slot)).into_iter().flatten() {
+                self.remove_whole(slot);
             }
             let record = Record { key, outside, state: State::Published, stamp: now, ..Record::EMPTY };
             if self.insert(record, now).is_err() {

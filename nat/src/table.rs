@@ -26,6 +26,9 @@ use crate::{
     unsolicited::Unsolicited,
 };
 
+#[cfg(test)]
+mod tests;
+
 /// What happened to a table since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NatStats {

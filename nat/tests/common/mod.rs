@@ -243,6 +243,15 @@ pub fn echo(from: Ipv4Addr, to: Ipv4Addr, id: u16, reply: bool) -> Vec<u8> {
     frame
 }
 
+/// An ICMP query of another type.
+pub fn query(from: Ipv4Addr, to: Ipv4Addr, kind: u8, id: u16, payload: &[u8]) -> Vec<u8> {
+    let [high, low] = id.to_be_bytes();
+    let ip = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]).ipv4(from.octets(), to.octets(), 64);
+    let mut frame = Vec::new();
+    ip.icmpv4_raw(kind, 0, [high, low, 0, 1]).write(&mut frame, payload).unwrap();
+    frame
+}
+
 /// An ICMP error of a type and code, about a frame.
 pub fn error(from: Ipv4Addr, to: Ipv4Addr, kind: u8, code: u8, about: &[u8], quote: usize) -> Vec<u8> {
     let quoted = &about[14..about.len().min(14 + quote)];
