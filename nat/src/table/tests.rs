@@ -131,7 +131,7 @@ proptest! {
         let mut now = Instant::START;
         for step in steps {
             let forward = |a: u16, b: u16, n: u16| Forward {
-                protocol: if a % 2 == 0 { Protocol::Tcp } else { Protocol::Udp },
+                protocol: if a.is_multiple_of(2) { Protocol::Tcp } else { Protocol::Udp },
                 outside: OUTSIDE,
                 ports: a..=a + n - 1,
                 inside: Endpoint::new(Ipv4Addr::new(10, 0, 0, 2), b),
