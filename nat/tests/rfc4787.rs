@@ -189,9 +189,9 @@ fn rfc4787_req9_hairpinning_shows_the_outside_endpoint() {
     strict.out(&udp(ep(GUEST, 4000), b, b"")).inward();
 }
 
-/// RFC 4787 REQ-10 | packet | met | ICMP errors never end a mapping.
+/// RFC 4787 REQ-12 | packet | met | ICMP errors never end a mapping.
 #[test]
-fn rfc4787_req10_icmp_errors_do_not_end_mappings() {
+fn rfc4787_req12_icmp_errors_do_not_end_mappings() {
     let mut nat = nat();
     let sent = nat.out(&udp(ep(GUEST, 4000), ep(PEER, 9999), b"data")).outward();
     let before = nat.entries();
@@ -219,9 +219,9 @@ fn rfc4787_req11_behaviour_is_deterministic() {
     }
 }
 
-/// RFC 4787 REQ-12 | packet | met | ICMP errors are passed on: without that, path MTU discovery (fragmentation needed) would not work.
+/// RFC 4787 section 11 (MTU) | packet | met | ICMP errors are passed on: without that, path MTU discovery (fragmentation needed) would not work.
 #[test]
-fn rfc4787_req12_fragmentation_needed_reaches_the_sender() {
+fn rfc4787_section11_fragmentation_needed_reaches_the_sender() {
     let mut nat = nat();
     let sent = nat.out(&udp(ep(GUEST, 4000), ep(PEER, 9999), &[7; 60])).outward();
     let told = nat.back(&error(ROUTER, OUTSIDE, 3, 4, &sent.frame, 28)).inward();
@@ -231,7 +231,7 @@ fn rfc4787_req12_fragmentation_needed_reaches_the_sender() {
     assert_eq!((about.source, about.destination), (ep(GUEST, 4000), ep(PEER, 9999)));
 }
 
-/// RFC 4787 REQ-13 | packet | met | A packet too big for the way on, with DF or without, is left to who forwards: it is translated whole, its DF bit kept.
+/// RFC 4787 REQ-13 | packet | not met | The engine knows no MTU: "fragmentation needed" is for who forwards. A packet is translated whole, its DF bit kept.
 #[test]
 fn rfc4787_req13_the_df_bit_is_kept() {
     let mut nat = nat();

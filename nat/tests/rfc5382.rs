@@ -122,7 +122,7 @@ fn rfc5382_req5_idle_connections_last() {
     }
 }
 
-/// RFC 5382 REQ-6 | packet | not met | No protocol is looked into (FTP's PORT and the like): no application level gateway, which this requirement permits.
+/// RFC 5382 REQ-6 | packet | met | There are no application level gateways that would have to be off: payload is left alone.
 #[test]
 fn rfc5382_req6_payload_is_left_alone() {
     let mut nat = nat();

@@ -1,6 +1,6 @@
 //! ICMP errors: translated together with the packet they quote, in both directions and hairpinned.
 //!
-//! Invariant: an error changes nothing in the table; it neither makes, renews nor removes a mapping (RFC 4787 REQ-10, RFC 5508 REQ-6).
+//! Invariant: an error changes nothing in the table; it neither makes, renews nor removes a mapping (RFC 4787 REQ-12, RFC 5508 REQ-6).
 //! Read first: RFC 5508 section 4.
 
 use wire::NicId;
