@@ -266,3 +266,12 @@ fn rfc7857_identifications_do_not_collide() {
         }
     }
 }
+
+#[test]
+fn who_connects_to_its_own_outside_endpoint_has_one_session() {
+    for mut nat in [nat(), strict()] {
+        let own = connect(&mut nat, ep(GUEST, 4000), ep(SERVER, 80));
+        nat.out(&tcp(ep(GUEST, 4000), own, "S"));
+        assert!(state(&nat).len() <= 2, "{:?}", nat.entries());
+    }
+}

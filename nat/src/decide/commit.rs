@@ -121,6 +121,15 @@ impl NatTable {
         if key.protocol() != Protocol::Tcp {
             return if permit { self.permit(mapping, key, remote, state, now) } else { Ok(()) };
         }
+        // Who connects to its own outside endpoint is both ends of one session; the other leg has just opened it.
+        if let Some((slot, record)) = self.find(key.session(remote)) {
+            let tcp = record.tcp | tcp;
+            if let Some(record) = self.record_mut(slot) {
+                record.tcp = tcp;
+            }
+            self.renew(slot, tcp::state(tcp), now, false);
+            return Ok(());
+        }
         let of = key.permit(remote.address);
         if permit {
             self.permit(mapping, key, remote, State::Held, now)?;
