@@ -1,0 +1,41 @@
+//! The NAT of Trunkline: one bounded [`NatTable`] of mappings, and the packet engine on it. No sockets, no clock, no I/O.
+//!
+//! Read in this order: [`config`] (what may be set), [`table`] (who holds what, and for how long), [`decide`] (what is to be done with a
+//! packet), [`rewrite`] (how its head is changed). [`nptv6`] is a translation of its own that keeps nothing.
+//!
+//! ```text
+//!   frame's head --decide(&table)--> Decision --commit(&mut table, head)--> the head rewritten, the mapping renewed
+//!   inside  {NIC, address, port} --hash--> record        a record is one cache line: mapping, TCP session or permit
+//!   outside {address, port}      --array--> mapping, then its inside endpoint --hash--> session or permit
+//! ```
+//!
+//! The words are those of RFC 4787: an *endpoint* is an address and a port (of ICMP queries, the identifier); a *mapping* joins an inside
+//! endpoint to an outside one, whoever is spoken to. A *session* is one TCP connection through a mapping (RFC 5382), a *permit* says that a
+//! mapping has sent to an address, and exists only where filtering is address-dependent.
+//!
+//! Who forwards asks [`NatTable::decide`] and, if it does as it is told, [`NatTable::commit`]; who only wants to know asks the first. The
+//! table is told the time with every question and forgets by [`NatTable::sweep`], a few records at a time.
+
+pub mod config;
+pub mod decide;
+mod fragments;
+mod holders;
+mod index;
+pub mod nptv6;
+mod packet;
+mod ports;
+pub mod publish;
+mod record;
+pub mod rewrite;
+pub mod snapshot;
+pub mod table;
+mod tcp;
+mod unsolicited;
+
+pub use config::{Config, ConfigError, Filtering, Lifetimes, Pooling};
+pub use decide::{Decision, Refusal, Translation};
+pub use nptv6::Nptv6;
+pub use publish::{Forward, PublishError};
+pub use record::{Endpoint, Protocol, Side, State};
+pub use snapshot::{Entry, Kind, Snapshot};
+pub use table::{NatStats, NatTable};

@@ -1,0 +1,194 @@
+//! [`Packet`]: what the NAT has to know of an IPv4 packet, read from the head of its frame once.
+//!
+//! Invariant: every offset, and every field that is going to be changed, lies within the head. What is not so is refused here.
+//! Read first: RFC 791 section 3.1, RFC 792, RFC 1858 (tiny fragments).
+
+use std::net::Ipv4Addr;
+
+use wire::{Head, L3, Layers};
+
+use crate::{
+    decide::Refusal,
+    record::{Endpoint, Protocol},
+};
+
+/// Whether it is whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    Whole,
+    First,
+    Later,
+}
+
+/// The packet that an ICMP error is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Quote {
+    /// Where its IP header begins.
+    pub(crate) l3: usize,
+    /// Where its transport header begins; eight bytes of it are there.
+    pub(crate) l4: usize,
+    pub(crate) protocol: Protocol,
+    pub(crate) source: Endpoint,
+    pub(crate) destination: Endpoint,
+}
+
+/// What is behind the IP header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// TCP or UDP; the flags are TCP's.
+    Ports { source: u16, destination: u16, flags: u8 },
+    /// An ICMP query or the reply to one.
+    Query { id: u16, reply: bool },
+    /// An ICMP error.
+    Error(Quote),
+    /// A later fragment.
+    Nothing,
+}
+
+/// See the module's documentation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Packet {
+    pub(crate) l3: usize,
+    pub(crate) l4: usize,
+    pub(crate) number: u8,
+    pub(crate) protocol: Protocol,
+    pub(crate) source: Ipv4Addr,
+    pub(crate) destination: Ipv4Addr,
+    pub(crate) id: u16,
+    pub(crate) may_fragment: bool,
+    pub(crate) part: Part,
+    pub(crate) content: Content,
+    /// Bytes of the packet.
+    pub(crate) len: u16,
+}
+
+impl Packet {
+    /// The packet of a frame.
+    #[inline]
+    pub(crate) fn of(head: &Head) -> Result<Packet, Refusal> {
+        let bytes = head.bytes();
+        let layers = Layers::parse(bytes).ok_or(Refusal::Malformed)?;
+        if layers.l3 != L3::V4 {
+            return Err(if layers.ethertype == wire::layers::ETHERTYPE_IPV4 {
+                Refusal::Malformed
+            } else {
+                Refusal::NotIpv4
+            });
+        }
+        let l3 = layers.l2_len;
+        let header: &[u8; 20] = bytes.get(l3..).and_then(|at| at.first_chunk()).ok_or(Refusal::Malformed)?;
+        let [first, _, l, m, i, d, flags, _, _, number, _, _, s0, s1, s2, s3, d0, d1, d2, d3] = *header;
+        let l4 = l3 + usize::from(first & 0x0f) * 4;
+        let len = u16::from_be_bytes([l, m]);
+        let part = match (layers.fragment, layers.l4) {
+            (_, None) => Part::Later,
+            (true, Some(_)) => Part::First,
+            (false, Some(_)) => Part::Whole,
+        };
+        let protocol = Protocol::from_number(number).ok_or(Refusal::UnknownProtocol)?;
+        // What is said to be there is there, and is no padding.
+        let end = l3 + usize::from(len);
+        if end > head.len() || end < l4 {
+            return Err(Refusal::Malformed);
+        }
+        let content = match part {
+            Part::Later => Content::Nothing,
+            _ => content(bytes.get(..end.min(bytes.len())).unwrap_or_default(), end, l4, protocol)?,
+        };
+        if part != Part::Whole && matches!(content, Content::Error(_)) {
+            return Err(Refusal::Malformed);
+        }
+        Ok(Packet {
+            l3,
+            l4,
+            number,
+            protocol,
+            source: Ipv4Addr::new(s0, s1, s2, s3),
+            destination: Ipv4Addr::new(d0, d1, d2, d3),
+            id: u16::from_be_bytes([i, d]),
+            may_fragment: flags & 0x40 == 0,
+            part,
+            content,
+            len,
+        })
+    }
+
+    /// Source and destination endpoint of what has ports or an identifier, which stands on both sides.
+    #[inline]
+    pub(crate) fn ends(&self) -> (Endpoint, Endpoint) {
+        let (source, destination) = match self.content {
+            Content::Ports { source, destination, .. } => (source, destination),
+            Content::Query { id, .. } => (id, id),
+            Content::Error(_) | Content::Nothing => (0, 0),
+        };
+        (Endpoint::new(self.source, source), Endpoint::new(self.destination, destination))
+    }
+}
+
+#[inline]
+fn content(bytes: &[u8], end: usize, l4: usize, protocol: Protocol) -> Result<Content, Refusal> {
+    let rest = bytes.get(l4..).unwrap_or_default();
+    match protocol {
+        Protocol::Icmp => icmp(bytes, end, l4),
+        Protocol::Udp => {
+            let [a, b, c, d, ..] = *rest.first_chunk::<8>().ok_or(Refusal::Malformed)?;
+            let (source, destination) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+            Ok(Content::Ports { source, destination, flags: 0 })
+        }
+        Protocol::Tcp => {
+            let [a, b, c, d, _, _, _, _, _, _, _, _, _, flags, ..] =
+                *rest.first_chunk::<20>().ok_or(Refusal::Malformed)?;
+            let (source, destination) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+            Ok(Content::Ports { source, destination, flags })
+        }
+    }
+}
+
+fn icmp(bytes: &[u8], end: usize, l4: usize) -> Result<Content, Refusal> {
+    let rest = bytes.get(l4..).unwrap_or_default();
+    let [kind, _, _, _, a, b, ..] = *rest.first_chunk::<8>().ok_or(Refusal::Malformed)?;
+    let id = u16::from_be_bytes([a, b]);
+    match kind {
+        8 | 13 => Ok(Content::Query { id, reply: false }),
+        0 | 14 => Ok(Content::Query { id, reply: true }),
+        3 | 11 | 12 => {
+            let intact = || {
+                let mut sum = wire::checksum::Checksum::new();
+                sum.add_bytes(rest);
+                sum.is_valid()
+            };
+            // Where it is longer than a head it goes on as it is: a wrong checksum stays wrong (RFC 5508 REQ-3a).
+            if bytes.len() == end && !intact() {
+                return Err(Refusal::BadChecksum);
+            }
+            quote(bytes, l4 + 8).map(Content::Error)
+        }
+        _ => Err(Refusal::UnknownIcmp),
+    }
+}
+
+fn quote(bytes: &[u8], l3: usize) -> Result<Quote, Refusal> {
+    let rest = bytes.get(l3..).unwrap_or_default();
+    let header: &[u8; 20] = rest.first_chunk().ok_or(Refusal::Malformed)?;
+    let [first, _, _, _, _, _, flags, offset, _, number, _, _, s0, s1, s2, s3, d0, d1, d2, d3] = *header;
+    let l4 = l3 + usize::from(first & 0x0f) * 4;
+    if first >> 4 != 4 || l4 < l3 + 20 || (flags & 0x1f, offset) != (0, 0) {
+        return Err(Refusal::BadQuote);
+    }
+    let mut sum = wire::checksum::Checksum::new();
+    sum.add_bytes(bytes.get(l3..l4).ok_or(Refusal::BadQuote)?);
+    if !sum.is_valid() {
+        return Err(Refusal::BadQuote);
+    }
+    let protocol = Protocol::from_number(number).ok_or(Refusal::BadQuote)?;
+    let [a, b, c, d, e, f, ..] = *bytes.get(l4..).and_then(|at| at.first_chunk::<8>()).ok_or(Refusal::BadQuote)?;
+    let (source, destination) = match protocol {
+        // An error is never about an error (RFC 1122 section 3.2.2); queries and replies have an identifier.
+        Protocol::Icmp if matches!(a, 0 | 8 | 13 | 14) => (u16::from_be_bytes([e, f]), u16::from_be_bytes([e, f])),
+        Protocol::Icmp => return Err(Refusal::BadQuote),
+        _ => (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])),
+    };
+    let source = Endpoint::new(Ipv4Addr::new(s0, s1, s2, s3), source);
+    let destination = Endpoint::new(Ipv4Addr::new(d0, d1, d2, d3), destination);
+    Ok(Quote { l3, l4, protocol, source, destination })
+}
