@@ -179,10 +179,11 @@ impl Worker {
         }
     }
 
-    /// Forwards what ports sent back, each frame as if received where its origin says.
+    /// Forwards what ports sent back, in the order in which they sent it, each frame as if received where its origin says.
     fn forward_answers(&mut self) {
         let Worker { cx, nics, bridges, egress, burst, .. } = self;
-        while let Some(frame) = cx.answers.pop() {
+        let mut answers = std::mem::take(&mut cx.answers);
+        for frame in answers.drain() {
             let nic = cx.heads.get(&frame).origin.nic;
             cx.nic = nic;
             let bridge = nics.get(nic.index()).and_then(Option::as_ref).map(|nic| nic.bridge.0);
@@ -422,3 +423,6 @@ fn place<T>(table: &mut Vec<Option<T>>, index: u16) -> &mut Option<T> {
     }
     &mut table[index]
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,99 @@
+//! Turns of a whole worker, with ports that ask and answer. What rings add is tested with the rings.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use super::*;
+use crate::{BridgeSpec, NicSpec};
+
+const ASKER: u8 = 1;
+const ANSWERER: u8 = 2;
+
+fn frame(to: u8, from: u8, number: u8) -> Vec<u8> {
+    let mut bytes = vec![2, 0, 0, 0, 0, to, 2, 0, 0, 0, 0, from, 0x88, 0xb5, number];
+    bytes.resize(60, 0);
+    bytes
+}
+
+/// Sends its questions in one burst, and tells the number of each frame that arrives.
+struct Asker {
+    questions: Vec<u8>,
+    arrived: Sender<u8>,
+}
+
+/// Answers each frame within the turn.
+struct Answerer;
+
+fn number(cx: &Context, frame: &wire::Frame) -> u8 {
+    let mut bytes = [0; 60];
+    assert_eq!(cx.read_all(frame, &mut bytes), Some(60));
+    bytes[14]
+}
+
+impl Port for Asker {
+    fn receive(&mut self, cx: &mut Context, burst: &mut Burst) -> io::Result<()> {
+        for number in self.questions.drain(..) {
+            let question = cx.originate(Origin { nic: cx.nic, lane: 0 }, &frame(ANSWERER, ASKER, number)).unwrap();
+            // From `originate` to `received`: as if it had been read.
+            cx.ledger.originated -= 1;
+            cx.received(1, 60);
+            burst.push(question).unwrap();
+        }
+        Ok(())
+    }
+    fn transmit(&mut self, cx: &mut Context, burst: &mut Burst) -> io::Result<()> {
+        for frame in burst.drain() {
+            self.arrived.send(number(cx, &frame)).unwrap();
+            cx.transmitted(1, 60);
+        }
+        Ok(())
+    }
+    fn release(&mut self, _: &mut Context) -> io::Result<()> {
+        Ok(())
+    }
+    fn wake(&mut self, _: &mut Wake) -> bool {
+        false
+    }
+}
+
+impl Port for Answerer {
+    fn receive(&mut self, _: &mut Context, _: &mut Burst) -> io::Result<()> {
+        Ok(())
+    }
+    fn transmit(&mut self, cx: &mut Context, burst: &mut Burst) -> io::Result<()> {
+        for question in burst.drain() {
+            let answer = frame(ASKER, ANSWERER, number(cx, &question));
+            cx.transmitted(1, 60);
+            let answer = cx.originate(Origin { nic: cx.nic, lane: 0 }, &answer).unwrap();
+            cx.answers.push(answer).unwrap();
+        }
+        Ok(())
+    }
+    fn release(&mut self, _: &mut Context) -> io::Result<()> {
+        Ok(())
+    }
+    fn wake(&mut self, _: &mut Wake) -> bool {
+        false
+    }
+}
+
+fn worker(questions: Vec<u8>) -> (Worker, Receiver<u8>) {
+    let (arrived, arrivals) = channel();
+    let mut worker = Worker::new(Sizes::default(), None, Box::new(|failure| panic!("{}", failure.reason))).unwrap();
+    assert!(worker.apply(Change::AddBridge { id: BridgeId(0), spec: BridgeSpec::new(7) }));
+    let ports: [Box<dyn Port>; 2] = [Box::new(Asker { questions, arrived }), Box::new(Answerer)];
+    for (nic, port) in ports.into_iter().enumerate() {
+        let nic = NicId(nic as u16);
+        assert!(worker.apply(Change::AddNic { nic, bridge: BridgeId(0), spec: NicSpec::default() }));
+        assert!(worker.apply(Change::Attach { nic, lane: 0, port }));
+    }
+    (worker, arrivals)
+}
+
+#[test]
+fn answers_arrive_in_the_turn_of_their_questions_and_in_their_order() {
+    let (mut worker, arrivals) = worker((0..40).collect());
+    assert_eq!(worker.round(Instant::START), 40);
+    assert!(arrivals.try_iter().eq(0..40));
+    let ledger = worker.context().ledger;
+    assert!(ledger.balances() && ledger.dropped == 0, "{ledger:?}");
+}
