@@ -17,6 +17,7 @@
 //! table is told the time with every question and forgets by [`NatTable::sweep`], a few records at a time.
 
 pub mod config;
+pub mod control;
 pub mod decide;
 mod fragments;
 mod holders;
@@ -33,6 +34,7 @@ mod tcp;
 mod unsolicited;
 
 pub use config::{Config, ConfigError, Filtering, Lifetimes, Pooling};
+pub use control::{Command, Inbox, Line, Publication, Remote, remote};
 pub use decide::{Decision, Refusal, Translation};
 pub use nptv6::Nptv6;
 pub use publish::{Forward, PublishError};
