@@ -14,7 +14,7 @@ use std::{
 };
 
 use gateway::{
-    Elsewhere, Gateway, GatewayPort, LeaseBook, RouterV4, RouterV6,
+    Elsewhere, Gateway, GatewayPort, LeaseBook, Leg, RouterV4, RouterV6,
     dhcp::{Client, DhcpConfig, Guest, Lease, LeaseState, Reservation, SavedLease, Snapshot},
     lease_book,
 };
@@ -94,7 +94,7 @@ impl Leases {
         }
         let (sender, book) = lease_book();
         self.lock().push(Book { network: network.name.to_string(), file, book, saved });
-        Ok(Some(Made { port: GatewayPort::new(gateway).with_book(sender), mac }))
+        Ok(Some(Made { port: GatewayPort::new(vec![Leg::new(gateway).with_book(sender)]), mac }))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Book>> {
