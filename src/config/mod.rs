@@ -27,6 +27,7 @@ pub mod units;
 mod tests;
 
 pub use error::ConfigError;
+pub use names::Name;
 pub use nat::{Nat, NatEngine, Proto, Publish, Target, Via};
 pub use surroundings::Surroundings;
 pub use types::{Attach, Config, Engine, Guest, Host, Idle, Mode, Network, Port, Role, Station, Tagging};
