@@ -17,6 +17,7 @@ pub mod allocations;
 mod call;
 pub mod cpu_time;
 pub mod eventfd;
+pub mod inet;
 #[cfg(target_arch = "x86_64")]
 pub mod kvm;
 pub mod memory;
