@@ -34,14 +34,8 @@ struct Message {
     control_len: usize,
 }
 
-const NO_MESSAGE: Message = Message {
-    name: Name::EMPTY,
-    front: [0; FRONT],
-    front_len: 0,
-    parts: (0, 0),
-    control: [0; 12],
-    control_len: 0,
-};
+const NO_MESSAGE: Message =
+    Message { name: Name::EMPTY, front: [0; FRONT], front_len: 0, parts: (0, 0), control: [0; 12], control_len: 0 };
 
 /// Datagrams on their way out of one socket. See the module's documentation.
 pub struct SendBatch {
