@@ -84,6 +84,12 @@ impl Arena {
         guest::read(from, self.epoch, into)
     }
 
+    /// Whether `piece` was lent by this arena and may still be read.
+    #[inline]
+    pub(crate) fn holds(&self, piece: &Lent) -> bool {
+        piece.epoch == self.epoch
+    }
+
     /// Gives all pooled bytes back: the end of a turn.
     #[inline]
     pub fn reset_pool(&mut self) {

@@ -1,0 +1,4 @@
+//! Sockets of the Internet protocols.
+
+pub mod ping;
+pub mod udp;
