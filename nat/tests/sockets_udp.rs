@@ -515,39 +515,31 @@ fn routers_on_the_way_are_seen_by_the_guest() {
         ("[fd00::2]:4000", "[2001:db8:2::1]:33434", "2001:db8:1::1", true),
     ] {
         let beyond = if v6 { "[2001:db8:2::77]:33434" } else { "203.0.113.77:33434" };
-        // The first socket option, then the control message.
+        // The first with what the socket has anyway, the second with a TTL of its own.
         for ttl in [64, 1] {
-            lab.send(0, &udp(at(guest), at(target), ttl, b"probe"));
+            let closed = told(&lab.ask(0, &udp(at(guest), at(target), ttl, b"probe"))[0]);
+            assert_eq!((closed.kind, closed.code), if v6 { (1, 4) } else { (3, 3) });
+            assert_eq!(closed.from, at(target).ip());
         }
-        let frames = lab.receive();
-        let closed = told(&frames[0]);
-        assert_eq!((closed.kind, closed.code), if v6 { (1, 4) } else { (3, 3) });
-        lab.send(0, &udp(at(guest), at(beyond), 1, b"probe"));
-        let exceeded = told(&lab.receive()[0]);
+        let exceeded = told(&lab.ask(0, &udp(at(guest), at(beyond), 1, b"probe"))[0]);
         assert_eq!((exceeded.kind, exceeded.code), if v6 { (3, 0) } else { (11, 0) });
         assert_eq!(exceeded.from.to_string(), hop);
         assert_eq!(ends(&exceeded.quoted), (at(guest), at(beyond)));
-        // The far link is narrower than ours.
-        lab.send(0, &udp(at(guest), at(beyond), 64, &[1; 1400]));
-        let long = told(&lab.receive()[0]);
-        assert_eq!((long.kind, long.code, long.word), if v6 { (2, 0, 1300) } else { (3, 4, 1300) });
-        assert_eq!((long.from.to_string().as_str(), ends(&long.quoted)), (hop, (at(guest), at(beyond))));
-        // From here on the host knows it itself.
-        let again = lab.send(0, &udp(at(guest), at(beyond), 64, &[1; 1400]));
-        let again = told(&again[0].bytes);
-        assert_eq!((again.word, again.from), (1300, if v6 { router6().into() } else { scripted::router().into() }));
+        // The far link is narrower than ours; from the second on the host knows that itself.
+        for from in
+            [hop.parse().unwrap(), if v6 { router6().into() } else { std::net::IpAddr::from(scripted::router()) }]
+        {
+            let long = told(&lab.ask(0, &udp(at(guest), at(beyond), 64, &[1; 1400]))[0]);
+            assert_eq!((long.kind, long.code, long.word), if v6 { (2, 0, 1300) } else { (3, 4, 1300) });
+            assert_eq!((long.from, ends(&long.quoted)), (from, (at(guest), at(beyond))));
+        }
     }
     router.run("ip route add unreachable 192.0.2.0/24");
-    lab.send(0, &udp(at(GUEST), at("192.0.2.9:9"), 64, b"x"));
-    let told = told(&lab.receive()[0]);
-    assert_eq!((told.kind, told.code, told.from.to_string().as_str()), (3, 1, "198.51.100.1"));
+    let unreachable = told(&lab.ask(0, &udp(at(GUEST), at("192.0.2.9:9"), 64, b"x"))[0]);
+    assert_eq!((unreachable.kind, unreachable.code, unreachable.from.to_string().as_str()), (3, 1, "198.51.100.1"));
     run(&["ip", "route", "del", "default"]);
-    let got = lab.send(0, &udp(at(GUEST), at("192.0.2.9:9"), 64, b"x"));
-    assert_eq!(
-        (scripted::told(&got[0].bytes).kind, scripted::told(&got[0].bytes).code),
-        (3, 0),
-        "no route of the host's"
-    );
+    let unreachable = told(&lab.ask(0, &udp(at(GUEST), at("192.0.2.9:9"), 64, b"x"))[0]);
+    assert_eq!((unreachable.kind, unreachable.code), (3, 0), "no route of the host's");
 }
 
 #[test]

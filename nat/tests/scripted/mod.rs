@@ -111,6 +111,12 @@ impl Lab {
         got.iter().flat_map(|got| self.settle(got)).collect()
     }
 
+    /// A guest sends a frame; what comes out, at once or later.
+    pub fn ask(&mut self, nic: u16, frame: &[u8]) -> Vec<Vec<u8>> {
+        let got = self.send(nic, frame);
+        if got.is_empty() { self.receive() } else { got.iter().flat_map(|got| self.settle(got)).collect() }
+    }
+
     pub fn receive_as_is(&mut self) -> Vec<Got> {
         for _ in 0..2000 {
             let got = self.turn(0, &[]);
@@ -406,6 +412,11 @@ pub fn joined(frames: &[Vec<u8>]) -> Vec<u8> {
     }
     check(&whole);
     whole
+}
+
+/// Lets everybody in this namespace make ping sockets, or nobody.
+pub fn permit_ping(permit: bool) {
+    std::fs::write("/proc/sys/net/ipv4/ping_group_range", if permit { "0 0" } else { "1 0" }).unwrap();
 }
 
 /// Whether this is the test itself, in a network namespace of its own with loopback up; else runs it there in a process of its own and says whether
