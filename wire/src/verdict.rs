@@ -96,6 +96,8 @@ reasons! {
     TtlExceeded = "ttl_exceeded",
     /// The DHCP server has no address for this client, or the message does not go with a lease of it.
     NoLease = "no_lease",
+    /// Its next hop does not say where it is.
+    Unresolved = "unresolved",
     /// Nothing that the NAT translates, or a datagram from outside that belongs to no guest.
     NotTranslated = "not_translated",
     /// An echo request, where this host allows no ping sockets (net.ipv4.ping_group_range).

@@ -13,13 +13,12 @@ use std::{
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
 };
 
+use super::name::Name;
 use crate::call::check;
 
-mod name;
 mod receive;
 mod send;
 
-use name::Name;
 pub use receive::{Found, Incoming, RecvBatch, SendError};
 pub use send::{FRONT, Outgoing, SendBatch};
 
