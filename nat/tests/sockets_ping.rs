@@ -37,7 +37,7 @@ fn replies_come_back_with_the_guests_identifier() {
     if !in_namespace("replies_come_back_with_the_guests_identifier") {
         return;
     }
-    permit_ping(true);
+    permit_ping();
     for (guest, other, to) in [("10.0.0.2", "10.0.0.3", ip("10.0.0.1")), ("fd00::2", "fd00::3", router6().into())] {
         let mut lab = Lab::new(config());
         // Two guests with one identifier: outside they have two.
@@ -76,7 +76,6 @@ fn where_ping_is_not_permitted_nothing_is_faked() {
     if !in_namespace("where_ping_is_not_permitted_nothing_is_faked") {
         return;
     }
-    permit_ping(false);
     assert!(!sys::inet::ping::ping_permitted(false) && !sys::inet::ping::ping_permitted(true));
     let mut lab = Lab::new(config());
     for seq in 0..5 {
@@ -85,7 +84,7 @@ fn where_ping_is_not_permitted_nothing_is_faked() {
     lab.nothing();
     assert_eq!(lab.drops(DropReason::PingNotPermitted), 5);
     assert!(lab.show().is_empty());
-    permit_ping(true);
+    permit_ping();
     assert!(sys::inet::ping::ping_permitted(false) && sys::inet::ping::ping_permitted(true));
     assert_eq!(lab.ask(0, &echo(ip("10.0.0.2"), router().into(), 7, 9, 64, b"x")).len(), 1, "from the next on");
 }
@@ -95,7 +94,7 @@ fn errors_on_the_way_are_about_the_guests_own_request() {
     if !in_namespace("errors_on_the_way_are_about_the_guests_own_request") {
         return;
     }
-    permit_ping(true);
+    permit_ping();
     let router = Router::new();
     let mut lab = Lab::new(config());
     for (guest, other, near, beyond, hop, v6) in [
@@ -133,7 +132,7 @@ fn many_pings_of_one_guest_take_nothing_from_another() {
     if !in_namespace("many_pings_of_one_guest_take_nothing_from_another") {
         return;
     }
-    permit_ping(true);
+    permit_ping();
     let mut config = config();
     (config.ping_quota, config.descriptors, config.descriptor_quota) = (16, 40, 20);
     let mut lab = Lab::new(config);

@@ -414,9 +414,9 @@ pub fn joined(frames: &[Vec<u8>]) -> Vec<u8> {
     whole
 }
 
-/// Lets everybody in this namespace make ping sockets, or nobody.
-pub fn permit_ping(permit: bool) {
-    std::fs::write("/proc/sys/net/ipv4/ping_group_range", if permit { "0 0" } else { "1 0" }).unwrap();
+/// Lets everybody in this namespace make ping sockets, which at first nobody may.
+pub fn permit_ping() {
+    std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();
 }
 
 /// Whether this is the test itself, in a network namespace of its own with loopback up; else runs it there in a process of its own and says whether
