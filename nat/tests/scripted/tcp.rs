@@ -244,21 +244,20 @@ impl End {
     /// Takes and acknowledges what comes until `enough`, three seconds at most.
     #[track_caller]
     pub fn until(&mut self, lab: &mut Lab, enough: impl Fn(&End) -> bool) {
-        if !enough(self) {
-            self.acknowledge(lab);
-        }
+        let mut said = None;
         for _ in 0..3000 {
+            if said != Some((self.ack, self.fin)) && !self.reset {
+                said = Some((self.ack, self.fin));
+                self.acknowledge(lab);
+                continue;
+            }
             if enough(self) {
                 return;
             }
-            let before = (self.ack, self.fin);
             let got = lab.turn(self.nic, &[]);
             let frames: Vec<_> = got.iter().flat_map(|got| lab.settle(got)).collect();
             if self.take(&frames) == 0 {
                 std::thread::sleep(Duration::from_millis(1));
-            }
-            if before != (self.ack, self.fin) && !self.reset {
-                self.acknowledge(lab);
             }
         }
         let End { seq, ack, acked, told, fin, reset, .. } = self;

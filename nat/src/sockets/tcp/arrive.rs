@@ -10,7 +10,7 @@ use wire::{Context, DropReason, Frame};
 
 use super::{
     Tcp,
-    flow::{Flow, State},
+    flow::{Flow, State, WAITS},
     inward,
     segment::{ACK, FIN, RST, SYN, Segment, seq},
 };
@@ -89,7 +89,9 @@ impl Tcp {
         }
         if flow.state == State::Open {
             let idle = flow.on_the_way() == 0 && !(flow.readable && flow.window == 0);
-            flow.deadline = cx.now + if idle { hub.config.tcp_established } else { flow.wait() };
+            // What is waited for is not put off by a guest that says something else (RFC 6298 section 5).
+            flow.deadline =
+                if idle { cx.now + hub.config.tcp_established } else { flow.deadline.min(cx.now + flow.wait()) };
             let serve = (flow.readable && flow.allowed() > 0) || flow.fin == Some(flow.next);
             if serve {
                 self.queue(slot);
@@ -138,7 +140,14 @@ impl Tcp {
             flow.state = State::Open;
             flow.waits = 0;
         }
+        let first = flow.first;
         acknowledged(flow, segment);
+        if flow.first != first {
+            flow.deadline = cx.now + flow.wait();
+        } else if flow.on_the_way() == 0 {
+            // A guest that answers probes may keep its window closed (RFC 9293 section 3.8.6.1).
+            flow.waits = flow.waits.min(WAITS / 2);
+        }
         if let Err(after) = taken(cx, frame, packet, segment, flow) {
             return after;
         }

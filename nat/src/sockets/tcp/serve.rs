@@ -144,7 +144,8 @@ impl Tcp {
         let Some(flow) = self.table.get_mut(slot) else { return };
         if flow.state == State::Open {
             let waits = flow.on_the_way() > 0 || (flow.readable && flow.window == 0);
-            flow.deadline = cx.now + if waits { flow.wait() } else { hub.config.tcp_established };
+            let established = cx.now + hub.config.tcp_established;
+            flow.deadline = if waits { flow.deadline.min(cx.now + flow.wait()) } else { established };
             self.schedule(slot);
         }
     }

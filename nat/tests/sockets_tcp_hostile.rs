@@ -1,0 +1,267 @@
+//! TCP through the socket engine where the guest lies, is greedy, or is one of many; and ports that are published. See `scripted/mod.rs`.
+
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+
+mod scripted;
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    time::Duration,
+};
+
+use nat::{Protocol, Publication};
+use proptest::prelude::*;
+use scripted::{
+    tcp::{ACK, End, FIN, RST, SYN, Says, accept, listener, segment, tcp},
+    *,
+};
+use wire::{NicId, Offload};
+
+const GUEST: &str = "10.0.0.2:4000";
+
+fn connected(lab: &mut Lab) -> (End, TcpStream) {
+    let (listener, name) = listener(false);
+    let mut guest = End::new(0, at(GUEST), name);
+    guest.open(lab);
+    (guest, accept(&listener))
+}
+
+/// The connection still carries data both ways.
+#[track_caller]
+fn lives(lab: &mut Lab, guest: &mut End, host: &mut TcpStream) {
+    guest.send(lab, b"ping");
+    let mut bytes = [0; 4];
+    host.read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"ping");
+    let before = guest.received.len();
+    host.write_all(b"pong").unwrap();
+    guest.until(lab, |guest| guest.received.len() == before + 4);
+    assert!(guest.received.ends_with(b"pong"));
+}
+
+#[test]
+fn a_segment_of_no_connection_is_reset() {
+    let mut lab = Lab::new(config());
+    let mut guest = End::new(0, at(GUEST), at("198.51.100.1:80"));
+    guest.ack = 77;
+    for (flags, reset, seq, ack) in
+        [(ACK, RST, 77, 0), (FIN, RST | ACK, 0, guest.seq.wrapping_add(2)), (ACK | SYN, RST, 77, 0)]
+    {
+        let said = guest.say(&mut lab, &guest.frame(flags, if flags == FIN { b"x" } else { b"" }));
+        assert_eq!((said.len(), said[0].flags, said[0].seq, said[0].ack), (1, reset, seq, ack), "{flags:#x}");
+    }
+    assert!(guest.say(&mut lab, &guest.frame(RST, b"")).is_empty());
+    assert!(lab.show().is_empty());
+}
+
+#[test]
+fn numbers_that_are_guessed_are_challenged_and_break_nothing() {
+    let mut lab = Lab::new(config());
+    let (mut guest, mut host) = connected(&mut lab);
+    let (seq, ack) = (guest.seq, guest.ack);
+    let challenge = |said: &[scripted::tcp::Segment]| said.len() == 1 && (said[0].flags, said[0].ack) == (ACK, seq);
+    // RFC 5961 section 3: only the very number resets; one within the window is asked about.
+    let said = guest.say(&mut lab, &guest.frame_at(seq.wrapping_add(9), RST, b""));
+    assert!(challenge(&said), "{said:?}");
+    assert!(guest.say(&mut lab, &guest.frame_at(seq.wrapping_sub(9), RST, b"")).is_empty());
+    assert!(guest.say(&mut lab, &guest.frame_at(seq.wrapping_add(1 << 30), RST, b"")).is_empty());
+    // Section 4: a SYN.
+    for at in [seq, seq.wrapping_add(5), seq.wrapping_sub(1)] {
+        let said = guest.say(&mut lab, &guest.frame_at(at, SYN, b""));
+        assert!(challenge(&said), "{said:?}");
+    }
+    // Section 5: an acknowledgement of what was never sent.
+    guest.ack = ack.wrapping_add(1000);
+    let said = guest.say(&mut lab, &guest.frame(ACK, b"forged"));
+    assert!(challenge(&said), "{said:?}");
+    guest.ack = ack;
+    lives(&mut lab, &mut guest, &mut host);
+}
+
+#[test]
+fn odd_flags_are_survived() {
+    let mut lab = Lab::new(config());
+    let (mut guest, mut host) = connected(&mut lab);
+    for flags in 0..=255u8 {
+        if flags & (RST | FIN) != 0 {
+            continue;
+        }
+        let frame = guest.frame_at(guest.seq.wrapping_sub(1), flags, b"");
+        guest.say(&mut lab, &frame);
+    }
+    assert!(!guest.reset);
+    lives(&mut lab, &mut guest, &mut host);
+    // Urgent data is data like any other.
+    let mut urgent = guest.frame(ACK | 0x20, b"!");
+    urgent[34 + 18..34 + 20].copy_from_slice(&[0, 1]);
+    urgent[50..52].copy_from_slice(&[0x12, 0x34]);
+    guest.seq = guest.seq.wrapping_add(1);
+    // Of no matter what the checksum field says: it is owed.
+    lab.turn(0, &[(&urgent, Offload::new(wire::Gso::None, 0, 0, 34, 16))]);
+    let mut byte = [0];
+    host.read_exact(&mut byte).unwrap();
+    assert_eq!(byte, *b"!");
+    lives(&mut lab, &mut guest, &mut host);
+}
+
+#[test]
+fn one_guests_connections_take_nothing_from_anothers() {
+    let mut config = config();
+    (config.descriptors, config.descriptor_quota) = (60, 40);
+    let mut lab = Lab::new(config);
+    let (listener, name) = listener(false);
+    let mut refused = 0;
+    for port in 0..60 {
+        let guest = End::new(0, SocketAddr::new([10, 0, 0, 2].into(), 5000 + port), name);
+        let answer = lab.ask(0, &guest.frame(SYN, b""));
+        refused += usize::from(segment(&answer[0]).is_none_or(|answer| answer.flags & SYN == 0));
+    }
+    assert_eq!((refused, lab.show().len()), (20, 40));
+    for port in 0..20 {
+        let mut other = End::new(1, SocketAddr::new([10, 0, 0, 3].into(), 5000 + port), name);
+        other.open(&mut lab);
+    }
+    // Who ends has room again.
+    for _ in 0..60 {
+        let _ = accept(&listener);
+    }
+    lab.seconds(1);
+    lab.turn(0, &[]);
+    let mut lines = lab.show();
+    lines.retain(|line| line.nic == NicId(1));
+    assert_eq!(lines.len(), 20);
+}
+
+#[test]
+fn thousands_of_connections_are_open_at_once() {
+    const MANY: u16 = 3000;
+    if sys::process::raise_descriptor_limit().is_ok_and(|limit| limit < 2 * u64::from(MANY) + 200) {
+        println!(
+            "SKIPPED thousands_of_connections_are_open_at_once: two descriptors for each of {MANY} are more than the limit"
+        );
+        return;
+    }
+    let mut lab = Lab::new(config());
+    let (listener, name) = listener(false);
+    let mut all = Vec::new();
+    for n in 0..MANY {
+        let [a, b] = (n / 500 + 2).to_be_bytes();
+        let mut guest = End::new(0, SocketAddr::new([10, 0, a, b].into(), 1024 + n), name);
+        guest.open(&mut lab);
+        all.push((guest, accept(&listener)));
+    }
+    assert_eq!(lab.show().len(), usize::from(MANY));
+    for (guest, host) in all.iter_mut().step_by(97) {
+        lives(&mut lab, guest, host);
+    }
+    for (guest, host) in all {
+        drop(host);
+        let reset = guest.frame(RST, b"");
+        lab.send(0, &reset);
+    }
+    assert!(lab.show().is_empty());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn whatever_a_guest_sends_another_is_served(
+        segments in prop::collection::vec((any::<u8>(), -3i64..70_000, -3i64..70_000, any::<u16>(), 0usize..200, 0u8..4, prop::collection::vec(any::<u8>(), 0..10)), 1..60),
+    ) {
+        let mut lab = Lab::new(config());
+        let (listener, name) = listener(false);
+        let mut guest = End::new(0, at(GUEST), name);
+        guest.open(&mut lab);
+        let mut host = accept(&listener);
+        host.write_all(&[7; 5000]).unwrap();
+        for (flags, seq, ack, window, len, kind, mut options) in segments {
+            options.resize(options.len().div_ceil(4) * 4, 1);
+            let says = Says {
+                seq: guest.seq.wrapping_add(seq as u32),
+                ack: guest.ack.wrapping_add(ack as u32),
+                flags: if kind == 0 { flags } else { ACK | flags & 8 },
+                window,
+                options: &options,
+            };
+            lab.send(0, &tcp(guest.me, guest.peer, says, &vec![1; len]));
+            if kind == 3 {
+                lab.seconds(u64::from(window % 100));
+            }
+            if kind == 2 {
+                let _ = host.write(&[8; 100]);
+            }
+        }
+        let mut other = End::new(1, at("10.0.0.3:4000"), name);
+        other.open(&mut lab);
+        let mut host = (0..).map(|_| accept(&listener)).find(|host| {
+            let mine = lab.show().into_iter().find(|line| line.nic == NicId(1)).unwrap();
+            host.peer_addr().ok() == mine.outside
+        }).unwrap();
+        lives(&mut lab, &mut other, &mut host);
+    }
+}
+
+fn publication(lab: &mut Lab, count: u16) -> Publication {
+    for _ in 0..50 {
+        let listen = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let of = Publication { protocol: Protocol::Tcp, listen, to: at("10.0.0.2:80"), count, nic: Some(NicId(0)) };
+        if lab.publish(&of).is_ok() {
+            return of;
+        }
+    }
+    panic!("no ports")
+}
+
+/// What a guest is asked by a client.
+fn asked(lab: &mut Lab, me: &str) -> End {
+    let syn = segment(&lab.receive()[0]).unwrap();
+    assert_eq!((syn.flags, syn.from.ip(), syn.to), (SYN, router().into(), at(me)));
+    let mut guest = End::new(0, syn.to, syn.from);
+    guest.ack = syn.seq.wrapping_add(1);
+    guest
+}
+
+#[test]
+fn a_published_port_leads_to_its_guest() {
+    let mut lab = Lab::new(config());
+    let of = publication(&mut lab, 2);
+    for (more, inside) in [(0, "10.0.0.2:80"), (1, "10.0.0.2:81")] {
+        let mut client = TcpStream::connect((of.listen.ip(), of.listen.port() + more)).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        client.write_all(b"GET").unwrap();
+        let mut guest = asked(&mut lab, inside);
+        let answer = guest.frame(SYN | ACK, b"");
+        guest.seq = guest.seq.wrapping_add(1);
+        guest.say(&mut lab, &answer);
+        guest.until(&mut lab, |guest| guest.received == b"GET");
+        guest.send(&mut lab, b"200");
+        let mut bytes = [0; 3];
+        client.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"200");
+        guest.end(&mut lab);
+        assert_eq!(client.read(&mut bytes).unwrap(), 0);
+        drop(client);
+        guest.until(&mut lab, |guest| guest.fin);
+    }
+    assert!(lab.publish(&of).unwrap_err().contains("another program has this port"));
+    let mut client = TcpStream::connect(of.listen).unwrap();
+    let _ = asked(&mut lab, "10.0.0.2:80");
+    assert!(lab.withdraw(&of) && !lab.withdraw(&of));
+    client.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset, "its connections end with it");
+    assert_eq!(TcpStream::connect(of.listen).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn a_client_of_a_guest_that_refuses_is_reset() {
+    let mut lab = Lab::new(config());
+    let of = publication(&mut lab, 1);
+    let mut client = TcpStream::connect(of.listen).unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    let mut guest = asked(&mut lab, "10.0.0.2:80");
+    guest.seq = 0;
+    let refusal = guest.frame(RST | ACK, b"");
+    assert!(guest.say(&mut lab, &refusal).is_empty());
+    assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+}
