@@ -40,7 +40,7 @@ pub(super) struct Listeners {
 }
 
 impl Listeners {
-    fn open(&mut self, of: &Publication, at: SocketAddr, to: SocketAddr, hub: &Hub) -> std::io::Result<()> {
+    fn open(&mut self, of: &Publication, at: SocketAddr, to: SocketAddr, hub: &Hub) -> std::io::Result<usize> {
         let listener = Listener::open(at)?;
         let place = self.doors.iter().position(Option::is_none).unwrap_or(self.doors.len());
         hub.watch(&listener, Token::Listener(place as u32))?;
@@ -49,7 +49,7 @@ impl Listeners {
             Some(free) => *free = Some(door),
             None => self.doors.push(Some(door)),
         }
-        Ok(())
+        Ok(place)
     }
 
     pub(super) fn show(&self, lines: &mut Vec<Line>) {
@@ -83,22 +83,33 @@ impl Tcp {
         if self.listeners.doors.iter().flatten().count() + usize::from(*count) > DOORS {
             return Err(format!("no room for {count} more published ports; {DOORS} are the most"));
         }
+        let mut opened = Vec::new();
         for n in 0..*count {
             let (mut at, mut inside) = (*listen, *to);
             at.set_port(listen.port() + n);
             inside.set_port(to.port() + n);
-            if let Err(error) = self.listeners.open(publication, at, inside, hub) {
-                self.withdraw(publication, hub);
-                let what = match error.kind() {
-                    std::io::ErrorKind::AddrInUse => "another program has this port",
-                    std::io::ErrorKind::AddrNotAvailable => "this host does not have that address",
-                    std::io::ErrorKind::PermissionDenied => {
-                        "ports below net.ipv4.ip_unprivileged_port_start take CAP_NET_BIND_SERVICE"
-                    }
-                    _ => "the system refused it",
-                };
-                return Err(format!("cannot listen on tcp {at}: {what} ({error})"));
+            let error = match self.listeners.open(publication, at, inside, hub) {
+                Ok(place) => {
+                    opened.push(place);
+                    continue;
+                }
+                Err(error) => error,
+            };
+            // Only what was opened here: the same ports may be published already.
+            for place in opened {
+                if let Some(door) = self.listeners.doors.get_mut(place) {
+                    *door = None;
+                }
             }
+            let what = match error.kind() {
+                std::io::ErrorKind::AddrInUse => "another program has this port",
+                std::io::ErrorKind::AddrNotAvailable => "this host does not have that address",
+                std::io::ErrorKind::PermissionDenied => {
+                    "ports below net.ipv4.ip_unprivileged_port_start take CAP_NET_BIND_SERVICE"
+                }
+                _ => "the system refused it",
+            };
+            return Err(format!("cannot listen on tcp {at}: {what} ({error})"));
         }
         Ok(())
     }
