@@ -1,7 +1,8 @@
 //! [`Epoll`]: which of many descriptors have something, in time that does not grow with how many there are.
 //!
 //! Invariant: no call waits. A descriptor that is closed leaves the set by itself (epoll(7)), so tokens of closed ones come up at most in events
-//! that were already fetched; whoever gives tokens tells old from new by them. Level-triggered: what was not read is told again.
+//! that were already fetched; whoever gives tokens tells old from new by them. Level-triggered, what was not read is told again; edge-triggered, each
+//! change is told once.
 //! The epoll descriptor itself becomes readable when a member is, so that it can be slept on.
 
 use std::{
@@ -35,8 +36,32 @@ impl Default for Events {
 impl Events {
     /// The tokens of descriptors that have something to read, an error, or an end.
     pub fn tokens(&self) -> impl Iterator<Item = u64> {
-        self.events.iter().take(self.len).map(|event| event.u64)
+        self.changes().map(|(token, _)| token)
     }
+
+    /// The same with what has changed.
+    pub fn changes(&self) -> impl Iterator<Item = (u64, Change)> {
+        self.events.iter().take(self.len).map(|event| {
+            let (flags, token) = (event.events as libc::c_int, event.u64);
+            let change = Change {
+                readable: flags & (libc::EPOLLIN | libc::EPOLLRDHUP) != 0,
+                writable: flags & libc::EPOLLOUT != 0,
+                failed: flags & (libc::EPOLLERR | libc::EPOLLHUP) != 0,
+            };
+            (token, change)
+        })
+    }
+}
+
+/// What has changed of a descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// It can be read, to its end perhaps.
+    pub readable: bool,
+    /// It can be written, or is connected.
+    pub writable: bool,
+    /// It failed, or both directions have ended.
+    pub failed: bool,
 }
 
 impl AsRawFd for Epoll {
@@ -63,6 +88,17 @@ impl Epoll {
     /// What epoll_ctl(2) reports.
     pub fn add(&self, of: &impl AsRawFd, token: u64) -> io::Result<()> {
         let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: token };
+        // SAFETY: the event is valid to read; the kernel checks both descriptors.
+        check(unsafe { libc::epoll_ctl(self.as_raw_fd(), libc::EPOLL_CTL_ADD, of.as_raw_fd(), &mut event) }).map(drop)
+    }
+
+    /// Takes `of` in, to be told of every change, once (edge-triggered): that it can be read, written, or has ended.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) reports.
+    pub fn add_for_changes(&self, of: &impl AsRawFd, token: u64) -> io::Result<()> {
+        let flags = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
+        let mut event = libc::epoll_event { events: flags as u32, u64: token };
         // SAFETY: the event is valid to read; the kernel checks both descriptors.
         check(unsafe { libc::epoll_ctl(self.as_raw_fd(), libc::EPOLL_CTL_ADD, of.as_raw_fd(), &mut event) }).map(drop)
     }
@@ -97,5 +133,23 @@ mod tests {
         assert_eq!(events.tokens().collect::<Vec<_>>(), [2]);
         drop(two);
         assert_eq!(epoll.look(&mut events).unwrap(), 0);
+    }
+
+    #[test]
+    fn changes_are_told_once() {
+        use std::{io::Write, os::unix::net::UnixStream};
+        let (epoll, mut events) = (Epoll::new().unwrap(), Events::default());
+        let (one, mut two) = UnixStream::pair().unwrap();
+        epoll.add_for_changes(&one, 7).unwrap();
+        let mut change = || {
+            epoll.look(&mut events).unwrap();
+            events.changes().next()
+        };
+        let writable = Change { readable: false, writable: true, failed: false };
+        assert_eq!((change(), change()), (Some((7, writable)), None));
+        two.write_all(b"x").unwrap();
+        assert_eq!((change(), change()), (Some((7, Change { readable: true, ..writable })), None));
+        drop(two);
+        assert!(change().is_some_and(|(_, change)| change.failed));
     }
 }

@@ -100,6 +100,8 @@ reasons! {
     Unresolved = "unresolved",
     /// Nothing that the NAT translates, or a datagram from outside that belongs to no guest.
     NotTranslated = "not_translated",
+    /// A TCP segment of no connection that the NAT knows.
+    NoConnection = "no_connection",
     /// An echo request, where this host allows no ping sockets (net.ipv4.ping_group_range).
     PingNotPermitted = "ping_not_permitted",
 }

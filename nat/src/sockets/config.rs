@@ -30,6 +30,10 @@ pub struct SocketsConfig {
     pub udp_well_known: Duration,
     /// The same of the identifier of a ping.
     pub icmp: Duration,
+    /// How long a TCP connection may be silent; at least 2 hours and 4 minutes (RFC 5382 REQ-5).
+    pub tcp_established: Duration,
+    /// How long the host may take to connect; at least 4 minutes (RFC 5382 REQ-5).
+    pub tcp_opening: Duration,
     /// UDP endpoints in all.
     pub udp_mappings: usize,
     /// UDP endpoints of one NIC.
@@ -62,6 +66,8 @@ impl SocketsConfig {
             udp: seconds(300),
             udp_well_known: seconds(120),
             icmp: seconds(60),
+            tcp_established: seconds(2 * 3600 + 4 * 60),
+            tcp_opening: seconds(240),
             udp_mappings: 16_384,
             udp_quota: 4096,
             ping_mappings: 4096,

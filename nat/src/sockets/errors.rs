@@ -16,6 +16,7 @@ use super::{
 
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
+const TCP: u8 = 6;
 const UDP: u8 = 17;
 /// The TTL of errors.
 const TTL: u8 = 64;
@@ -127,6 +128,24 @@ pub(crate) fn about_udp(
     message.put(&(len as u16).to_be_bytes());
     message.put(&sent.sum.to_be_bytes());
     message.put(quoted);
+    message.send(cx, out, way, source, sent.inside.ip());
+}
+
+/// Tells a guest about a SYN of its own that nothing came of, with this number.
+pub(crate) fn about_syn(
+    cx: &mut Context,
+    out: &mut Burst,
+    way: &Way,
+    source: IpAddr,
+    say: Saying,
+    sent: &Sent,
+    number: u32,
+) {
+    let mut message = Message::new(say);
+    message.header(sent, say, TCP, usize::from(sent.len));
+    message.put(&sent.inside.port().to_be_bytes());
+    message.put(&sent.remote.port().to_be_bytes());
+    message.put(&number.to_be_bytes());
     message.send(cx, out, way, source, sent.inside.ip());
 }
 

@@ -13,6 +13,7 @@ use sys::epoll::Epoll;
 use wire::{Burst, Context, Mac, NicId, Origin};
 
 use super::{SocketsConfig, inward::Way, mappings::Slot};
+use crate::index::splitmix;
 
 /// Which socket an event is about: a kind, a place, and which use of the place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +24,10 @@ pub(crate) enum Token {
     Published(u32),
     /// A ping's.
     Ping(Slot),
+    /// A TCP connection's.
+    Tcp(Slot),
+    /// A published TCP port's.
+    Listener(u32),
 }
 
 impl Token {
@@ -31,6 +36,8 @@ impl Token {
             Token::Udp(slot) => (1, slot),
             Token::Published(place) => (2, Slot { place, generation: 0 }),
             Token::Ping(slot) => (3, slot),
+            Token::Tcp(slot) => (4, slot),
+            Token::Listener(place) => (5, Slot { place, generation: 0 }),
         };
         kind << 56 | u64::from(slot.generation & Slot::GENERATIONS) << 32 | u64::from(slot.place)
     }
@@ -41,6 +48,8 @@ impl Token {
             1 => Some(Token::Udp(slot)),
             2 => Some(Token::Published(slot.place)),
             3 => Some(Token::Ping(slot)),
+            4 => Some(Token::Tcp(slot)),
+            5 => Some(Token::Listener(slot.place)),
             _ => None,
         }
     }
@@ -65,17 +74,50 @@ pub(crate) struct Hub {
     spent: Vec<Spent>,
     descriptors: usize,
     turn: u64,
+    chance: u64,
+    id: u16,
 }
 
 impl Hub {
     pub(crate) fn new(config: SocketsConfig) -> io::Result<Hub> {
-        let epoll = Epoll::new()?;
-        Ok(Hub { config, out: Burst::default(), epoll, host: Vec::new(), spent: Vec::new(), descriptors: 0, turn: 0 })
+        Ok(Hub {
+            out: Burst::default(),
+            epoll: Epoll::new()?,
+            host: Vec::new(),
+            spent: Vec::new(),
+            descriptors: 0,
+            turn: 0,
+            chance: config.seed ^ 0x4348_414e,
+            id: 0,
+            config,
+        })
     }
 
     /// Asks to be told of a socket. It is forgotten when it is closed.
     pub(crate) fn watch(&self, socket: &impl AsRawFd, token: Token) -> io::Result<()> {
         self.epoll.add(socket, token.to_bits())
+    }
+
+    /// Asks to be told of every change of a socket, once. It is forgotten when it is closed.
+    pub(crate) fn watch_changes(&self, socket: &impl AsRawFd, token: Token) -> io::Result<()> {
+        self.epoll.add_for_changes(socket, token.to_bits())
+    }
+
+    /// A number that guests cannot foretell.
+    pub(crate) fn chance(&mut self) -> u64 {
+        splitmix(&mut self.chance)
+    }
+
+    /// The first of `count` identifications for IPv4 packets, that follow on each other.
+    pub(crate) fn next_ids(&mut self, count: usize) -> u16 {
+        let first = self.id;
+        self.id = self.id.wrapping_add(count as u16);
+        first
+    }
+
+    /// An identification for one.
+    pub(crate) fn next_id(&mut self) -> u16 {
+        self.next_ids(1)
     }
 
     /// A new turn: everybody may call again.
@@ -120,6 +162,15 @@ impl Hub {
             spent.descriptors = spent.descriptors.saturating_sub(1);
         }
         self.descriptors = self.descriptors.saturating_sub(1);
+    }
+
+    /// A descriptor that was counted as one NIC's is another's.
+    pub(crate) fn move_descriptor(&mut self, from: NicId, to: NicId) {
+        self.return_descriptor(from);
+        self.descriptors += 1;
+        if let Some(spent) = self.spent(to) {
+            spent.descriptors += 1;
+        }
     }
 
     /// What the host's addresses are from now on.
@@ -223,7 +274,7 @@ mod tests {
     #[test]
     fn tokens_come_back_and_descriptors_are_counted_by_nic() {
         let slot = Slot { place: 70_000, generation: 0xff_ffff };
-        for token in [Token::Udp(slot), Token::Published(9), Token::Ping(slot)] {
+        for token in [Token::Udp(slot), Token::Published(9), Token::Ping(slot), Token::Tcp(slot), Token::Listener(7)] {
             assert_eq!(Token::from_bits(token.to_bits()), Some(token));
         }
         let mut hub = hub(false);

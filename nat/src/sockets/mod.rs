@@ -1,15 +1,15 @@
 //! The socket engine: guests' packets end here and go on from sockets of this host, with no privilege and under the host's own address.
 //!
 //! ```text
-//!   router --transmit--> SocketsPort --whole packets, by protocol--> Udp, Ping --sendmmsg--> sockets of the host
-//!          <--receive---    Hub.out   <------------- frames -------- Udp, Ping <--recvmmsg--  (epoll tells which)
+//!   router --transmit--> SocketsPort --whole packets, by protocol--> Udp, Ping, Tcp --sendmmsg, sendmsg--> sockets of the host
+//!          <--receive---    Hub.out   <------------- frames -------- Udp, Ping, Tcp <--recvmmsg, peek--   (epoll tells which)
 //! ```
 //!
-//! Read in this order: [`config`] (what may be set), [`hub`] (what the parts share), [`port`] (a turn), [`udp`], [`ping`]. What the parts are
+//! Read in this order: [`config`] (what may be set), [`hub`] (what the parts share), [`port`] (a turn), [`udp`], [`ping`], [`tcp`]. What the parts are
 //! made of: [`packet`] (a guest's packet), [`mappings`] (who holds what, and for how long), [`inward`] and [`errors`] (frames for guests),
 //! [`reassembly`].
 //!
-//! The contract between the port and a part (UDP, ICMP): `leave` takes a whole packet of its protocol; `flush` is called at the end of every burst;
+//! The contract between the port and a part (UDP, ICMP, TCP): `leave` takes a whole packet of its protocol; `flush` is called at the end of every burst;
 //! `ready` when a socket registered with [`Hub::watch`] has something; `sweep` now and then; `deadline` before a sleep. Frames for guests go into
 //! `Hub::out`, which lives one turn.
 
@@ -22,6 +22,7 @@ mod packet;
 mod ping;
 pub mod port;
 mod reassembly;
+mod tcp;
 mod udp;
 
 pub use config::SocketsConfig;

@@ -12,7 +12,7 @@ use std::{io, os::fd::AsRawFd, time::Duration};
 use sys::epoll::Events;
 use wire::{Burst, Context, DropReason, Frame, Instant, L3, Layers, Port, Wake};
 
-use super::{Hub, SocketsConfig, Token, ping::Ping, reassembly::Reassembly, udp::Udp};
+use super::{Hub, SocketsConfig, Token, ping::Ping, reassembly::Reassembly, tcp::Tcp, udp::Udp};
 use crate::{
     control::{Command, Inbox, Publication},
     record::Protocol,
@@ -26,6 +26,7 @@ pub struct SocketsPort {
     hub: Hub,
     udp: Udp,
     ping: Ping,
+    tcp: Tcp,
     reassembly: Reassembly,
     inbox: Inbox,
     events: Events,
@@ -42,6 +43,7 @@ impl SocketsPort {
         Ok(SocketsPort {
             udp: Udp::new(&hub),
             ping: Ping::new(&hub),
+            tcp: Tcp::new(&hub),
             hub,
             reassembly: Reassembly::default(),
             inbox,
@@ -65,6 +67,7 @@ impl SocketsPort {
         }
         match (layers.l3, layers.protocol) {
             (L3::V4 | L3::V6, Some(17)) => self.udp.leave(cx, frame, &layers, &mut self.hub),
+            (L3::V4 | L3::V6, Some(6)) => self.tcp.leave(cx, frame, &layers, &mut self.hub),
             (L3::V4, Some(1)) | (L3::V6, Some(58)) => self.ping.leave(cx, frame, &layers, &mut self.hub),
             _ => cx.drop(frame, DropReason::NotTranslated),
         }
@@ -77,12 +80,16 @@ impl SocketsPort {
                 let _ = reply.send(self.publish(&publication));
             }
             Command::Withdraw(publication, reply) => {
-                let _ = reply.send(self.udp.withdraw(&publication));
+                let _ = reply.send(match publication.protocol {
+                    Protocol::Tcp => self.tcp.withdraw(&publication, &mut self.hub),
+                    _ => self.udp.withdraw(&publication),
+                });
             }
             Command::Show(reply) => {
                 let mut lines = Vec::new();
                 self.udp.show(now, &mut lines);
                 self.ping.show(now, &mut lines);
+                self.tcp.show(now, &mut lines);
                 let _ = reply.send(lines);
             }
             Command::HostAddresses(addresses) => self.hub.set_host(addresses),
@@ -92,7 +99,8 @@ impl SocketsPort {
     fn publish(&mut self, publication: &Publication) -> Result<(), String> {
         match publication.protocol {
             Protocol::Udp => self.udp.publish(publication, &mut self.hub),
-            protocol => Err(format!("{} cannot be published here; name udp", protocol.name())),
+            Protocol::Tcp => self.tcp.publish(publication, &mut self.hub),
+            Protocol::Icmp => Err("icmp has no ports to publish; name tcp or udp".to_owned()),
         }
     }
 
@@ -111,11 +119,12 @@ impl SocketsPort {
         if !self.udp.resume(cx, &mut self.hub) || self.hub.epoll.look(&mut self.events).is_err() {
             return;
         }
-        for token in self.events.tokens() {
-            if self.hub.out.room() == 0 {
-                return;
-            }
+        for (token, change) in self.events.changes() {
             match Token::from_bits(token) {
+                // Told once only, so they are taken whether there is room for frames or not.
+                Some(Token::Tcp(slot)) => self.tcp.ready(cx, slot, change, &mut self.hub),
+                Some(Token::Listener(place)) => self.tcp.accept(cx, place, &mut self.hub),
+                _ if self.hub.out.room() == 0 => {}
                 Some(Token::Udp(slot)) => self.udp.ready(cx, slot, &mut self.hub),
                 Some(Token::Published(door)) => self.udp.ready_published(cx, door, &mut self.hub),
                 Some(Token::Ping(slot)) => self.ping.ready(cx, slot, &mut self.hub),
@@ -139,6 +148,8 @@ impl Port for SocketsPort {
             self.reassembly.expire(cx.now);
         }
         self.events(cx);
+        self.tcp.sweep(cx, &mut self.hub);
+        self.tcp.serve(cx, &mut self.hub);
         let mut left = Burst::default();
         for frame in self.hub.out.drain() {
             if let Err(frame) = burst.push(frame) {
@@ -169,6 +180,9 @@ impl Port for SocketsPort {
             // Not more often than things are looked at.
             wake.by(deadline.max(self.swept + SWEEP));
         }
-        !self.udp.waits()
+        if let Some(deadline) = self.tcp.deadline() {
+            wake.by(deadline);
+        }
+        !self.udp.waits() && !self.tcp.waits()
     }
 }

@@ -226,6 +226,14 @@ impl Stream {
         (size / 4 * 3).saturating_sub(queued)
     }
 
+    /// Has the socket's becoming writable told as a change, which the kernel does only for who has found it full; whether it is writable now.
+    pub fn tell_of_room(&self) -> bool {
+        let mut polled = libc::pollfd { fd: self.fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+        // SAFETY: one entry, valid to write.
+        let n = check(unsafe { libc::poll(&mut polled, 1, 0) });
+        matches!(n, Ok(1))
+    }
+
     /// Ends our direction: the peer reads to the end of what was sent.
     ///
     /// # Errors

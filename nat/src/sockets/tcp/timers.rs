@@ -1,0 +1,105 @@
+//! [`Timers`]: when each of many flows is to be looked at again.
+//!
+//! Invariant: a flow's entry comes up no later than one tick after its time and no flow is searched for. Putting a time off costs nothing: the entry that
+//! comes up too early is for its owner to put back.
+//!
+//! Theory of operation: a wheel of buckets, one for each tick. A time beyond the wheel's end goes into its last bucket and is put back
+//! from there. Read first: Varghese and Lauck, "Hashed and Hierarchical Timing Wheels" (1987), scheme 4.
+
+use std::time::Duration;
+
+use wire::Instant;
+
+use crate::sockets::mappings::Slot;
+
+/// Time between two buckets.
+pub(super) const TICK: Duration = Duration::from_millis(50);
+const BUCKETS: u64 = 1024;
+
+/// See the module's documentation.
+pub(super) struct Timers {
+    wheel: Vec<Vec<Slot>>,
+    /// The tick whose bucket comes up next.
+    next: u64,
+    entries: usize,
+}
+
+fn tick(at: Instant) -> u64 {
+    at.nanos() / TICK.as_nanos() as u64
+}
+
+impl Timers {
+    pub(super) fn new() -> Timers {
+        Timers { wheel: (0..BUCKETS).map(|_| Vec::new()).collect(), next: 0, entries: 0 }
+    }
+
+    /// Has `slot` come up at `at`, or before when that is far away; the time at which it will.
+    pub(super) fn put(&mut self, slot: Slot, at: Instant) -> Instant {
+        let due = (tick(at) + 1).clamp(self.next, self.next + BUCKETS - 1);
+        if let Some(bucket) = self.wheel.get_mut((due % BUCKETS) as usize) {
+            bucket.push(slot);
+            self.entries += 1;
+        }
+        Instant::from_nanos(due * TICK.as_nanos() as u64)
+    }
+
+    /// Moves what is due at `now` into `due`.
+    pub(super) fn take(&mut self, now: Instant, due: &mut Vec<Slot>) {
+        let now = tick(now);
+        if self.entries == 0 {
+            self.next = self.next.max(now + 1);
+            return;
+        }
+        let until = now.min(self.next + BUCKETS - 1);
+        while self.next <= until {
+            if let Some(bucket) = self.wheel.get_mut((self.next % BUCKETS) as usize) {
+                self.entries -= bucket.len();
+                due.append(bucket);
+            }
+            self.next += 1;
+        }
+        self.next = self.next.max(now + 1);
+    }
+
+    /// When the next look is worth while; nothing when nobody waits.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        (self.entries > 0).then(|| Instant::from_nanos(self.next * TICK.as_nanos() as u64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot(place: u32) -> Slot {
+        Slot { place, generation: 0 }
+    }
+
+    #[test]
+    fn entries_come_up_in_their_time_and_far_ones_to_be_put_back() {
+        let mut timers = Timers::new();
+        let at = |ms: u64| Instant::from_nanos(ms * 1_000_000);
+        let mut due = Vec::new();
+        assert_eq!(timers.deadline(), None);
+        timers.put(slot(1), at(120));
+        timers.put(slot(2), at(10));
+        let far = timers.put(slot(3), at(10_000_000));
+        assert!(far < at(60_000));
+        timers.take(at(9), &mut due);
+        assert!(due.is_empty());
+        timers.take(at(60), &mut due);
+        assert_eq!(due, [slot(2)]);
+        timers.take(at(149), &mut due);
+        assert_eq!(due.len(), 1, "not yet");
+        timers.take(at(150), &mut due);
+        assert_eq!(due, [slot(2), slot(1)]);
+        timers.take(at(100_000), &mut due);
+        assert_eq!(due.last(), Some(&slot(3)));
+        assert_eq!(timers.deadline(), None);
+        // Time that passed without anything in the wheel does not have to be walked through.
+        timers.take(at(1_000_000_000), &mut due);
+        timers.put(slot(4), at(1_000_000_010));
+        timers.take(at(1_000_000_100), &mut due);
+        assert_eq!(due.last(), Some(&slot(4)));
+    }
+}
