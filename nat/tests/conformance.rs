@@ -11,7 +11,7 @@ const SUITES: [&str; 7] =
 fn page() -> String {
     let mut page = String::from(
         "# What the NAT conforms to\n\nMade of the tests in `nat/tests` by `TRUNKLINE_WRITE_DOCS=1 cargo test -p trunkline-nat --test conformance`; every line \
-         names the test that shows it.\nWhere a requirement is not met, its test shows what is done instead. The program does not use the NAT yet.\nNumbers and wording have not been compared with the texts of the RFCs line by line.\n\n\
+         names the test that shows it.\nWhere a requirement is not met, its test shows what is done instead. The program uses the engine `sockets` and not yet `packet`.\nNumbers and wording have not been compared with the texts of the RFCs line by line.\n\n\
          | requirement | engine | met | how, or why not | test |\n| --- | --- | --- | --- | --- |\n",
     );
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
