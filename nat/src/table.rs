@@ -196,6 +196,21 @@ impl NatTable {
         self.holders.count(nic)
     }
 
+    /// The outside addresses.
+    pub fn outside(&self) -> &[std::net::Ipv4Addr] {
+        self.ports.addresses()
+    }
+
+    /// The outside address that an inside one is given first.
+    pub(crate) fn paired(&self, inside: std::net::Ipv4Addr) -> std::net::Ipv4Addr {
+        self.ports.paired(inside).next().unwrap_or(std::net::Ipv4Addr::UNSPECIFIED)
+    }
+
+    /// Whether SYNs wait that nobody inside has asked for.
+    pub(crate) fn awaits_answers(&self) -> bool {
+        self.unsolicited.len() > 0
+    }
+
     /// What happened so far.
     pub fn stats(&self) -> NatStats {
         self.stats
