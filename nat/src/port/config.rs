@@ -8,7 +8,7 @@ use wire::Mac;
 
 use crate::{
     config::{Config, ConfigError},
-    nptv6::Nptv6,
+    nptv6::{Nptv6, PrefixError},
 };
 
 /// Least MTU of IPv4 that a link may have (RFC 791 section 3.2), and of IPv6 (RFC 8200 section 5).
@@ -19,9 +19,9 @@ const LEAST: [u16; 2] = [68, 1280];
 pub struct PortConfig {
     /// The MAC address it has outside.
     pub mac: Mac,
-    /// The table's configuration, with the outside addresses.
+    /// The table's configuration, with the outside addresses. There may be none if IPv6 is translated; then IPv4 is not.
     pub table: Config,
-    /// Bits of the outside subnet: addresses that share as many with the first outside address are on the link. 32: none is.
+    /// Bits of the outside subnet: addresses that share as many with the first outside address are on the link. 32: none is; 0: all are.
     pub prefix: u8,
     /// The router outside, for everything else.
     pub next_hop: Option<Ipv4Addr>,
@@ -54,6 +54,32 @@ pub struct PortConfigV6 {
     pub router: Ipv6Addr,
     /// Answer neighbour discovery outside for the addresses that guests' become. Not needed where the prefix is routed to the port.
     pub proxy: bool,
+}
+
+impl PortConfigV6 {
+    /// Exchanges the first `length` bits of `inside` for those of `outside`. The port's own address outside is that of its MAC address in the
+    /// outside prefix (RFC 4291 appendix A); without a next hop, everything outside is a neighbour.
+    ///
+    /// # Errors
+    /// The length is not 1 to 64.
+    pub fn new(
+        mac: Mac,
+        (inside, outside, length): (Ipv6Addr, Ipv6Addr, u32),
+        next_hop: Option<Ipv6Addr>,
+        router: Ipv6Addr,
+    ) -> Result<PortConfigV6, PrefixError> {
+        let prefixes = Nptv6::new(inside, outside, length)?;
+        let host = u128::from(u64::from_be_bytes(interface(mac)));
+        let address = Ipv6Addr::from_bits(outside.to_bits() & mask6(length.min(64) as u8) | host);
+        let prefix = if next_hop.is_some() { 128 } else { 0 };
+        Ok(PortConfigV6 { prefixes, address, prefix, next_hop, router, proxy: true })
+    }
+}
+
+/// The interface identifier of a MAC address (RFC 4291 appendix A).
+pub(super) fn interface(mac: Mac) -> [u8; 8] {
+    let [a, b, c, d, e, f] = mac.bytes();
+    [a ^ 2, b, c, 0xff, 0xfe, d, e, f]
 }
 
 /// Why there can be no port of a configuration.
@@ -130,9 +156,16 @@ impl PortConfig {
         }
     }
 
+    /// Whether IPv4 is not translated.
+    pub(super) fn only_v6(&self) -> bool {
+        self.table.outside.is_empty() && self.v6.is_some()
+    }
+
     /// Whether a port can be made of it.
     pub fn check(&self) -> Result<(), PortConfigError> {
-        self.table.check()?;
+        if !self.only_v6() {
+            self.table.check()?;
+        }
         let [first, ..] = self.mac.bytes();
         if first & 1 != 0 || self.mac.to_bits() == 0 {
             return Err(PortConfigError::Mac(self.mac));
@@ -161,7 +194,7 @@ impl PortConfig {
         for (inside, bits) in self.inside.iter().copied() {
             let outside = self.table.outside.iter().find(|outside| {
                 (inside.to_bits() ^ outside.to_bits()) & mask(bits) == 0
-                    || (inside.to_bits() ^ of.to_bits()) & mask(bits) & shared == 0
+                    || (self.prefix > 0 && (inside.to_bits() ^ of.to_bits()) & mask(bits) & shared == 0)
             });
             if let Some(outside) = outside.copied() {
                 return Err(PortConfigError::Overlap { inside, bits, outside });

@@ -17,6 +17,7 @@ use std::{io, net::Ipv4Addr, time::Duration};
 use wire::{Burst, Context, DropReason, Frame, Instant, MAX_FRAME, Mac, NicId, Origin, Port, Wake};
 
 use crate::{
+    config::Config,
     control::Inbox,
     record::Side,
     snapshot::Snapshot,
@@ -85,13 +86,14 @@ impl PacketPort {
     /// A port; all memory is taken here, but what is known of a NIC when that is first heard of.
     pub fn new(config: PortConfig) -> Result<PacketPort, PortConfigError> {
         config.check()?;
+        let least = if config.only_v6() { Some(64) } else { None };
         let PortConfig { mac, table, prefix, next_hop, mtu, inside_mtu, router, inside: _, errors, v6 } = config;
         let first = table.outside.first().copied().unwrap_or(Ipv4Addr::UNSPECIFIED);
         let subnet = (first.to_bits() & mask(prefix), mask(prefix));
         let longest = usize::from(mtu.max(inside_mtu)) + wire::layers::ETHERNET_LEN;
         Ok(PacketPort {
             neighbours: Neighbours::new(table.seed),
-            table: NatTable::new(&table)?,
+            table: NatTable::made(&Config { mappings: least.unwrap_or(table.mappings), ..table }),
             mac,
             outside_mtu: mtu,
             inside_mtu,

@@ -11,7 +11,7 @@ use wire::{Context, DropReason, Frame, Head, L3, Layers, Mac};
 use super::{
     PacketPort,
     bytes::{array, put},
-    config::mask6,
+    config::{interface, mask6},
     errors::{self, Owed, sum_v6},
     held::For,
     mtu::{self, Fit},
@@ -161,8 +161,7 @@ impl PacketPort {
 
     /// The link-local address of the outside NIC (RFC 4291 appendix A).
     fn link_local(&self) -> Ipv6Addr {
-        let [a, b, c, d, e, f] = self.mac.bytes();
-        Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
+        Ipv6Addr::from_bits(0xfe80 << 112 | u128::from(u64::from_be_bytes(interface(self.mac))))
     }
 
     /// Whether we answer for an address on the link.
