@@ -252,7 +252,11 @@ fn ports_are_published_live_and_shown() {
     gate.wait(Duration::from_secs(1));
     answer.recv().unwrap().unwrap();
     let opened = one(gate.reply(tcp(ep(SERVER, 5555), ep(OUTSIDE, 8081), "S")), Side::Inside);
-    assert_eq!((seen(&opened).source, seen(&opened).destination), (ep(SERVER, 5555), ep(GUEST, 81)), "the client's address");
+    assert_eq!(
+        (seen(&opened).source, seen(&opened).destination),
+        (ep(SERVER, 5555), ep(GUEST, 81)),
+        "the client's address"
+    );
     let (reply, lines) = sync_channel(1);
     assert!(control.send(Command::Show(reply)));
     gate.wait(Duration::from_secs(1));
@@ -279,7 +283,10 @@ fn mappings_are_taken_over_by_the_next_port() {
     let snapshot = gate.port.snapshot(gate.now);
     let mut next = Gate::new(port_config(Config { seed: 99, ..config() }));
     assert_eq!(next.port.restore(&snapshot, next.now), 1, "the one that both have");
-    assert_eq!(seen(&one(next.reply(udp(ep(SERVER, 9000), ep(OUTSIDE, port), b"")), Side::Inside)).destination, ep(GUEST, 4000));
+    assert_eq!(
+        seen(&one(next.reply(udp(ep(SERVER, 9000), ep(OUTSIDE, port), b"")), Side::Inside)).destination,
+        ep(GUEST, 4000)
+    );
     next.port.remove_nic(NicId(0));
     assert!(next.reply(udp(ep(SERVER, 9000), ep(OUTSIDE, port), b"")).is_empty(), "the guest is gone");
 }

@@ -21,6 +21,7 @@ pub mod eventfd;
 pub mod kvm;
 pub mod memory;
 pub mod netns;
+pub mod packet;
 pub mod poll;
 pub mod process;
 pub mod sigbus;

@@ -61,7 +61,10 @@ impl PacketPort {
             address => address,
         };
         let nic = nic.or_else(|| self.guests.whose(*to.ip())).ok_or_else(|| {
-            format!("it is not known which guest has the address {}: name the guest, or let it send a packet first", to.ip())
+            format!(
+                "it is not known which guest has the address {}: name the guest, or let it send a packet first",
+                to.ip()
+            )
         })?;
         let last = listen.port().checked_add(count.saturating_sub(1)).filter(|_| *count > 0);
         let last = last.ok_or("the ports to publish must be 1 to 65535, and at least one".to_owned())?;

@@ -257,4 +257,3 @@ impl Port for PacketPort {
         true
     }
 }
-

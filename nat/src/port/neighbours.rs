@@ -79,7 +79,8 @@ impl Neighbours {
     /// Where an address is; what the answer says to ask must be asked.
     pub(super) fn find(&mut self, address: IpAddr, by: NicId, now: Instant) -> Hop {
         let home = self.home(address);
-        let known = self.sets.get_mut(home).and_then(|set| set.iter_mut().flatten().find(|entry| entry.address == address));
+        let known =
+            self.sets.get_mut(home).and_then(|set| set.iter_mut().flatten().find(|entry| entry.address == address));
         let Some(entry) = known else { return self.begin(home, address, by, now) };
         let rested = now.since(entry.asked) >= AGAIN;
         match entry.mac {
@@ -130,7 +131,9 @@ impl Neighbours {
         }
         let Some(set) = self.sets.get_mut(home) else { return Hop::Silent };
         // First an empty place, then what was not found, then what was heard of longest ago.
-        let place = set.iter_mut().min_by_key(|entry| entry.map_or((0, Instant::START), |entry| (1 + u8::from(entry.mac.is_some()), entry.heard)));
+        let place = set.iter_mut().min_by_key(|entry| {
+            entry.map_or((0, Instant::START), |entry| (1 + u8::from(entry.mac.is_some()), entry.heard))
+        });
         if let Some(place) = place {
             *place = Some(Entry { address, mac: None, heard: now, asked: now, tries: 1, by });
         }

@@ -117,7 +117,9 @@ impl PacketPort {
         let Some(len) = cx.read_all(frame, &mut self.scratch).filter(|len| *len <= self.answer.len()) else {
             return false;
         };
-        let (Some(question), Some(answer)) = (self.scratch.get(..len), self.answer.get_mut(..len)) else { return false };
+        let (Some(question), Some(answer)) = (self.scratch.get(..len), self.answer.get_mut(..len)) else {
+            return false;
+        };
         answer.copy_from_slice(question);
         let Some(from) = array::<4>(question, L3 + 12) else { return false };
         put(answer, L3 + 12, &to.octets());

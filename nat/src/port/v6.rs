@@ -97,7 +97,9 @@ impl PacketPort {
     fn finish_v6(&mut self, cx: &mut Context, frame: Frame, to: Side, mac: u64, fit: Fit) {
         let head = cx.heads.get_mut(&frame);
         let layers = Layers::parse(head.bytes());
-        if let Some(l4) = layers.filter(|layers| layers.protocol == Some(6) && !layers.fragment).and_then(|layers| layers.l4) {
+        if let Some(l4) =
+            layers.filter(|layers| layers.protocol == Some(6) && !layers.fragment).and_then(|layers| layers.l4)
+        {
             mtu::clamp(head, l4, self.outside_mtu.min(self.inside_mtu), 60);
         }
         if let Fit::Lower(size) = fit {
@@ -138,7 +140,8 @@ impl PacketPort {
             return cx.drop(frame, DropReason::MtuExceeded);
         }
         let head = cx.heads.get_mut(&frame);
-        if prefixes.translate(Side::Outside, head).and_then(|()| prefixes.translate_quote(Side::Outside, head)).is_err() {
+        if prefixes.translate(Side::Outside, head).and_then(|()| prefixes.translate_quote(Side::Outside, head)).is_err()
+        {
             return cx.drop(frame, DropReason::BadPacket);
         }
         put(head.bytes_mut(), IP + 7, &[limit - 1]);
@@ -223,7 +226,14 @@ impl PacketPort {
         self.discovery(cx, SOLICITATION, 0, [self.link_local(), to, target], None);
     }
 
-    fn discovery(&mut self, cx: &mut Context, kind: u8, flags: u8, [from, to, target]: [Ipv6Addr; 3], mac: Option<Mac>) {
+    fn discovery(
+        &mut self,
+        cx: &mut Context,
+        kind: u8,
+        flags: u8,
+        [from, to, target]: [Ipv6Addr; 3],
+        mac: Option<Mac>,
+    ) {
         let [.., a, b, c, d] = to.octets();
         let mac = mac.unwrap_or(Mac::new([0x33, 0x33, a, b, c, d]));
         let own = self.mac.bytes();
@@ -249,7 +259,8 @@ impl PacketPort {
         let (_, mac) = head.macs();
         let asks = head.bytes().get(IP + 6) == Some(&ICMP6) && array::<2>(head.bytes(), 54) == Some([128, 0]);
         let len = cx.read_all(&frame, &mut self.scratch).filter(|len| asks && *len <= self.answer.len());
-        let Some((question, answer)) = len.and_then(|len| self.scratch.get(..len).zip(self.answer.get_mut(..len))) else {
+        let Some((question, answer)) = len.and_then(|len| self.scratch.get(..len).zip(self.answer.get_mut(..len)))
+        else {
             return cx.drop(frame, DropReason::NotForGateway);
         };
         answer.copy_from_slice(question);
@@ -268,7 +279,9 @@ impl PacketPort {
         let head = cx.heads.get(frame);
         let nic = if to == Side::Inside { head.origin.nic } else { cx.nic };
         let (_, mac) = head.macs();
-        let Some(from) = self.v6.as_ref().map(|v6| if to == Side::Inside { v6.router } else { v6.address }) else { return };
+        let Some(from) = self.v6.as_ref().map(|v6| if to == Side::Inside { v6.router } else { v6.address }) else {
+            return;
+        };
         let Some(len) = cx.read_all(frame, &mut self.scratch) else { return };
         let packet = self.scratch.get(IP..len).unwrap_or_default();
         if let Some(len) = errors::v6(owed, from, packet, &mut self.answer)
