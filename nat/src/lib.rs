@@ -19,6 +19,7 @@
 pub mod config;
 pub mod control;
 pub mod decide;
+mod foresee;
 mod fragments;
 mod holders;
 mod index;

@@ -49,7 +49,7 @@ pub struct NatStats {
 /// See the module's documentation.
 pub struct NatTable {
     pub(crate) records: Box<[Record]>,
-    index: Index,
+    pub(crate) index: Index,
     pub(crate) holders: Holders,
     pub(crate) ports: Ports,
     pub(crate) fragments: Fragments,

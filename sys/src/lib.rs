@@ -31,4 +31,10 @@ pub mod tap;
 mod testing;
 pub mod tsc;
 
+/// Asks for the cache line that a value begins in, to use it soon.
+#[inline(always)]
+pub fn prefetch<T>(value: &T) {
+    copy::prefetch_read(std::ptr::from_ref(value).cast());
+}
+
 pub use guest::{GuestMemory, Lent, MapRef, Region, Room};

@@ -42,7 +42,7 @@ impl PacketPort {
                     self.add_nic(nic);
                 }
                 let decision = self.table.decide(Side::Inside, head, cx.now);
-                self.carry_out(cx, frame, Side::Inside, decision);
+                self.carry_out(cx, frame, Side::Inside, &decision);
             }
             ETHERTYPE_IPV6 => self.go_out_v6(cx, frame),
             _ => cx.drop_at(cx.heads.get(&frame).origin.nic, frame, DropReason::NotForGateway),
@@ -61,7 +61,7 @@ impl PacketPort {
                     return cx.drop(frame, DropReason::BadPacket);
                 }
                 let decision = self.table.decide(Side::Outside, head, cx.now);
-                self.carry_out(cx, frame, Side::Outside, decision);
+                self.carry_out(cx, frame, Side::Outside, &decision);
             }
             ETHERTYPE_IPV6 => self.come_in_v6(cx, frame),
             super::outside::ETHERTYPE_ARP => self.hear_arp(cx, frame),
@@ -75,15 +75,15 @@ impl PacketPort {
             Side::Inside => self.go_out(cx, frame),
             Side::Outside => {
                 let decision = self.table.decide(Side::Outside, cx.heads.get(&frame), cx.now);
-                self.carry_out(cx, frame, side, decision);
+                self.carry_out(cx, frame, side, &decision);
             }
         }
     }
 
     #[inline]
-    fn carry_out(&mut self, cx: &mut Context, frame: Frame, side: Side, decision: Decision) {
-        match decision {
-            Decision::Translate(translation) => self.translate(cx, frame, side, &translation),
+    fn carry_out(&mut self, cx: &mut Context, frame: Frame, side: Side, decision: &Decision) {
+        match *decision {
+            Decision::Translate(ref translation) => self.translate(cx, frame, side, translation),
             Decision::Hold => {
                 let which = self.table.packet_of(side, cx.heads.get(&frame));
                 match which {
@@ -93,7 +93,7 @@ impl PacketPort {
             }
             Decision::Wait(_) => {
                 // What is to be remembered of it is; that is all that becomes of it.
-                let refusal = self.table.commit(decision, cx.heads.get_mut(&frame)).err();
+                let refusal = self.table.commit(*decision, cx.heads.get_mut(&frame)).err();
                 self.refuse(cx, frame, side, refusal.unwrap_or(Refusal::NotMapped));
             }
             Decision::Drop(refusal) => self.refuse(cx, frame, side, refusal),
@@ -126,7 +126,7 @@ impl PacketPort {
         };
         let head = cx.heads.get_mut(&frame);
         let first = translation.is_first_fragment().then(|| self.table.packet_of(side, head)).flatten();
-        if let Err(refusal) = self.table.commit(Decision::Translate(*translation), head) {
+        if let Err(refusal) = self.table.carry_out(translation, head) {
             return self.refuse(cx, frame, side, refusal);
         }
         if side == Side::Outside {

@@ -229,7 +229,9 @@ impl Port for PacketPort {
     }
 
     fn transmit(&mut self, cx: &mut Context, burst: &mut Burst) -> io::Result<()> {
-        if self.outside.is_some_and(|outside| outside.nic == cx.nic) {
+        let from = if self.outside.is_some_and(|outside| outside.nic == cx.nic) { Side::Outside } else { Side::Inside };
+        self.table.foresee(from, cx, burst.iter());
+        if from == Side::Outside {
             for frame in burst.drain() {
                 self.come_in(cx, frame);
             }
