@@ -1,7 +1,7 @@
-//! The NAT of Trunkline: one bounded [`NatTable`] of mappings, and the packet engine on it. No sockets, no clock, no I/O.
+//! The NAT of Trunkline: one bounded [`NatTable`] of mappings, and the packet engine on it, which is a port. No sockets, no clock, no I/O.
 //!
 //! Read in this order: [`config`] (what may be set), [`table`] (who holds what, and for how long), [`decide`] (what is to be done with a
-//! packet), [`rewrite`] (how its head is changed). [`nptv6`] is a translation of its own that keeps nothing.
+//! packet), [`rewrite`] (how its head is changed), [`port`] (who forwards). [`nptv6`] is a translation of its own that keeps nothing.
 //!
 //! ```text
 //!   frame's head --decide(&table)--> Decision --commit(&mut table, head)--> the head rewritten, the mapping renewed
