@@ -104,6 +104,22 @@ reasons! {
     NoConnection = "no_connection",
     /// An echo request, where this host allows no ping sockets (net.ipv4.ping_group_range).
     PingNotPermitted = "ping_not_permitted",
+    /// Longer than the MTU of the way it would go, and not to be cut; its sender was told, within a limit.
+    MtuExceeded = "mtu_exceeded",
+    /// To an outside address of a NAT that nothing inside is mapped to.
+    NatNoMapping = "nat_no_mapping",
+    /// From an address that a NAT's mapping does not let in.
+    NatFiltered = "nat_filtered",
+    /// A TCP segment of no connection that the NAT knows.
+    NatNoSession = "nat_no_session",
+    /// All ports of the NAT's outside address are taken.
+    NatNoPort = "nat_no_port",
+    /// Its guest has as many mappings and connections as it may.
+    NatQuota = "nat_quota",
+    /// The NAT's table is full.
+    NatFull = "nat_full",
+    /// A protocol that the NAT does not translate.
+    NatUnsupported = "nat_unsupported",
 }
 
 impl DropReason {
