@@ -1,6 +1,6 @@
 //! The control socket: HTTP/1.1 and JSON over a unix socket.
 //!
-//! Invariant: a request only asks; what the switch is doing is not touched, and a client that stalls or sends nonsense
+//! Invariant: a request only asks, but for `/v1/apply`; a client that stalls or sends nonsense
 //! holds up nobody else. Every answer is JSON; one that is not a success is [`Failure`]. Read first: RFC 9110
 //! (methods and status codes).
 //!
@@ -10,15 +10,16 @@
 
 use crate::{
     config::Host,
-    model::{DropCount, Failure, FdbEntry, LeaseEntry, NetworkStatus, PortStatus, Status},
+    model::{DropCount, Failure, FdbEntry, LeaseEntry, NatEntry, NetworkStatus, PortStatus, Status},
+    plan::{Asked, Plan},
     socket::{self, Access, BindError},
 };
 use axum::{
     Json, Router,
-    extract::State,
+    extract::{DefaultBodyLimit, State},
     http::StatusCode,
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use serde::Serialize;
 use std::{future::Future, io};
@@ -26,6 +27,9 @@ use tokio::{
     net::UnixListener,
     sync::{mpsc, oneshot},
 };
+
+/// Largest configuration that is taken, in bytes.
+const FILE_MAX: usize = 16 << 20;
 
 /// Queries that may wait for the switch at a time; more make their clients wait.
 pub const QUERIES: usize = 64;
@@ -45,6 +49,12 @@ pub enum Query {
     Drops(oneshot::Sender<Vec<DropCount>>),
     /// The addresses that guests have by DHCP.
     Leases(oneshot::Sender<Vec<LeaseEntry>>),
+    /// What is translated.
+    Nat(oneshot::Sender<Vec<NatEntry>>),
+    /// What another configuration would change; the words why it is none.
+    Plan(Asked, oneshot::Sender<Result<Plan, String>>),
+    /// To change it.
+    Apply(Asked, oneshot::Sender<Result<Plan, String>>),
 }
 
 /// What the routes share.
@@ -86,10 +96,14 @@ fn routes(switch: Switch) -> Router {
         .route("/v1/fdb", get(|switch: State<Switch>| answer(switch, Query::Fdb)))
         .route("/v1/drops", get(|switch: State<Switch>| answer(switch, Query::Drops)))
         .route("/v1/leases", get(|switch: State<Switch>| answer(switch, Query::Leases)))
-        .method_not_allowed_fallback(async || failure(StatusCode::METHOD_NOT_ALLOWED, "only GET is allowed here"))
+        .route("/v1/nat", get(|switch: State<Switch>| answer(switch, Query::Nat)))
+        .route("/v1/plan", post(|switch: State<Switch>, asked: Json<Asked>| carry(switch, asked, Query::Plan)))
+        .route("/v1/apply", post(|switch: State<Switch>, asked: Json<Asked>| carry(switch, asked, Query::Apply)))
+        .layer(DefaultBodyLimit::max(FILE_MAX))
+        .method_not_allowed_fallback(async || failure(StatusCode::METHOD_NOT_ALLOWED, "only GET is allowed here, and POST at /v1/plan and /v1/apply"))
         .fallback(async || {
             let known =
-                "there is nothing here; there are /v1/status, /v1/networks, /v1/ports, /v1/fdb, /v1/drops, /v1/leases";
+                "there is nothing here; there are /v1/status, /v1/networks, /v1/ports, /v1/fdb, /v1/drops, /v1/leases, /v1/nat";
             failure(StatusCode::NOT_FOUND, known)
         })
         .with_state(switch)
@@ -102,6 +116,22 @@ async fn answer<T: Serialize>(State(switch): State<Switch>, query: fn(oneshot::S
     }
     match answer.await {
         Ok(answer) => Json(answer).into_response(),
+        Err(_) => failure(StatusCode::SERVICE_UNAVAILABLE, "the switch did not answer"),
+    }
+}
+
+async fn carry(
+    State(switch): State<Switch>,
+    Json(asked): Json<Asked>,
+    query: fn(Asked, oneshot::Sender<Result<Plan, String>>) -> Query,
+) -> Response {
+    let (reply, answer) = oneshot::channel();
+    if switch.send(query(asked, reply)).await.is_err() {
+        return failure(StatusCode::SERVICE_UNAVAILABLE, "the switch is ending");
+    }
+    match answer.await {
+        Ok(Ok(plan)) => Json(plan).into_response(),
+        Ok(Err(wrong)) => failure(StatusCode::UNPROCESSABLE_ENTITY, &wrong),
         Err(_) => failure(StatusCode::SERVICE_UNAVAILABLE, "the switch did not answer"),
     }
 }

@@ -63,6 +63,12 @@ pub enum Verb {
     ///
     /// Exit code 2 and a message that points at the line when the file is wrong.
     Check(FileArgument),
+    /// Tell what a configuration file would change in the running daemon; changes nothing
+    Plan(FileArgument),
+    /// Change the running daemon to what a configuration file says
+    ///
+    /// Published ports change while frames flow. If anything else differs, nothing is changed, and the exit code is 1.
+    Apply(FileArgument),
     /// Ask the daemon how it is
     Status,
     /// Ask the daemon for one kind of thing
@@ -140,7 +146,7 @@ pub struct MachineArguments {
     pub lock: Option<PathBuf>,
 }
 
-/// The file of `up` and `check`.
+/// The file of `up`, `check`, `plan` and `apply`.
 #[derive(Debug, Arguments)]
 pub struct FileArgument {
     /// The configuration file [default: ./trunkline.toml, then /etc/trunkline/trunkline.toml]
@@ -206,8 +212,7 @@ pub enum Kind {
     Fdb,
     /// Why frames ended, by port and reason
     Drops,
-    /// Known by name; not available in this version
-    #[value(hide = true)]
+    /// What is translated: mappings and connections of networks in mode nat
     Nat,
     /// Addresses that guests have by DHCP
     Leases,

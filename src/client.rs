@@ -4,10 +4,15 @@
 //! tried and what to do. Read first: RFC 9112 (HTTP/1.1 messages).
 
 use crate::model::Failure;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::{Request, StatusCode, body::Bytes, client::conn::http1, header::HOST};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{
+    Request, StatusCode,
+    body::Bytes,
+    client::conn::http1,
+    header::{CONTENT_TYPE, HOST},
+};
 use hyper_util::rt::TokioIo;
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use std::{
     io::{self, ErrorKind},
     path::{Path, PathBuf},
@@ -64,11 +69,28 @@ pub enum ClientError {
 /// # Errors
 /// See [`ClientError`].
 pub fn ask<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<(String, T), ClientError> {
+    let request = Request::get(path).header(HOST, "localhost").body(Full::default());
+    answer(socket, request)
+}
+
+/// The answer to `POST path` with `body`: as it came, and read.
+///
+/// # Errors
+/// See [`ClientError`].
+pub fn tell<T: DeserializeOwned>(socket: &Path, path: &str, body: &impl Serialize) -> Result<(String, T), ClientError> {
+    let body = serde_json::to_vec(body).unwrap_or_default();
+    let request = Request::post(path).header(HOST, "localhost").header(CONTENT_TYPE, "application/json");
+    answer(socket, request.body(Full::new(body.into())))
+}
+
+type Asked = Result<Request<Full<Bytes>>, hyper::http::Error>;
+
+fn answer<T: DeserializeOwned>(socket: &Path, request: Asked) -> Result<(String, T), ClientError> {
     let nonsense = |message: String| ClientError::Nonsense { socket: socket.to_owned(), message };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|source| ClientError::Absent { socket: socket.to_owned(), source })?;
     let (status, body) = runtime.block_on(async {
-        let answer = timeout(PATIENCE, fetch(socket, path)).await;
+        let answer = timeout(PATIENCE, fetch(socket, request)).await;
         answer.unwrap_or_else(|_| Err(ClientError::Silent(socket.to_owned())))
     })?;
     let text = String::from_utf8(body.into()).map_err(|error| nonsense(error.to_string()))?;
@@ -80,7 +102,7 @@ pub fn ask<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<(String, T)
     Ok((text, value))
 }
 
-async fn fetch(socket: &Path, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
+async fn fetch(socket: &Path, request: Asked) -> Result<(StatusCode, Bytes), ClientError> {
     let nonsense = |message: String| ClientError::Nonsense { socket: socket.to_owned(), message };
     let stream = UnixStream::connect(socket).await.map_err(|source| match source.kind() {
         ErrorKind::PermissionDenied => ClientError::Forbidden(socket.to_owned()),
@@ -88,7 +110,6 @@ async fn fetch(socket: &Path, path: &str) -> Result<(StatusCode, Bytes), ClientE
     })?;
     let handshake = http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(|error| nonsense(error.to_string()))?;
-    let request = Request::get(path).header(HOST, "localhost").body(Empty::<Bytes>::new());
     let request = request.map_err(|error| nonsense(error.to_string()))?;
     let exchange = async {
         let answer = sender.send_request(request).await.map_err(|error| nonsense(error.to_string()))?;

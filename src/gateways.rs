@@ -14,16 +14,16 @@ use std::{
 };
 
 use gateway::{
-    Elsewhere, Gateway, GatewayPort, LeaseBook, RouterV4, RouterV6,
-    dhcp::{Client, DhcpConfig, Guest, Lease, LeaseState, Reservation, SavedLease, Snapshot},
+    Elsewhere, Gateway, LeaseBook, Leg, RouterV4, RouterV6,
+    dhcp::{Client, DhcpConfig, Guest, Lease, LeaseState, Reservation, Route, SavedLease, Snapshot},
     lease_book,
 };
 use serde::{Deserialize, Serialize};
 use sys::tsc;
-use wire::{Instant, Mac};
+use wire::{Instant, Mac, NicId};
 
 use crate::{
-    config::{Config, Mode, Network},
+    config::{Config, Mode, Nat, NatEngine, Network},
     hash,
     model::LeaseEntry,
     state,
@@ -32,12 +32,24 @@ use crate::{
 /// The MTU of a network that names none.
 const MTU: u16 = 1500;
 
-/// A router that was made: its port, for a worker, and its address.
+/// A router that was made: its leg in the network, and its address.
 pub struct Made {
-    /// To attach.
-    pub port: GatewayPort,
+    /// For the router's port.
+    pub leg: Leg,
     /// What no guest may send from.
     pub mac: Mac,
+}
+
+/// A guest and its address.
+pub struct Leased {
+    /// The address.
+    pub address: IpAddr,
+    /// The guest's own.
+    pub mac: Mac,
+    /// Where it was last seen; none when that was before a restart.
+    pub nic: Option<NicId>,
+    /// The name it gave.
+    pub name: Option<Box<str>>,
 }
 
 /// The leases of all networks, for any thread.
@@ -75,12 +87,12 @@ enum SavedState {
 }
 
 impl Leases {
-    /// The router of a network; nothing when it has none.
+    /// The router of a network that is routed to those `beside` it; nothing when it has none.
     ///
     /// # Errors
     /// What the configuration says makes no router.
-    pub fn make(&self, config: &Config, network: &Network, seed: u64) -> io::Result<Option<Made>> {
-        let Some(router) = router(config, network, seed) else { return Ok(None) };
+    pub fn make(&self, config: &Config, network: &Network, beside: &[&Network], seed: u64) -> io::Result<Option<Made>> {
+        let Some(router) = router(config, network, beside, seed) else { return Ok(None) };
         let mac = router.mac;
         let now = Instant::from_nanos(tsc::now_ns());
         let mut gateway = Gateway::new(router, now).map_err(|error| {
@@ -94,7 +106,7 @@ impl Leases {
         }
         let (sender, book) = lease_book();
         self.lock().push(Book { network: network.name.to_string(), file, book, saved });
-        Ok(Some(Made { port: GatewayPort::new(gateway).with_book(sender), mac }))
+        Ok(Some(Made { leg: Leg::new(gateway).with_book(sender), mac }))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Book>> {
@@ -120,6 +132,23 @@ impl Leases {
         books.iter_mut().flat_map(of).collect()
     }
 
+    /// Where the guests of a network are, as far as they have leases.
+    pub fn of(&self, network: &str) -> Vec<Leased> {
+        let now = Instant::from_nanos(tsc::now_ns());
+        let mut books = self.lock();
+        let of = |book: &mut Book| -> Vec<Leased> {
+            let bound = book.book.leases().filter(|lease| lease.state == LeaseState::Bound && lease.expires > now);
+            let leased = |lease: &Lease| Leased {
+                address: lease.address.into(),
+                mac: lease.client.mac,
+                nic: lease.nic,
+                name: lease.name.clone(),
+            };
+            bound.map(leased).collect()
+        };
+        books.iter_mut().find(|book| book.network == network).map(of).unwrap_or_default()
+    }
+
     /// Writes the leases that have changed since they were written last.
     pub fn save(&self) {
         for book in self.lock().iter_mut() {
@@ -139,14 +168,49 @@ impl Leases {
 }
 
 /// Who the router of a network is.
-fn router(config: &Config, network: &Network, seed: u64) -> Option<gateway::Config> {
-    let subnet = network.subnet.filter(|_| network.dhcp)?;
+fn router(config: &Config, network: &Network, beside: &[&Network], seed: u64) -> Option<gateway::Config> {
+    let subnet = network.subnet.filter(|_| network.has_router())?;
     let IpAddr::V4(first) = subnet.host(network.router_number())? else { return None };
     let [.., a, b, c] = hash::of(network.name.as_str()).to_be_bytes();
     let mac = Mac::new([0x02, 0x74, 0x67, a, b, c]);
+    let leads_out = network.mode == Mode::Nat;
     let mut v4 = RouterV4 { address: first, prefix: subnet.length(), dhcp: None };
-    // Nothing leads out of these networks.
-    let mut dhcp = DhcpConfig { router: false, ..DhcpConfig::new(&v4) };
+    if network.dhcp {
+        v4.dhcp = Some(dhcp(config, network, beside, &v4)?);
+    }
+    let v6 = network.subnet6.and_then(|subnet| match subnet.host(network.router_number())? {
+        IpAddr::V6(first) => Some(RouterV6 {
+            global: Some((first, subnet.length())),
+            default_router: leads_out || beside.iter().any(|other| other.subnet6.is_some()),
+            ..RouterV6::new(link_local(mac))
+        }),
+        IpAddr::V4(_) => None,
+    });
+    let subnets = || beside.iter().flat_map(|other| [other.subnet, other.subnet6].map(|subnet| (*other, subnet)));
+    let sockets = matches!(&network.nat, Some(Nat { engine: NatEngine::Sockets { .. }, .. }));
+    Some(gateway::Config {
+        mtu: network.mtu.unwrap_or(MTU),
+        v4: Some(v4),
+        v6,
+        elsewhere: if leads_out { Elsewhere::Forward } else { Elsewhere::Unreachable },
+        // Published connections come from the router's address, and so their packets go back there.
+        own_goes_on: sockets,
+        routes: subnets().filter_map(|(_, subnet)| Some((subnet?.host(0)?, subnet?.length()))).collect(),
+        aliases: subnets().filter_map(|(other, subnet)| subnet?.host(other.router_number())).collect(),
+        seed,
+        ..gateway::Config::new(mac)
+    })
+}
+
+/// What the DHCP server of a network's router gives out.
+fn dhcp(config: &Config, network: &Network, beside: &[&Network], v4: &RouterV4) -> Option<DhcpConfig> {
+    let subnet = network.subnet?;
+    let mut dhcp = DhcpConfig { router: network.mode == Mode::Nat, ..DhcpConfig::new(v4) };
+    for other in beside.iter().filter_map(|other| other.subnet) {
+        if let Some(IpAddr::V4(network)) = other.host(0) {
+            dhcp.routes.push(Route { network, prefix: other.length(), via: v4.address });
+        }
+    }
     if network.mode == Mode::HostOnly
         && let (IpAddr::V4(next), IpAddr::V4(_)) = (subnet.host(network.router_number() + 1)?, subnet.host(1)?)
     {
@@ -159,21 +223,7 @@ fn router(config: &Config, network: &Network, seed: u64) -> Option<gateway::Conf
             dhcp.reservations.push(Reservation { guest: Guest::Mac(mac), address: *address });
         }
     }
-    v4.dhcp = Some(dhcp);
-    let v6 = network.subnet6.and_then(|subnet| match subnet.host(network.router_number())? {
-        IpAddr::V6(first) => {
-            Some(RouterV6 { global: Some((first, subnet.length())), ..RouterV6::new(link_local(mac)) })
-        }
-        IpAddr::V4(_) => None,
-    });
-    Some(gateway::Config {
-        mtu: network.mtu.unwrap_or(MTU),
-        v4: Some(v4),
-        v6,
-        elsewhere: Elsewhere::Unreachable,
-        seed,
-        ..gateway::Config::new(mac)
-    })
+    Some(dhcp)
 }
 
 /// The link-local address of an interface with this MAC (RFC 4291 appendix A).

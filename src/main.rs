@@ -9,14 +9,21 @@ mod bench;
 mod client;
 mod config;
 mod demo;
+mod engines;
 mod explain;
 mod gateways;
 mod guests;
 mod hash;
+mod host;
 mod machine;
 mod model;
+mod nat;
+mod place;
+mod plan;
+mod routers;
 mod run;
 mod run_dir;
+mod seed;
 mod show;
 mod socket;
 mod state;
@@ -24,6 +31,7 @@ mod subnets;
 mod switch;
 mod table;
 mod taps;
+mod view;
 mod wiring;
 
 use args::{Args, FileArgument, Global, GuestVerb, MachineArguments, Verb};
@@ -60,6 +68,9 @@ enum Failed {
     /// Told already, by the table.
     #[error("not everything held")]
     NotHeld,
+    /// Told already, line by line.
+    #[error("not applied")]
+    NotApplied,
 }
 
 impl Failed {
@@ -67,9 +78,12 @@ impl Failed {
         match self {
             Failed::Config(_) | Failed::Usage(_) => ExitCode::from(2),
             Failed::Demo(demo::DemoError::Guests(_)) => ExitCode::from(2),
-            Failed::Run(_) | Failed::Client(_) | Failed::Output(_) | Failed::Demo(_) | Failed::NotHeld => {
-                ExitCode::from(1)
-            }
+            Failed::Run(_)
+            | Failed::Client(_)
+            | Failed::Output(_)
+            | Failed::Demo(_)
+            | Failed::NotHeld
+            | Failed::NotApplied => ExitCode::from(1),
             Failed::Guest(guests::GuestError::Unknown(..) | guests::GuestError::External(_)) => ExitCode::from(2),
             Failed::Guest(_) | Failed::Machine(_) | Failed::Bench(_) => ExitCode::from(1),
         }
@@ -94,6 +108,8 @@ fn carry_out(args: &Args) -> Result<(), Failed> {
     match &args.verb {
         Verb::Up(file) => Ok(run::up(load(file, global)?)?),
         Verb::Check(file) => check(file, global),
+        Verb::Plan(file) => plan(file, global, "/v1/plan"),
+        Verb::Apply(file) => plan(file, global, "/v1/apply"),
         Verb::Status => print(show::status(&control_socket(global)?, global.json)?.as_bytes()),
         Verb::Show { kind } => match show::show(*kind, &control_socket(global)?, global.json) {
             Ok(text) => print(text.as_bytes()),
@@ -164,6 +180,19 @@ fn check(file: &FileArgument, global: &Global) -> Result<(), Failed> {
             Err(failed)
         }
     }
+}
+
+/// Has the daemon compare a file with what it runs, and by `/v1/apply` take it over.
+fn plan(file: &FileArgument, global: &Global, path: &str) -> Result<(), Failed> {
+    let config = load(file, global)?;
+    let text = std::fs::read_to_string(&config.file)
+        .map_err(|error| Failed::Usage(format!("{}: {error}", config.file.display())))?;
+    let asked = plan::Asked { file: config.file.display().to_string(), text };
+    let (json, plan) = client::tell::<plan::Plan>(&config.host.control_socket, path, &asked)?;
+    let text = if global.json { json + "\n" } else { plan.text() };
+    print(text.as_bytes())?;
+    let refused = path == "/v1/apply" && !(plan.applied && plan.failures.is_empty());
+    if refused { Err(Failed::NotApplied) } else { Ok(()) }
 }
 
 /// Where the daemon to be asked listens: `--socket`, else what the file says, else the default of this user.

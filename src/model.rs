@@ -127,6 +127,29 @@ pub struct LeaseEntry {
     pub expires_s: u64,
 }
 
+/// One element of `GET /v1/nat`: what a network's address translation remembers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NatEntry {
+    /// The network.
+    pub network: String,
+    /// `tcp`, `udp` or `icmp`.
+    pub proto: String,
+    /// Address and port inside; of ICMP, the identifier stands for a port.
+    pub inside: String,
+    /// What the outside sees, or null where the host's kernel chooses and does not tell.
+    pub outside: Option<String>,
+    /// Who is spoken to, or null where that is anybody.
+    pub remote: Option<String>,
+    /// How far it is.
+    pub state: String,
+    /// Seconds until it is forgotten if no packet comes, or null where it stays.
+    pub expires_s: Option<u64>,
+    /// Packets, both ways.
+    pub packets: u64,
+    /// Bytes of these.
+    pub bytes: u64,
+}
+
 /// One element of `GET /v1/drops`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DropCount {

@@ -11,8 +11,9 @@ use crate::{
     run_dir::{RunDir, RunDirError},
     socket::{self, Access, BindError},
     subnets,
-    switch::{States, Switch, View},
+    switch::{States, Switch},
     taps,
+    view::View,
     wiring::SwitchWiring,
 };
 use std::{
@@ -62,19 +63,21 @@ pub fn up(config: Config) -> Result<(), RunError> {
 
 fn run(mut config: Config, control: std::os::unix::net::UnixListener) -> Result<(), RunError> {
     sys::sigbus::install()?;
+    let file = config.clone();
     subnets::choose(&mut config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let signals = {
         let _inside = runtime.enter();
         [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?]
     };
-    let mut switch = Switch::start(config)?;
+    let mut switch = Switch::start(config, file)?;
     let (places, states) = (switch.places(), switch.states());
     let names = switch.config().ports.iter().map(|port| port.name.to_string()).collect();
     let wiring = SwitchWiring::new(names, places.clone(), states.clone());
     let sessions = SessionThread::spawn(vhost_user_ports(switch.config(), &states), Box::new(wiring))?;
     let _taps = taps::attach(switch.config(), &places, &states);
     start_guests(switch.config());
+    switch.view().settle_nats();
     let ended = runtime.block_on(serve(&switch, control, signals));
     switch.view().leases().save();
     info!("ending");
@@ -157,12 +160,18 @@ async fn serve(
             }
             _ = saving.tick() => {
                 let view = view.clone();
-                tokio::task::spawn_blocking(move || view.leases().save());
+                tokio::task::spawn_blocking(move || housekeeping(&view));
             }
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
         }
     }
+}
+
+/// What is done once a second.
+fn housekeeping(view: &View) {
+    view.leases().save();
+    view.settle_nats();
 }
 
 fn answer(query: Query, view: &View) {
@@ -174,5 +183,8 @@ fn answer(query: Query, view: &View) {
         Query::Fdb(reply) => drop(reply.send(view.fdb())),
         Query::Drops(reply) => drop(reply.send(view.drops())),
         Query::Leases(reply) => drop(reply.send(view.leases().list())),
+        Query::Plan(asked, reply) => drop(reply.send(view.plan(&asked))),
+        Query::Apply(asked, reply) => drop(reply.send(view.apply(&asked))),
+        Query::Nat(reply) => drop(reply.send(view.nats().list())),
     }
 }

@@ -5,7 +5,7 @@
 use crate::{
     args::Kind,
     client::{ClientError, ask},
-    model::{DropCount, FdbEntry, LeaseEntry, NetworkStatus, PortState, PortStatus, Status, WorkerStatus},
+    model::{DropCount, FdbEntry, LeaseEntry, NatEntry, NetworkStatus, PortState, PortStatus, Status, WorkerStatus},
     table::{Table, bytes, count, duration},
 };
 use serde::de::DeserializeOwned;
@@ -15,7 +15,7 @@ use std::path::Path;
 #[derive(Debug, thiserror::Error)]
 pub enum ShowError {
     /// A kind that does not exist yet.
-    #[error("`show {0}` is not available in this version; available are networks, ports, fdb, drops, leases")]
+    #[error("`show {0}` is not available in this version; available are networks, ports, fdb, nat, drops, leases")]
     Unavailable(&'static str),
     /// No answer.
     #[error(transparent)]
@@ -40,7 +40,7 @@ pub fn show(kind: Kind, socket: &Path, json: bool) -> Result<String, ShowError> 
         Kind::Ports => text(socket, "/v1/ports", json, |list: Vec<PortStatus>| ports(&list))?,
         Kind::Fdb => text(socket, "/v1/fdb", json, |list: Vec<FdbEntry>| fdb(&list))?,
         Kind::Drops => text(socket, "/v1/drops", json, |list: Vec<DropCount>| drops(&list))?,
-        Kind::Nat => return Err(ShowError::Unavailable("nat")),
+        Kind::Nat => text(socket, "/v1/nat", json, |list: Vec<NatEntry>| nat(&list))?,
         Kind::Leases => text(socket, "/v1/leases", json, |list: Vec<LeaseEntry>| leases(&list))?,
         Kind::Peers => return Err(ShowError::Unavailable("peers")),
         Kind::Guests => return Err(ShowError::Unavailable("guests")),
@@ -70,6 +70,28 @@ fn leases(list: &[LeaseEntry]) -> String {
             mac.clone(),
             hostname.clone().unwrap_or_default(),
             duration(*expires_s),
+        ]);
+    }
+    table.to_string()
+}
+
+fn nat(list: &[NatEntry]) -> String {
+    if list.is_empty() {
+        return "nothing is translated now\n".to_owned();
+    }
+    let heads = ["NETWORK", "PROTO", "INSIDE", "OUTSIDE", "REMOTE", "STATE", ">EXPIRES IN", ">PACKETS", ">BYTES"];
+    let mut table = Table::new(&heads);
+    for entry in list {
+        table.row([
+            entry.network.clone(),
+            entry.proto.clone(),
+            entry.inside.clone(),
+            entry.outside.clone().unwrap_or_default(),
+            entry.remote.clone().unwrap_or_default(),
+            entry.state.clone(),
+            entry.expires_s.map(duration).unwrap_or_default(),
+            count(entry.packets),
+            bytes(entry.bytes),
         ]);
     }
     table.to_string()

@@ -1,4 +1,4 @@
-//! Subnets for networks that need one and name none: a free /24, remembered.
+//! Subnets for networks that need one and name none: a free /24, and a /64 of unique local addresses, remembered.
 //!
 //! Invariant: a subnet that is chosen overlaps with no route of this host but the default one, and with no other network of the file or of the
 //! memory; the same network gets the same subnet again for as long as that holds.
@@ -25,7 +25,7 @@ const FROM: std::ops::RangeInclusive<u8> = 77..=99;
 /// # Errors
 /// Routes cannot be read, or no subnet is free.
 pub fn choose(config: &mut Config) -> io::Result<()> {
-    if config.networks.iter().all(|network| !network.needs_subnet()) {
+    if config.networks.iter().all(|network| !network.needs_subnet() && !network.needs_subnet6()) {
         return Ok(());
     }
     let file = config.host.state_dir.join("subnets.json");
@@ -52,12 +52,32 @@ pub fn choose(config: &mut Config) -> io::Result<()> {
         taken.push(subnet);
         network.subnet = Some(subnet);
     }
+    for network in config.networks.iter_mut().filter(|network| network.needs_subnet6()) {
+        // A slash is in no network's name.
+        let name = format!("{}/6", network.name);
+        let own = remembered.get(&name).and_then(|text| Subnet::v6(text).ok());
+        let subnet = match own {
+            Some(subnet) => subnet,
+            None => unique_local()?,
+        };
+        remembered.insert(name, subnet.to_string());
+        network.subnet6 = Some(subnet);
+    }
     if remembered != before
         && let Err(error) = state::write(&file, &remembered)
     {
         tracing::warn!(file = %file.display(), %error, "chosen subnets will not be remembered");
     }
     Ok(())
+}
+
+/// A /64 of unique local addresses (RFC 4193 section 3.2.1: 40 random bits of a site, here 56 with the subnet).
+fn unique_local() -> io::Result<Subnet> {
+    let mut bits = [0; 8];
+    io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut bits)?;
+    let random = u64::from_be_bytes(bits) >> 8;
+    let prefix = u128::from(0xfd00_0000_0000_0000 | random) << 64;
+    Ok(Subnet::of(IpAddr::V6(prefix.into()), 64))
 }
 
 /// The first /24 that overlaps with none of these.
@@ -120,5 +140,24 @@ mod tests {
         assert_ne!(first[0], first[1]);
         assert_eq!(chosen(&["b", "c", "a"]), [first[1].clone(), chosen(&["c"])[0].clone(), first[0].clone()]);
         assert_eq!(remembered(dir.path(), "a"), Some(first[0].clone()));
+    }
+
+    #[test]
+    fn a_network_behind_translation_has_a_unique_local_prefix_that_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let around = Surroundings { root: true, ..Surroundings::default() };
+        let chosen = || {
+            let state = dir.path().display();
+            let text = format!(
+                "host.state_dir = \"{state}\"\n[networks.a]\nmode = \"nat\"\n[networks.b]\nmode = \"nat\"\nsubnet6 = false\n"
+            );
+            let mut config = config::parse(&text, "t.toml".as_ref(), &around).unwrap();
+            choose(&mut config).unwrap();
+            (config.networks[0].subnet6.unwrap(), config.networks[1].subnet6)
+        };
+        let first = chosen();
+        assert!(first.0.to_string().starts_with("fd") && Subnet::v6(&first.0.to_string()).is_ok(), "{}", first.0);
+        assert_eq!(first.1, None);
+        assert_eq!(chosen(), first);
     }
 }

@@ -1,7 +1,7 @@
-//! ARP: who asks for the router's address is told.
+//! ARP: who asks for the router's address is told, and the router asks for those of the segment.
 //!
-//! Invariant: an answer says nothing but that the router's address is at the router's MAC, and goes to the one who asked; only a defence
-//! of the address is a broadcast, at most one in ten seconds.
+//! Invariant: an answer says nothing but that the router's address is at the router's MAC, and goes to the one who asked; only questions and
+//! a defence of the address, at most one in ten seconds, are broadcasts. A sender is remembered only as what its frame says that it is.
 //! Read first: RFC 826 ("Packet Reception"), RFC 5227 sections 2.1.1 (probes) and 2.4 (defence).
 
 use std::{net::Ipv4Addr, time::Duration};
@@ -63,12 +63,26 @@ pub(crate) fn decide(
         write(out, Mac::BROADCAST, config.mac, REQUEST, ours, Mac::new([0; 6]), ours);
         return Decision { verdict: Verdict::Reply, change: Change::Defence };
     }
-    if arp.operation != REQUEST || arp.target_address != ours || !arp.sender.is_unicast() {
+    if arp.target_address != ours || !arp.sender.is_unicast() {
         return Decision::drop(DropReason::NotForGateway);
     }
     let (_, asker) = incoming.macs();
-    write(out, asker, config.mac, REPLY, ours, arp.sender, arp.sender_address);
-    Decision::reply()
+    let change = if arp.sender == asker && v4.may_lease(arp.sender_address) {
+        Change::Heard { address: arp.sender_address.into(), mac: asker, nic: incoming.origin.nic }
+    } else {
+        Change::None
+    };
+    match arp.operation {
+        REQUEST => write(out, asker, config.mac, REPLY, ours, arp.sender, arp.sender_address),
+        REPLY => {}
+        _ => return Decision::drop(DropReason::NotForGateway),
+    }
+    Decision { verdict: Verdict::Reply, change }
+}
+
+/// Asks who has `address`.
+pub(crate) fn ask(out: &mut Vec<u8>, mac: Mac, ours: Ipv4Addr, address: Ipv4Addr) {
+    write(out, Mac::BROADCAST, mac, REQUEST, ours, Mac::new([0; 6]), address);
 }
 
 fn write(out: &mut Vec<u8>, to: Mac, mac: Mac, operation: u16, sender: Ipv4Addr, target_mac: Mac, target: Ipv4Addr) {

@@ -5,7 +5,7 @@
 //! Read first: RFC 4632 (prefixes), RFC 2131 section 4.3 (what a DHCP server is told by its administrator), RFC 4861 section 6.2.1.
 
 use std::{
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
 
@@ -113,6 +113,14 @@ impl RouterV6 {
         address == self.link_local || self.global.is_some_and(|(global, _)| global == address)
     }
 
+    /// Whether `address` is to be found on the segment.
+    pub fn is_on_link(&self, address: Ipv6Addr) -> bool {
+        let prefix = |(global, length): (Ipv6Addr, u8)| {
+            (global.to_bits() ^ address.to_bits()).leading_zeros() >= u32::from(length)
+        };
+        address.is_unicast_link_local() || self.global.is_some_and(prefix)
+    }
+
     /// The address to answer `from` with, where the question was not put to one address: of the same scope.
     pub fn source_for(&self, peer: Ipv6Addr) -> Ipv6Addr {
         match self.global {
@@ -135,6 +143,14 @@ pub struct Config {
     pub v6: Option<RouterV6>,
     /// What happens to packets to somewhere else.
     pub elsewhere: Elsewhere,
+    /// Ports of TCP and UDP at the router's own addresses that the service port serves.
+    pub services: Vec<u16>,
+    /// TCP, UDP and ICMP errors to the router's own addresses that no service takes go on to the way out.
+    pub own_goes_on: bool,
+    /// Prefixes of other segments that the router reaches, whatever `elsewhere` says.
+    pub routes: Vec<(IpAddr, u8)>,
+    /// The router's addresses in those segments: it answers echoes to them.
+    pub aliases: Vec<IpAddr>,
     /// ICMP errors a second, and at once, for each NIC (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4(f)).
     pub errors_per_second: u32,
     /// Where random intervals and choices of addresses begin; the same seed and the same frames give the same answers.
@@ -144,7 +160,32 @@ pub struct Config {
 impl Config {
     /// A router without addresses.
     pub fn new(mac: Mac) -> Self {
-        Config { mac, mtu: 1500, v4: None, v6: None, elsewhere: Elsewhere::Unreachable, errors_per_second: 20, seed: 0 }
+        Config {
+            mac,
+            mtu: 1500,
+            v4: None,
+            v6: None,
+            elsewhere: Elsewhere::Unreachable,
+            services: Vec::new(),
+            own_goes_on: false,
+            routes: Vec::new(),
+            aliases: Vec::new(),
+            errors_per_second: 20,
+            seed: 0,
+        }
+    }
+
+    /// Whether another segment that the router reaches has `address`.
+    pub(crate) fn is_routed(&self, address: IpAddr) -> bool {
+        self.routes.iter().any(|(prefix, length)| match (prefix, address) {
+            (IpAddr::V4(prefix), IpAddr::V4(address)) => {
+                (prefix.to_bits() ^ address.to_bits()).leading_zeros() >= u32::from(*length)
+            }
+            (IpAddr::V6(prefix), IpAddr::V6(address)) => {
+                (prefix.to_bits() ^ address.to_bits()).leading_zeros() >= u32::from(*length)
+            }
+            _ => false,
+        })
     }
 
     /// Whether it can be: the first thing that is wrong.

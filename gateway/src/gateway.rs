@@ -9,15 +9,18 @@
 //! to be remembered: an error from the budget, a lease, a solicitation. Trace and tests call `decide` only.
 //! Read first: RFC 1812 sections 4 and 5 (routers), then the module of a protocol.
 
+use std::net::IpAddr;
+
 use wire::{DropReason, Instant, L3, Layers, Mac, NicId, Origin, Verdict, layers::ETHERNET_LEN};
 
 use crate::{
     arp,
     bytes::array,
     config::{Config, ConfigError},
-    dhcp::{Dhcp, Lease, LeaseEvent, Snapshot},
+    dhcp::{Dhcp, Lease, LeaseEvent, LeaseState, Snapshot},
     errors::ErrorBudget,
-    ipv4, ipv6,
+    ipv4, ipv6, ndisc,
+    neighbours::{Neighbour, Neighbours},
     ra::Advertiser,
 };
 
@@ -45,8 +48,10 @@ impl Incoming<'_> {
 pub enum Interest {
     /// Nothing more: it ends here.
     None(DropReason),
-    /// It goes on to what is behind the gateway.
+    /// It goes on to what is behind the gateway, or to another segment.
     Forward,
+    /// It goes to the service port.
+    Service,
     /// All of it.
     All,
 }
@@ -61,6 +66,12 @@ pub(crate) enum Change {
     Defence,
     /// A router advertisement to all is asked for.
     Solicited,
+    /// Somebody has shown where an address is.
+    Heard {
+        address: IpAddr,
+        mac: Mac,
+        nic: NicId,
+    },
     /// A lease begins, goes on or ends.
     Lease(Box<Lease>),
 }
@@ -83,6 +94,15 @@ impl Decision {
         Decision { verdict: Verdict::Reply, change: Change::None }
     }
 
+    /// The address that the frame shows the place of.
+    pub(crate) fn heard(&self) -> Option<IpAddr> {
+        match &self.change {
+            Change::Heard { address, .. } => Some(*address),
+            Change::Lease(lease) => Some(lease.address.into()),
+            _ => None,
+        }
+    }
+
     /// The lease that the frame changes, as it will be.
     pub fn lease(&self) -> Option<&Lease> {
         match &self.change {
@@ -100,6 +120,7 @@ pub struct Gateway {
     defended: Option<Instant>,
     advertiser: Option<Advertiser>,
     dhcp: Option<Dhcp>,
+    neighbours: Neighbours,
 }
 
 impl Gateway {
@@ -111,7 +132,8 @@ impl Gateway {
             Some(v6) => Some(Advertiser::new(&config, v6, now)?),
             None => None,
         };
-        Ok(Gateway { errors: ErrorBudget::new(config.errors_per_second), defended: None, advertiser, dhcp, config })
+        let errors = ErrorBudget::new(config.errors_per_second);
+        Ok(Gateway { errors, defended: None, advertiser, dhcp, neighbours: Neighbours::default(), config })
     }
 
     /// Who it is.
@@ -145,7 +167,9 @@ impl Gateway {
         let head = Incoming { bytes: incoming.bytes.get(..wire::HEAD_BYTES).unwrap_or(incoming.bytes), ..*incoming };
         match self.interest(&head, now) {
             Interest::None(reason) => return Decision::drop(reason),
-            Interest::Forward => return Decision { verdict: Verdict::Forward, change: Change::None },
+            Interest::Forward | Interest::Service => {
+                return Decision { verdict: Verdict::Forward, change: Change::None };
+            }
             Interest::All => {}
         }
         let Some(layers) = Layers::parse(incoming.bytes) else { return Decision::drop(DropReason::BadPacket) };
@@ -178,9 +202,53 @@ impl Gateway {
                     advertiser.solicited(now);
                 }
             }
-            Change::Lease(lease) => return self.dhcp.as_mut().map(|dhcp| dhcp.commit(*lease)),
+            Change::Heard { address, mac, nic } => self.neighbours.heard(address, mac, nic, now),
+            Change::Lease(lease) => return self.lease(*lease),
         }
         None
+    }
+
+    fn lease(&mut self, lease: Lease) -> Option<LeaseEvent> {
+        let event = self.dhcp.as_mut()?.commit(lease);
+        if let Some(left) = event.left {
+            self.neighbours.ended(left.into());
+        }
+        let Lease { address, client, state, nic, expires, .. } = &event.lease;
+        match (state, nic) {
+            (LeaseState::Bound, Some(nic)) => self.neighbours.leased((*address).into(), client.mac, *nic, *expires),
+            (LeaseState::Released | LeaseState::Declined, _) => self.neighbours.ended((*address).into()),
+            _ => {}
+        }
+        Some(event)
+    }
+
+    /// What is known of who has `address` in the segment.
+    pub fn neighbour(&self, address: IpAddr, now: Instant) -> Neighbour {
+        self.neighbours.find(address, now)
+    }
+
+    /// Writes the question who has `address`; an empty `out` when the router does not speak that version of IP.
+    pub fn ask(&mut self, address: IpAddr, now: Instant, out: &mut Vec<u8>) {
+        out.clear();
+        match (address, &self.config.v4, &self.config.v6) {
+            (IpAddr::V4(address), Some(v4), _) => arp::ask(out, self.config.mac, v4.address, address),
+            (IpAddr::V6(address), _, Some(v6)) => ndisc::ask(out, self.config.mac, v6.source_for(address), address),
+            _ => {}
+        }
+        self.neighbours.asked(address, now);
+    }
+
+    /// Forgets questions that nobody answered. Now and then.
+    pub fn sweep(&mut self, now: Instant) {
+        self.neighbours.sweep(now);
+    }
+
+    /// Whether `address` is to be found on the segment.
+    pub fn is_on_link(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.config.v4.as_ref().is_some_and(|v4| v4.may_lease(address)),
+            IpAddr::V6(address) => self.config.v6.as_ref().is_some_and(|v6| v6.is_on_link(address)),
+        }
     }
 
     /// Writes the router advertisement that is due, if one is; false and an empty `out` when none is.

@@ -50,6 +50,7 @@ fn parse(packet: &[u8]) -> Option<Header> {
 enum Course {
     Echo,
     Dhcp,
+    Service,
     Forward,
     /// An error, with the reason that the packet ends for.
     Error(DropReason, u8, u8),
@@ -74,11 +75,15 @@ fn course(on: Protocols<'_>, v4: &RouterV4, head: &Incoming<'_>, layers: Layers)
         && header.from != v4.address
         && header.from != v4.broadcast();
     let error = |reason, kind, code| if may_err { Course::Error(reason, kind, code) } else { Course::Drop(reason) };
-    if header.to == v4.address {
+    let onward = on.config.own_goes_on && header.to == v4.address;
+    if header.to == v4.address || on.config.aliases.contains(&header.to.into()) {
+        let serves = |port: Option<u16>| port.is_some_and(|port| on.config.services.contains(&port));
         return match header.protocol {
-            _ if !header.whole => Course::Drop(DropReason::NotForGateway),
-            ICMP if payload.first() == Some(&icmp::ECHO) => Course::Echo,
+            ICMP if header.whole && payload.first() == Some(&icmp::ECHO) => Course::Echo,
+            UDP | TCP if header.whole && header.to == v4.address && serves(be16(payload, 2)) => Course::Service,
+            UDP | TCP | ICMP if onward => Course::Forward,
             ICMP => Course::Drop(DropReason::NotForGateway),
+            _ if !header.whole => Course::Drop(DropReason::NotForGateway),
             // Nothing listens: port unreachable, which ends a connection attempt as a reset would.
             UDP | TCP => error(DropReason::NotForGateway, icmp::UNREACHABLE, 3),
             _ => error(DropReason::NotForGateway, icmp::UNREACHABLE, 2),
@@ -88,7 +93,8 @@ fn course(on: Protocols<'_>, v4: &RouterV4, head: &Incoming<'_>, layers: Layers)
         // On the segment itself, where the router is not needed: it does not send back what came from there.
         return error(DropReason::NoRoute, icmp::UNREACHABLE, 1);
     }
-    match on.config.elsewhere {
+    let elsewhere = if on.config.is_routed(header.to.into()) { Elsewhere::Forward } else { on.config.elsewhere };
+    match elsewhere {
         Elsewhere::Unreachable => error(DropReason::NoRoute, icmp::UNREACHABLE, 0),
         Elsewhere::Prohibited => error(DropReason::NoRoute, icmp::UNREACHABLE, 13),
         Elsewhere::Forward if header.ttl <= 1 => error(DropReason::TtlExceeded, icmp::TIME_EXCEEDED, 0),
@@ -106,6 +112,7 @@ pub(crate) fn interest(on: Protocols<'_>, head: &Incoming<'_>, layers: Layers) -
     match course(on, v4, head, layers) {
         Course::Echo | Course::Dhcp => Interest::All,
         Course::Forward => Interest::Forward,
+        Course::Service => Interest::Service,
         Course::Error(..) if on.errors.allows(head.origin.nic, on.now) => Interest::All,
         Course::Error(reason, ..) | Course::Drop(reason) => Interest::None(reason),
     }
@@ -125,7 +132,9 @@ pub(crate) fn decide(on: Protocols<'_>, incoming: &Incoming<'_>, layers: Layers,
     if !sum.is_valid() {
         return bad();
     }
-    let path = Path { mac: on.config.mac, to_mac: incoming.macs().1, from: v4.address, to: header.from };
+    let echo = matches!(course, Course::Echo);
+    let ours = if echo { header.to } else { v4.address };
+    let path = Path { mac: on.config.mac, to_mac: incoming.macs().1, from: ours, to: header.from };
     match course {
         Course::Echo => {
             let mut sum = Checksum::new();
@@ -145,7 +154,7 @@ pub(crate) fn decide(on: Protocols<'_>, incoming: &Incoming<'_>, layers: Layers,
             icmp::error(out, &path, kind, code, packet);
             Decision { verdict: Verdict::Drop(reason), change: Change::Error(incoming.origin.nic) }
         }
-        Course::Forward => Decision { verdict: Verdict::Forward, change: Change::None },
+        Course::Forward | Course::Service => Decision { verdict: Verdict::Forward, change: Change::None },
         Course::Drop(reason) => Decision::drop(reason),
     }
 }

@@ -36,8 +36,10 @@ fn parse(packet: &[u8]) -> Option<Header> {
 /// What is to be done with a packet, as its head says.
 enum Course {
     NeighborSolicitation,
+    NeighborAdvertisement,
     RouterSolicitation,
     Echo,
+    Service,
     Forward,
     /// An error, with the reason that the packet ends for.
     Error(DropReason, u8, u8),
@@ -63,6 +65,7 @@ fn course(on: Protocols<'_>, v6: &RouterV6, head: &Incoming<'_>, layers: Layers)
         let bare = layers.l4 == Some(L4_OVER_V6);
         match kind {
             Some(ndisc::NEIGHBOR_SOLICITATION) if bare => return Course::NeighborSolicitation,
+            Some(ndisc::NEIGHBOR_ADVERTISEMENT) if bare && mine => return Course::NeighborAdvertisement,
             Some(ndisc::ROUTER_SOLICITATION) if bare => return Course::RouterSolicitation,
             Some(icmp::V6_ECHO) if is_node(header.from) => return Course::Echo,
             _ => {}
@@ -78,8 +81,16 @@ fn course(on: Protocols<'_>, v6: &RouterV6, head: &Incoming<'_>, layers: Layers)
         (_, at) => at.is_some(),
     };
     let error = |reason, kind, code| if may_err { Course::Error(reason, kind, code) } else { Course::Drop(reason) };
-    if mine {
+    let alias = on.config.aliases.contains(&header.to.into());
+    if alias && kind == Some(icmp::V6_ECHO) && !layers.fragment {
+        return Course::Echo;
+    }
+    if mine || alias {
+        let port = layers.l4.and_then(|at| be16(head.bytes, at + 2));
+        let serves = mine && !layers.fragment && port.is_some_and(|port| on.config.services.contains(&port));
         return match layers.protocol {
+            Some(UDP | TCP) if serves => Course::Service,
+            Some(UDP | TCP | ICMPV6) if mine && on.config.own_goes_on => Course::Forward,
             Some(UDP | TCP) if !layers.fragment => error(DropReason::NotForGateway, icmp::V6_UNREACHABLE, 4),
             _ => nothing,
         };
@@ -95,7 +106,8 @@ fn course(on: Protocols<'_>, v6: &RouterV6, head: &Incoming<'_>, layers: Layers)
         // On the segment itself, where the router is not needed.
         return error(DropReason::NoRoute, icmp::V6_UNREACHABLE, 3);
     }
-    match on.config.elsewhere {
+    let elsewhere = if on.config.is_routed(header.to.into()) { Elsewhere::Forward } else { on.config.elsewhere };
+    match elsewhere {
         Elsewhere::Unreachable => error(DropReason::NoRoute, icmp::V6_UNREACHABLE, 0),
         Elsewhere::Prohibited => error(DropReason::NoRoute, icmp::V6_UNREACHABLE, 1),
         Elsewhere::Forward if header.hop_limit <= 1 => error(DropReason::TtlExceeded, icmp::V6_TIME_EXCEEDED, 0),
@@ -116,8 +128,11 @@ pub(crate) fn same_prefix(a: Ipv6Addr, b: Ipv6Addr, prefix: u8) -> bool {
 pub(crate) fn interest(on: Protocols<'_>, head: &Incoming<'_>, layers: Layers) -> Interest {
     let Some(v6) = &on.config.v6 else { return Interest::None(DropReason::NotForGateway) };
     match course(on, v6, head, layers) {
-        Course::NeighborSolicitation | Course::RouterSolicitation | Course::Echo => Interest::All,
+        Course::NeighborSolicitation | Course::NeighborAdvertisement | Course::RouterSolicitation | Course::Echo => {
+            Interest::All
+        }
         Course::Forward => Interest::Forward,
+        Course::Service => Interest::Service,
         Course::Error(..) if on.errors.allows(head.origin.nic, on.now) => Interest::All,
         Course::Error(reason, ..) | Course::Drop(reason) => Interest::None(reason),
     }
@@ -131,16 +146,17 @@ pub(crate) fn decide(on: Protocols<'_>, incoming: &Incoming<'_>, layers: Layers,
     let Some(header) = parse(packet) else { return bad() };
     let Some(packet) = packet.get(..IPV6_LEN + header.payload) else { return bad() };
     let to_mac = incoming.macs().1;
-    let from = if v6.owns(header.to) { header.to } else { v6.source_for(header.from) };
+    let ours = v6.owns(header.to) || on.config.aliases.contains(&header.to.into());
+    let from = if ours { header.to } else { v6.source_for(header.from) };
     let path = Path { mac: on.config.mac, to_mac, from, to: header.from };
     match course {
         Course::Error(reason, kind, code) => {
             icmp::error_v6(out, &path, kind, code, packet);
             return Decision { verdict: Verdict::Drop(reason), change: Change::Error(incoming.origin.nic) };
         }
-        Course::Forward => return Decision { verdict: Verdict::Forward, change: Change::None },
+        Course::Forward | Course::Service => return Decision { verdict: Verdict::Forward, change: Change::None },
         Course::Drop(reason) => return Decision::drop(reason),
-        Course::NeighborSolicitation | Course::RouterSolicitation | Course::Echo => {}
+        Course::NeighborSolicitation | Course::NeighborAdvertisement | Course::RouterSolicitation | Course::Echo => {}
     }
     let Some(message) = layers.l4.and_then(|at| packet.get(at - layers.l2_len..)) else { return bad() };
     if message.len() < 8 || !(incoming.checksum_owed || is_intact(&header, message)) {
@@ -153,8 +169,17 @@ pub(crate) fn decide(on: Protocols<'_>, incoming: &Incoming<'_>, layers: Layers,
     if header.hop_limit != 255 || message.get(1) != Some(&0) {
         return bad();
     }
+    let shown = ndisc::shown(message, header.from, to_mac);
+    let heard = match shown.filter(|(address, _)| v6.is_on_link(*address) && !v6.owns(*address)) {
+        Some((address, mac)) => Change::Heard { address: address.into(), mac, nic: incoming.origin.nic },
+        None => Change::None,
+    };
     match course {
-        Course::NeighborSolicitation => ndisc::solicitation(on.config.mac, v6, &path, header.to, message, out),
+        Course::NeighborAdvertisement => Decision { verdict: Verdict::Reply, change: heard },
+        Course::NeighborSolicitation => {
+            let decision = ndisc::solicitation(on.config.mac, v6, &path, header.to, message, out);
+            if decision.verdict == Verdict::Reply { Decision { change: heard, ..decision } } else { decision }
+        }
         _ => match on.advertiser {
             Some(advertiser) => advertiser.solicitation(on, incoming.origin.nic, &path, message, out),
             None => Decision::drop(DropReason::NotForGateway),

@@ -5,9 +5,10 @@
 //! socket and no clock: it is given bytes, the time and where a frame came from, and returns a [`wire::Verdict`] and bytes.
 //!
 //! ```text
-//!   bridge -> GatewayPort::transmit -> Gateway::decide(&self) -> Gateway::commit(&mut self) -> cx.answers -> bridge
-//!                                   \-> a port behind it (the way out), for what goes elsewhere
-//!   GatewayPort::receive <- Gateway::tick (unsolicited router advertisements)
+//!   bridge -> GatewayPort -> Leg -> Gateway::decide(&self) -> Gateway::commit(&mut self) -> cx.answers -> bridge
+//!                             |\-> the way out, a port behind it, for what goes elsewhere; back by its receive
+//!                             |\-> the service port, for name queries; back by its receive
+//!                              \-> another leg, for what goes into its segment
 //! ```
 
 mod arp;
@@ -18,10 +19,13 @@ pub mod dhcp;
 pub mod dns;
 mod errors;
 mod gateway;
+mod held;
 mod icmp;
 mod ipv4;
 mod ipv6;
+mod leg;
 mod ndisc;
+mod neighbours;
 mod packet;
 mod port;
 mod ra;
@@ -29,4 +33,6 @@ mod ra;
 pub use book::{LeaseBook, LeaseSender, lease_book};
 pub use config::{Config, ConfigError, Elsewhere, RouterV4, RouterV6};
 pub use gateway::{Decision, Gateway, Incoming, Interest};
+pub use leg::Leg;
+pub use neighbours::Neighbour;
 pub use port::GatewayPort;

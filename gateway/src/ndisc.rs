@@ -1,4 +1,4 @@
-//! Neighbour solicitations for the router's addresses.
+//! Neighbour solicitations for the router's addresses, and the router's own for those of the segment.
 //!
 //! Invariant: an advertisement names one of the router's own addresses and its MAC. A node that is looking whether its address is
 //! free (RFC 4862 section 5.4) is answered to all nodes, anybody else directly.
@@ -19,11 +19,11 @@ use crate::{
 pub(crate) const ROUTER_SOLICITATION: u8 = 133;
 pub(crate) const ROUTER_ADVERTISEMENT: u8 = 134;
 pub(crate) const NEIGHBOR_SOLICITATION: u8 = 135;
-const NEIGHBOR_ADVERTISEMENT: u8 = 136;
+pub(crate) const NEIGHBOR_ADVERTISEMENT: u8 = 136;
 /// Option: source link-layer address.
 pub(crate) const SOURCE_LINK: u8 = 1;
 /// Option: target link-layer address.
-const TARGET_LINK: u8 = 2;
+pub(crate) const TARGET_LINK: u8 = 2;
 /// The hop limit that shows that no router passed a packet on.
 pub(crate) const HOP_LIMIT: u8 = 255;
 
@@ -44,6 +44,44 @@ pub(crate) fn options(mut bytes: &[u8]) -> Option<bool> {
         bytes = bytes.get(usize::from(units) * 8..)?;
     }
     Some(found)
+}
+
+/// The link-layer address that an option of this kind gives, where the options are well formed.
+pub(crate) fn link_address(mut bytes: &[u8], wanted: u8) -> Option<Mac> {
+    options(bytes)?;
+    while let Some((kind, rest)) = bytes.split_first() {
+        if *kind == wanted {
+            return array(rest, 1).map(Mac::new);
+        }
+        bytes = bytes.get(usize::from(*rest.first()?) * 8..)?;
+    }
+    None
+}
+
+/// What `message`, sent from `from` in a frame of `mac`, shows of who has which address: a solicitation of its sender, an
+/// advertisement of its target.
+pub(crate) fn shown(message: &[u8], from: Ipv6Addr, mac: Mac) -> Option<(Ipv6Addr, Mac)> {
+    let options = message.get(24..)?;
+    let (address, option) = match *message.first()? {
+        NEIGHBOR_SOLICITATION => (from, SOURCE_LINK),
+        NEIGHBOR_ADVERTISEMENT => (Ipv6Addr::from(array::<16>(message, 8)?), TARGET_LINK),
+        _ => return None,
+    };
+    let said = link_address(options, option).unwrap_or(mac);
+    (said == mac && !address.is_unspecified() && !address.is_multicast()).then_some((address, mac))
+}
+
+/// Asks who has `address`, from `from`.
+pub(crate) fn ask(out: &mut Vec<u8>, mac: Mac, from: Ipv6Addr, address: Ipv6Addr) {
+    let to = solicited_node(address);
+    let header = V6 { from, to, hop_limit: HOP_LIMIT };
+    packet::ethernet(out, group_mac(to), mac, ETHERTYPE_IPV6);
+    packet::icmpv6(out, &header);
+    out.extend_from_slice(&[NEIGHBOR_SOLICITATION, 0, 0, 0, 0, 0, 0, 0]);
+    out.extend_from_slice(&address.octets());
+    out.extend_from_slice(&[SOURCE_LINK, 1]);
+    out.extend_from_slice(&mac.bytes());
+    packet::finish_icmpv6(out, &header);
 }
 
 /// Answers `message`, a neighbour solicitation sent to `to`, whose checksum, code and hop limit are right.

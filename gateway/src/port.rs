@@ -1,186 +1,127 @@
-//! [`GatewayPort`]: the router of a segment as a port of its bridge.
+//! [`GatewayPort`]: the router of a segment, or of several that it joins, as a port of their bridges.
 //!
 //! Invariant: every frame that is transmitted to the port ends here: answered (it counts as transmitted, the answer as originated), handed to
-//! the port behind, or dropped with a reason. An answer's origin is the router's own NIC. For ARP, echo and neighbour discovery nothing is
+//! a port behind, sent on into another of its segments, or dropped with a reason. For ARP, echo and neighbour discovery nothing is
 //! allocated; for DHCP only what has to be remembered.
 //!
-//! Theory of operation: by the head alone it is known whether the router has anything to say about a frame; only then is the frame read
-//! whole. Answers go into `cx.answers`, which the worker forwards in the same turn; where there is no room, they are
-//! dropped. What the router says unasked comes out of `receive`, and `wake` gives the time of it. Behind it there can be
-//! another port, the way out: it is given what goes elsewhere, and what it receives goes into the segment as the router's.
-//! Read first: [`wire::port`], [`Gateway`].
+//! Theory of operation: each segment has a [`Leg`] with a NIC of its own, and a way out may have a NIC outside besides; `cx.nic` says which of them
+//! the port is called for. What goes into a segment goes through `cx.answers`, each frame from the NIC of its leg, so that the worker
+//! forwards it in the right bridge in the same turn.
+//! Read first: [`wire::port`], [`Leg`].
 
 use std::io;
 
-use wire::{Burst, Context, DropReason, Frame, Instant, MAX_FRAME, Origin, Port, Verdict, Wake};
+use wire::{Burst, Context, NicId, Port, Wake};
 
 use crate::{
-    book::LeaseSender,
-    gateway::{Gateway, Incoming, Interest},
+    gateway::Gateway,
+    leg::{Fate, Leg},
 };
 
 /// See the module's documentation.
 pub struct GatewayPort {
-    gateway: Gateway,
-    /// The router's NIC.
-    origin: Origin,
-    /// Room for the longest frame that is asked.
-    question: Box<[u8]>,
-    /// Room for the longest answer.
-    answer: Vec<u8>,
-    book: Option<LeaseSender>,
-    way_out: Option<Box<dyn Port>>,
-    /// What is to be handed to the way out; empty between calls.
-    onward: Burst,
+    legs: Vec<Leg>,
+    /// NICs outside, and whose way out they are.
+    outside: Vec<(NicId, usize)>,
+    attached: usize,
 }
 
 impl GatewayPort {
-    /// The router as a port.
-    pub fn new(gateway: Gateway) -> Self {
-        GatewayPort {
-            gateway,
-            origin: Origin::default(),
-            question: vec![0; MAX_FRAME].into(),
-            answer: Vec::with_capacity(MAX_FRAME),
-            book: None,
-            way_out: None,
-            onward: Burst::default(),
-        }
+    /// The router with these legs. It is attached once for each leg, in their order, and then once for each NIC that a way out has outside.
+    pub fn new(legs: Vec<Leg>) -> Self {
+        GatewayPort { legs, outside: Vec::new(), attached: 0 }
     }
 
-    /// Tells `book` of its leases, those that are there already at once: a reader never sees fewer.
-    #[must_use]
-    pub fn with_book(mut self, mut book: LeaseSender) -> Self {
-        book.all(Instant::START);
-        book.catch_up(&self.gateway, Instant::START);
-        self.book = Some(book);
-        self
+    /// How many NICs it is to be attached to.
+    pub fn nics(&self) -> usize {
+        self.legs.len() + self.legs.iter().map(|leg| leg.outside_nics).sum::<usize>()
     }
 
-    /// Hands what goes elsewhere to `port` ([`crate::Elsewhere::Forward`]).
-    #[must_use]
-    pub fn with_way_out(mut self, port: Box<dyn Port>) -> Self {
-        self.way_out = Some(port);
-        self
+    /// The routers of its legs.
+    pub fn gateways(&self) -> impl Iterator<Item = &Gateway> {
+        self.legs.iter().map(Leg::gateway)
     }
 
-    /// The router itself.
-    pub fn gateway(&self) -> &Gateway {
-        &self.gateway
+    /// The leg that the `nth` attachment to a NIC outside belongs to.
+    fn owner(&self, nth: usize) -> Option<usize> {
+        let owners = self.legs.iter().enumerate();
+        owners.flat_map(|(at, leg)| std::iter::repeat_n(at, leg.outside_nics)).nth(nth)
     }
 
-    fn take(&mut self, cx: &mut Context, frame: Frame) {
-        let head = cx.heads.get(&frame);
-        let (origin, len, owed) = (head.origin, head.len(), head.offload.needs_checksum());
-        let incoming = Incoming { bytes: head.bytes(), origin, checksum_owed: owed };
-        match self.gateway.interest(&incoming, cx.now) {
-            Interest::None(reason) => return cx.drop(frame, reason),
-            Interest::Forward => return self.forward(cx, frame),
-            Interest::All => {}
+    /// Calls `act` for every leg, as its NIC.
+    fn each(
+        &mut self,
+        cx: &mut Context,
+        mut act: impl FnMut(&mut Leg, &mut Context) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let nic = cx.nic;
+        let mut result = Ok(());
+        for leg in &mut self.legs {
+            cx.nic = leg.origin.nic;
+            result = result.and(act(leg, cx));
         }
-        let Some(len) = cx.read_all(&frame, &mut self.question).filter(|read| *read == len) else {
-            return cx.drop(frame, DropReason::Stale);
-        };
-        let bytes = self.question.get(..len).unwrap_or_default();
-        let whole = Incoming { bytes, origin, checksum_owed: owed };
-        let decision = self.gateway.decide(&whole, cx.now, &mut self.answer);
-        let verdict = decision.verdict;
-        if let Some(event) = self.gateway.commit(decision, cx.now)
-            && let Some(book) = &mut self.book
-        {
-            book.changed(event, cx.now);
-        }
-        match verdict {
-            Verdict::Forward => self.forward(cx, frame),
-            Verdict::Reply | Verdict::Hold => cx.transmitted(1, len as u64),
-            Verdict::Drop(reason) => cx.drop(frame, reason),
-        }
-        if !self.answer.is_empty() {
-            self.send(cx);
-        }
-    }
-
-    /// Sends the answer.
-    fn send(&self, cx: &mut Context) {
-        if let Some(answer) = cx.originate(self.origin, &self.answer)
-            && let Err(answer) = cx.answers.push(answer)
-        {
-            cx.drop(answer, DropReason::NoBuffers);
-        }
-    }
-
-    fn forward(&mut self, cx: &mut Context, frame: Frame) {
-        if self.way_out.is_none() {
-            return cx.drop(frame, DropReason::NoRoute);
-        }
-        if let Err(frame) = self.onward.push(frame) {
-            cx.drop(frame, DropReason::NoBuffers);
-        }
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        let book = self.book.as_ref().and_then(LeaseSender::deadline);
-        self.gateway.deadline().into_iter().chain(book).min()
+        cx.nic = nic;
+        result
     }
 }
 
 impl Port for GatewayPort {
     fn attach(&mut self, cx: &mut Context) -> io::Result<()> {
-        self.origin = Origin { nic: cx.nic, lane: 0 };
-        self.way_out.as_mut().map_or(Ok(()), |port| port.attach(cx))
+        let nth = self.attached;
+        self.attached += 1;
+        if let Some(leg) = self.legs.get_mut(nth) {
+            return leg.attach(cx);
+        }
+        let owner = self.owner(nth - self.legs.len()).ok_or(io::ErrorKind::InvalidInput)?;
+        self.outside.push((cx.nic, owner));
+        match self.legs.get_mut(owner).and_then(|leg| leg.way_out.as_mut()) {
+            Some(port) => port.attach(cx),
+            None => Ok(()),
+        }
     }
 
     fn detach(&mut self, cx: &mut Context) {
-        if let Some(port) = &mut self.way_out {
-            port.detach(cx);
-        }
+        self.legs.iter_mut().for_each(|leg| leg.detach(cx));
     }
 
-    fn receive(&mut self, cx: &mut Context, burst: &mut Burst) -> io::Result<()> {
-        if let Some(port) = &mut self.way_out {
-            port.receive(cx, burst)?;
-        }
-        if self.deadline().is_none_or(|deadline| cx.now < deadline) {
-            return Ok(());
-        }
-        if let Some(book) = &mut self.book {
-            book.catch_up(&self.gateway, cx.now);
-        }
-        if burst.room() > 0
-            && self.gateway.tick(cx.now, &mut self.answer)
-            && let Some(frame) = cx.originate(self.origin, &self.answer)
-            && let Err(frame) = burst.push(frame)
-        {
-            cx.drop(frame, DropReason::NoBuffers);
-        }
-        Ok(())
+    fn receive(&mut self, cx: &mut Context, _burst: &mut Burst) -> io::Result<()> {
+        self.each(cx, Leg::receive)
     }
 
     fn transmit(&mut self, cx: &mut Context, burst: &mut Burst) -> io::Result<()> {
+        let nic = cx.nic;
+        let Some(at) = self.legs.iter().position(|leg| leg.origin.nic == nic) else {
+            let owner = self.outside.iter().find(|(outside, _)| *outside == nic).map(|(_, owner)| *owner);
+            return match owner.and_then(|owner| self.legs.get_mut(owner)) {
+                Some(leg) => leg.come_in(cx, burst),
+                None => Ok(()),
+            };
+        };
         for frame in burst.drain() {
-            self.take(cx, frame);
+            let Some(leg) = self.legs.get_mut(at) else { break };
+            if let Fate::Elsewhere(frame, to) = leg.take(cx, frame) {
+                match self.legs.iter_mut().find(|other| other.origin.nic != nic && other.has(to)) {
+                    Some(other) => {
+                        cx.nic = other.origin.nic;
+                        other.deliver(cx, frame, to);
+                        cx.nic = nic;
+                    }
+                    None => cx.drop(frame, wire::DropReason::NoRoute),
+                }
+            }
         }
-        let Some(port) = self.way_out.as_mut().filter(|_| !self.onward.is_empty()) else { return Ok(()) };
-        let result = port.transmit(cx, &mut self.onward);
-        // Of a port that failed, what it did not take.
-        self.onward.drain().for_each(|frame| cx.drop(frame, DropReason::NotReady));
-        result
+        self.legs.get_mut(at).map_or(Ok(()), |leg| leg.hand_on(cx))
     }
 
     fn release(&mut self, cx: &mut Context) -> io::Result<()> {
-        self.way_out.as_mut().map_or(Ok(()), |port| port.release(cx))
+        self.each(cx, Leg::release)
     }
 
     fn wake(&mut self, wake: &mut Wake) -> bool {
-        if let Some(deadline) = self.deadline() {
-            wake.by(deadline);
-        }
-        self.way_out.as_mut().is_none_or(|port| port.wake(wake))
+        self.legs.iter_mut().all(|leg| leg.wake(wake))
     }
 
     fn awake(&mut self) {
-        if let Some(port) = &mut self.way_out {
-            port.awake();
-        }
+        self.legs.iter_mut().for_each(Leg::awake);
     }
 }

@@ -14,6 +14,7 @@ mod error;
 mod guest;
 mod host;
 pub mod names;
+mod nat;
 mod network;
 mod overlay;
 mod reader;
@@ -26,6 +27,8 @@ pub mod units;
 mod tests;
 
 pub use error::ConfigError;
+pub use names::Name;
+pub use nat::{Nat, NatEngine, Proto, Publish, Target, Via};
 pub use surroundings::Surroundings;
 pub use types::{Attach, Config, Engine, Guest, Host, Idle, Mode, Network, Port, Role, Station, Tagging};
 pub use units::Subnet;

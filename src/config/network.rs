@@ -1,18 +1,18 @@
 //! Reads `[networks.*]`.
 //!
-//! Invariant: a key is accepted only in the modes it means something in; modes other than isolated are checked in
-//! full and refused in this version.
+//! Invariant: a key is accepted only in the modes it means something in; what is not available is checked in full and
+//! refused.
 
 use super::{
     Reading,
     error::Fault,
     names::{Interface, Name, NameError, PortName},
+    nat::{self, Nat, NatEngine, Via},
     overlay,
     reader::{Entry, Section},
     types::{Mode, Network},
     units::Subnet,
 };
-use std::net::{IpAddr, SocketAddr};
 
 /// Smallest MTU of IPv4 in bytes (RFC 791 section 3.2).
 pub(super) const MTU_MIN: u16 = 68;
@@ -39,13 +39,21 @@ const KEYS: &[&str] = &[
     "overlay",
     "gateway_host",
     "vlan_vni",
+    "host_access",
+    "prefix6",
+    "via",
+    "route",
 ];
 
 const MODES: [(&str, Mode); 4] =
     [("isolated", Mode::Isolated), ("host-only", Mode::HostOnly), ("nat", Mode::Nat), ("bridged", Mode::Bridged)];
 
 /// Keys that mean something in some modes only.
-const ONLY_IN: [(&str, &[Mode]); 12] = [
+const ONLY_IN: [(&str, &[Mode]); 16] = [
+    ("host_access", &[Mode::Nat]),
+    ("prefix6", &[Mode::Nat]),
+    ("via", &[Mode::Nat]),
+    ("route", &[Mode::Isolated, Mode::HostOnly, Mode::Nat]),
     ("subnet", &[Mode::Isolated, Mode::HostOnly, Mode::Nat]),
     ("subnet6", &[Mode::Isolated, Mode::HostOnly, Mode::Nat]),
     ("dhcp", &[Mode::Isolated, Mode::HostOnly, Mode::Nat]),
@@ -62,7 +70,12 @@ const ONLY_IN: [(&str, &[Mode]); 12] = [
 
 pub(super) fn read(root: &Section<'_>, vteps: &[Name], reading: &mut Reading) -> Result<Vec<Network>, Fault> {
     let Some(networks) = root.get("networks") else { return Ok(Vec::new()) };
-    networks.named()?.into_iter().map(|(name, entry)| network(name, &entry, vteps, reading)).collect()
+    let mut all = Vec::new();
+    for (name, entry) in networks.named()? {
+        all.push((network(name, &entry, vteps, reading)?, entry));
+    }
+    nat::check(&all)?;
+    Ok(all.into_iter().map(|(network, _)| network).collect())
 }
 
 fn network(name: &str, entry: &Entry<'_>, vteps: &[Name], reading: &mut Reading) -> Result<Network, Fault> {
@@ -77,16 +90,24 @@ fn network(name: &str, entry: &Entry<'_>, vteps: &[Name], reading: &mut Reading)
         }
     }
     let subnet = section.map("subnet", |entry| entry.parse_with(Subnet::v4))?;
+    let without6 = section.get("subnet6").is_some_and(|entry| entry.is_false());
     let subnet6 = section.map("subnet6", subnet6)?.flatten();
     let mtu = section.map("mtu", |entry| entry.integer(MTU_MIN, MTU_MAX))?;
     let dhcp = section.map("dhcp", Entry::boolean)?;
-    outward(&section, mode)?;
-
-    if let Some(entry) = section.get("mode").filter(|_| matches!(mode, Mode::Nat | Mode::Bridged)) {
-        reading.refuse(&entry, &format!("mode \"{mode}\""), "write mode = \"isolated\" or \"host-only\"");
+    bridged(&section, mode)?;
+    let nat = if mode == Mode::Nat { Some(nat::read(&section)?) } else { None };
+    if let Some(Nat { engine: NatEngine::Packet { via: Via::Tap(tap), .. }, .. }) = &nat {
+        let given = section.get("tap");
+        reading.claims.claim("TAP", tap, &format!("network {name}"), given.as_ref().unwrap_or(entry))?;
     }
-    let dhcp = dhcp.unwrap_or(mode == Mode::HostOnly);
-    if dhcp || mode == Mode::HostOnly {
+    let route = section.map("route", |entry| route(entry, &name))?.unwrap_or_default();
+
+    if let Some(entry) = section.get("mode").filter(|_| mode == Mode::Bridged) {
+        let instead = "write mode = \"isolated\", \"host-only\" or \"nat\"";
+        reading.refuse(&entry, &format!("mode \"{mode}\""), instead);
+    }
+    let dhcp = dhcp.unwrap_or(matches!(mode, Mode::HostOnly | Mode::Nat));
+    if dhcp || matches!(mode, Mode::HostOnly | Mode::Nat) {
         let at = ["dhcp", "subnet", "mode"].iter().find_map(|key| section.get(key));
         check_dhcp(at.as_ref().unwrap_or(entry), mode, subnet, subnet6, mtu)?;
     }
@@ -101,7 +122,7 @@ fn network(name: &str, entry: &Entry<'_>, vteps: &[Name], reading: &mut Reading)
             return Err(entry.key_fault("`vlan_vni` maps VLANs onto an overlay; give `overlay` too"));
         }
     }
-    Ok(Network { name, mode, subnet, subnet6, dhcp, tap, mtu })
+    Ok(Network { name, mode, subnet, subnet6, without6, dhcp, tap, nat, route, mtu })
 }
 
 /// Whether the subnet has room for those who get addresses of it, and packets for what they are told.
@@ -148,85 +169,19 @@ fn subnet6(entry: &Entry<'_>) -> Result<Option<Subnet>, Fault> {
     entry.parse_with(Subnet::v6).map(Some)
 }
 
-/// Checks the keys of the modes that reach beyond the network.
-fn outward(section: &Section<'_>, mode: Mode) -> Result<(), Fault> {
-    let packet = section.map("engine", |entry| entry.choice(&[("sockets", false), ("packet", true)]))?;
-    let packet = packet.unwrap_or(false);
-    section.map("uplink", Entry::parse::<Interface>)?;
-    section.map("tap", Entry::parse::<Interface>)?;
+/// Checks the keys of mode bridged.
+fn bridged(section: &Section<'_>, mode: Mode) -> Result<(), Fault> {
     section.map("bridge", Entry::parse::<Interface>)?;
     section.map("mac_nat", Entry::boolean)?;
-    section.map("next_hop", Entry::parse::<IpAddr>)?;
     section.map("gateway_host", Entry::text)?;
-    let outside = section
-        .map("outside", |entry| entry.list()?.iter().map(Entry::parse::<IpAddr>).collect::<Result<Vec<_>, _>>())?;
-    section.map("publish", |entry| entry.list()?.iter().try_for_each(publish))?;
-
-    if mode == Mode::Nat && !packet {
-        for key in ["uplink", "tap", "outside", "next_hop"] {
-            if let Some(entry) = section.get(key) {
-                let what = format!("`{key}` belongs to engine = \"packet\"; the engine here is \"sockets\"");
-                return Err(entry.key_fault(what));
-            }
-        }
-    }
-    if packet {
-        match (section.get("uplink"), section.get("tap")) {
-            (Some(_), Some(tap)) => {
-                return Err(tap.key_fault("`uplink` and `tap` exclude each other; give one of them"));
-            }
-            (None, None) => return Err(section.fault("engine = \"packet\" needs `uplink` or `tap`")),
-            _ => {}
-        }
-        if outside.is_none_or(|addresses| addresses.is_empty()) {
-            return Err(section.fault("engine = \"packet\" needs `outside`, the addresses of its pool"));
-        }
-    }
     if mode == Mode::Bridged {
-        section.need("uplink", "mode = \"bridged\" needs uplink, an interface of this host")?;
+        section.need("uplink", "mode = \"bridged\" needs uplink, an interface of this host")?.parse::<Interface>()?;
     }
     Ok(())
 }
 
-/// Checks one published port range: `"tcp 127.0.0.1:8080 web:80"` or the same as a table.
-fn publish(entry: &Entry<'_>) -> Result<(), Fault> {
-    const FORM: &str = "write \"tcp|udp LISTEN-ADDRESS:PORT[-PORT] GUEST-OR-ADDRESS:PORT[-PORT]\"";
-    if entry.is_table() {
-        let section = entry.section(&["proto", "listen", "to"])?;
-        section.need("proto", FORM)?.choice(&[("tcp", ()), ("udp", ())])?;
-        let (listen, to) = (section.need("listen", FORM)?, section.need("to", FORM)?);
-        let span = |entry: &Entry<'_>, address: fn(&str) -> bool| {
-            let text = entry.text()?;
-            ports(text, address).ok_or_else(|| entry.fault(format!("`{text}` is not an address with ports; {FORM}")))
-        };
-        return match (span(&listen, is_listen_address)?, span(&to, is_target)?) {
-            (listen, to) if listen == to => Ok(()),
-            _ => Err(to.fault("the ranges of `listen` and `to` differ in length")),
-        };
-    }
-    let text = entry.text()?;
-    let parts: Vec<&str> = text.split_whitespace().collect();
-    let [proto, listen, to] = parts.as_slice() else { return Err(entry.fault(format!("`{text}` is wrong; {FORM}"))) };
-    let lengths = (ports(listen, is_listen_address), ports(to, is_target));
-    match (*proto, lengths) {
-        ("tcp" | "udp", (Some(listen), Some(to))) if listen == to => Ok(()),
-        ("tcp" | "udp", (Some(_), Some(_))) => Err(entry.fault("the two port ranges differ in length")),
-        _ => Err(entry.fault(format!("`{text}` is wrong; {FORM}"))),
-    }
-}
-
-/// How many ports `ADDRESS:PORT[-PORT]` names, if it is right.
-fn ports(text: &str, address: fn(&str) -> bool) -> Option<u16> {
-    let (host, range) = text.rsplit_once(':')?;
-    let (first, last) = range.split_once('-').unwrap_or((range, range));
-    let (first, last): (u16, u16) = (first.parse().ok()?, last.parse().ok()?);
-    (first > 0 && first <= last && address(host)).then(|| last - first)
-}
-
-fn is_listen_address(text: &str) -> bool {
-    format!("{text}:1").parse::<SocketAddr>().is_ok()
-}
-
-fn is_target(text: &str) -> bool {
-    text.parse::<Name>().is_ok() || is_listen_address(text)
+/// Other networks that this one's router reaches.
+fn route(entry: &Entry<'_>, own: &Name) -> Result<Vec<Name>, Fault> {
+    let all: Vec<Name> = entry.list()?.iter().map(Entry::parse).collect::<Result<_, _>>()?;
+    Ok(all.into_iter().filter(|name| name != own).collect())
 }

@@ -215,7 +215,12 @@ fn wrong_files() {
         ("[vteps.main]\nport = 4789", 1, "vteps.main", "`local` is missing"),
         ("[vteps.main]\nlocal = \"198.51.100.1\"\ncontrol = \"evpn\"", 1, "vteps.main", "`speaker` is missing"),
         // Right, but not yet
-        ("[networks.lan]\nmode = \"nat\"", 2, "networks.lan.mode", "mode \"nat\" is not available in this version"),
+        (
+            "[networks.lan]\nmode = \"bridged\"\nuplink = \"eth0\"",
+            2,
+            "networks.lan.mode",
+            "mode \"bridged\" is not available in this version",
+        ),
         (
             "[networks.lan]\nmode = \"host-only\"\nsubnet = \"10.0.0.0/30\"",
             3,
@@ -252,7 +257,12 @@ fn wrong_files() {
         ),
         ("[guests.g]\nengine = \"qemu\"", 2, "guests.g.engine", "engine \"qemu\" is not available in this version"),
         // A real mistake is told before what is not available
-        ("[networks.a]\nmode = \"nat\"\n[networks.b]\nmtu = 1", 4, "networks.b.mtu", "allowed are 68"),
+        (
+            "[networks.a]\nmode = \"bridged\"\nuplink = \"e\"\n[networks.b]\nmtu = 1",
+            5,
+            "networks.b.mtu",
+            "allowed are 68",
+        ),
     ];
     for (text, line, key, what) in table {
         let wrong = told(text);
@@ -363,7 +373,7 @@ ports = [
 ]
 "#;
     let wrong = told(text);
-    assert_eq!((wrong.line, wrong.key.as_str()), (8, "networks.lan.mode"), "{wrong}");
+    assert_eq!((wrong.line, wrong.key.as_str()), (22, "networks.office.mode"), "{wrong}");
 }
 
 #[test]

@@ -6,6 +6,7 @@
 use super::{
     claims::plain,
     names::{Interface, Name, PortName},
+    nat::Nat,
     units::{SocketMode, Subnet},
 };
 use serde::{Serialize, Serializer};
@@ -150,6 +151,15 @@ pub struct Network {
     /// Host-only: the host's interface. Default: tl-NETWORK.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tap: Option<Interface>,
+    /// There is to be no IPv6. Default: false.
+    #[serde(skip)]
+    pub without6: bool,
+    /// Mode nat: how it reaches the outside.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub nat: Option<Nat>,
+    /// Other networks whose guests its own reach over their routers, and the other way round. Default: none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub route: Vec<Name>,
     /// Largest IP packet in bytes that guests are told of, 68 to 65521. Default: not told, for nothing lies underneath
     /// an isolated network that would limit it.
     pub mtu: Option<u16>,
@@ -158,7 +168,22 @@ pub struct Network {
 impl Network {
     /// Whether it needs a subnet and has none: `up` chooses one.
     pub fn needs_subnet(&self) -> bool {
-        self.subnet.is_none() && (self.dhcp || self.mode == Mode::HostOnly)
+        self.subnet.is_none() && (self.dhcp || matches!(self.mode, Mode::HostOnly | Mode::Nat))
+    }
+
+    /// Whether it is to have an IPv6 prefix and has none: `up` chooses one.
+    pub fn needs_subnet6(&self) -> bool {
+        self.subnet6.is_none() && !self.without6 && self.mode == Mode::Nat
+    }
+
+    /// Whether there is a router in it.
+    pub fn has_router(&self) -> bool {
+        self.dhcp || self.mode == Mode::Nat
+    }
+
+    /// Whether its router, or the host in it, reaches more than the network itself.
+    pub fn reaches_out(&self) -> bool {
+        self.mode != Mode::Isolated || !self.route.is_empty()
     }
 
     /// Which address of the subnet its router has: the first that the host has not.

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::switch::Sums;
+use crate::view::Sums;
 
 use super::{
     DemoError,

@@ -20,8 +20,9 @@ use crate::{
     config::{self, Config, Surroundings},
     model::PortStatus,
     run,
-    switch::{Place, Sums, Switch, View},
+    switch::{Place, Switch},
     taps,
+    view::{Sums, View},
     wiring::SwitchWiring,
 };
 
@@ -65,7 +66,7 @@ impl Net {
         let host = format!("[host]\nname = \"demo\"\nrun_dir = \"{0}\"\nstate_dir = \"{0}\"\n", directory.0.display());
         let config = config::parse(&format!("{host}{text}"), Path::new("demo"), &Surroundings::here());
         let config = config.map_err(io::Error::other)?;
-        let switch = Switch::start(config.clone())?;
+        let switch = Switch::start(config.clone(), config.clone())?;
         let (places, states) = (switch.places(), switch.states());
         let names = config.ports.iter().map(|port| port.name.to_string()).collect();
         let wiring = SwitchWiring::new(names, places.clone(), states.clone());

@@ -1,4 +1,4 @@
-//! Other processes.
+//! Other processes, and what this one may use.
 
 use std::io;
 
@@ -14,9 +14,32 @@ pub fn terminate(pid: u32) -> io::Result<()> {
     check(unsafe { libc::kill(pid, libc::SIGTERM) }).map(drop)
 }
 
+/// Lets this process open as many descriptors as it may (the soft limit becomes the hard one), and says how many those are.
+///
+/// # Errors
+/// What getrlimit(2) or setrlimit(2) reports.
+pub fn raise_descriptor_limit() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the value is valid to write.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) })?;
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: the value is valid to read.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) })?;
+    Ok(limit.rlim_cur)
+}
+
 #[cfg(test)]
 mod tests {
     use std::{io::ErrorKind, os::unix::process::ExitStatusExt, process::Command};
+
+    #[test]
+    fn the_soft_limit_of_descriptors_becomes_the_hard_one() {
+        let limit = super::raise_descriptor_limit().unwrap();
+        let text = std::fs::read_to_string("/proc/self/limits").unwrap();
+        let line = text.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        let numbers: Vec<&str> = line.split_whitespace().skip(3).take(2).collect();
+        assert_eq!(numbers, [limit.to_string(), limit.to_string()]);
+    }
 
     #[test]
     fn a_child_ends_and_a_group_is_refused() {

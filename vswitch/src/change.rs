@@ -65,6 +65,14 @@ pub enum Change {
         /// Its port.
         port: Box<dyn Port>,
     },
+    /// The port of a NIC's first lane serves another NIC of the same worker, too: it is told by [`wire::Context::nic`] which of them it is
+    /// called for, and sends into the bridges of both by answers. It ends with the port.
+    AttachToo {
+        /// The other NIC.
+        nic: NicId,
+        /// The NIC whose port it is.
+        to: NicId,
+    },
     /// A lane ends; its port is dropped.
     Detach {
         /// The NIC.

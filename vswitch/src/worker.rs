@@ -31,7 +31,10 @@ const ANSWER_ROUNDS: usize = 4;
 const SWEEP: usize = 4096;
 
 struct Lane {
-    port: Box<dyn Port>,
+    /// None where the port of another lane serves this one, too.
+    port: Option<Box<dyn Port>>,
+    /// The lane whose port that is.
+    served_by: u16,
     nic: NicId,
     number: u16,
 }
@@ -113,10 +116,11 @@ impl Worker {
     #[inline]
     fn turn(&mut self, index: u16, now: Instant) -> usize {
         let Worker { cx, lanes, nics, bridges, egress, burst, .. } = self;
-        let Some(Some(lane)) = lanes.get_mut(usize::from(index)) else { return 0 };
+        let Some(Some(Lane { port: Some(port), nic, .. })) = lanes.get_mut(usize::from(index)) else { return 0 };
+        let nic = *nic;
         cx.begin_turn(now);
-        cx.nic = lane.nic;
-        if let Err(error) = lane.port.receive(cx, burst) {
+        cx.nic = nic;
+        if let Err(error) = port.receive(cx, burst) {
             for frame in burst.drain() {
                 cx.drop(frame, DropReason::NotReady);
             }
@@ -124,9 +128,9 @@ impl Worker {
             self.let_failed_go();
             return 0;
         }
-        let received = burst.len();
+        let received = burst.len() + cx.answers.len();
         if received > 0 {
-            let bridge = nics.get(lane.nic.index()).and_then(Option::as_ref).map(|nic| nic.bridge.0);
+            let bridge = nics.get(nic.index()).and_then(Option::as_ref).map(|nic| nic.bridge.0);
             match bridge.and_then(|id| bridges.get_mut(usize::from(id))).and_then(Option::as_mut) {
                 Some(bridge) => bridge.forward(cx, burst, egress),
                 None => burst.drain().for_each(|frame| cx.drop(frame, DropReason::NoDestination)),
@@ -162,14 +166,18 @@ impl Worker {
     fn transmit(&mut self, index: u16) {
         let Worker { cx, lanes, nics, egress, released, .. } = self;
         let burst = egress.burst(index);
-        let Some(Some(lane)) = lanes.get_mut(usize::from(index)) else {
+        let Some(Some(Lane { served_by: index, nic, .. })) = lanes.get(usize::from(index)) else {
             return burst.drain().for_each(|frame| cx.drop(frame, DropReason::NotReady));
         };
-        cx.nic = lane.nic;
-        if let Some(Some(Nic { filter: Some(filter), .. })) = nics.get(lane.nic.index()) {
+        let (index, nic) = (*index, *nic);
+        cx.nic = nic;
+        if let Some(Some(Nic { filter: Some(filter), .. })) = nics.get(nic.index()) {
             drop_unwanted(cx, filter, burst);
         }
-        let result = lane.port.transmit(cx, burst);
+        let Some(Some(Lane { port: Some(port), .. })) = lanes.get_mut(usize::from(index)) else {
+            return burst.drain().for_each(|frame| cx.drop(frame, DropReason::NotReady));
+        };
+        let result = port.transmit(cx, burst);
         if !released.contains(&index) {
             released.push(index);
         }
@@ -206,9 +214,11 @@ impl Worker {
             released.push(ingress);
         }
         for index in released.drain(..) {
-            let Some(Some(lane)) = self.lanes.get_mut(usize::from(index)) else { continue };
-            self.cx.nic = lane.nic;
-            if let Err(error) = lane.port.release(&mut self.cx) {
+            let Some(Some(Lane { port: Some(port), nic, .. })) = self.lanes.get_mut(usize::from(index)) else {
+                continue;
+            };
+            self.cx.nic = *nic;
+            if let Err(error) = port.release(&mut self.cx) {
                 self.fail(index, &error);
             }
         }
@@ -235,13 +245,27 @@ impl Worker {
         }
     }
 
-    fn let_go(&mut self, index: u16, mut lane: Lane) {
+    fn let_go(&mut self, index: u16, lane: Lane) {
         self.cx.nic = lane.nic;
-        lane.port.detach(&mut self.cx);
-        if let Some(Some(nic)) = self.nics.get_mut(lane.nic.index()) {
+        if let Some(mut port) = lane.port {
+            port.detach(&mut self.cx);
+        }
+        self.forget_lane(index, lane.nic);
+        // Lanes that it served as well end with it.
+        for at in 0..self.lanes.len() {
+            if let Some(place) = self.lanes.get_mut(at)
+                && let Some(served) = place.take_if(|lane| lane.port.is_none() && lane.served_by == index)
+            {
+                self.forget_lane(at as u16, served.nic);
+            }
+        }
+    }
+
+    fn forget_lane(&mut self, index: u16, id: NicId) {
+        if let Some(Some(nic)) = self.nics.get_mut(id.index()) {
             nic.lanes.retain(|(_, place)| *place != index);
         }
-        self.tell_lanes(lane.nic);
+        self.tell_lanes(id);
     }
 
     /// Tells a NIC's bridge which lanes it has.
@@ -274,6 +298,7 @@ impl Worker {
                 }
             }
             Change::Attach { nic, lane, port } => self.attach(nic, lane, port),
+            Change::AttachToo { nic, to } => self.attach_too(nic, to),
             Change::Detach { nic, lane } => self.detach(nic, lane),
             Change::Filter { nic, filter } => {
                 if let Some(Some(nic)) = self.nics.get_mut(nic.index()) {
@@ -305,25 +330,48 @@ impl Worker {
 
     fn attach(&mut self, nic: NicId, number: u16, port: Box<dyn Port>) {
         self.detach(nic, number);
-        if !matches!(self.nics.get(nic.index()), Some(Some(_))) {
+        let index = self.free_place();
+        self.enter(index, Lane { port: Some(port), served_by: index, nic, number });
+    }
+
+    /// The first lane of `nic` is served by the port of the first lane of `to`.
+    fn attach_too(&mut self, nic: NicId, to: NicId) {
+        self.detach(nic, 0);
+        let first = self.nics.get(to.index()).and_then(Option::as_ref).and_then(|nic| nic.lanes.first());
+        if let Some((_, served_by)) = first.copied() {
+            let index = self.free_place();
+            self.enter(index, Lane { port: None, served_by, nic, number: 0 });
+        }
+    }
+
+    fn free_place(&self) -> u16 {
+        self.lanes.iter().position(Option::is_none).unwrap_or(self.lanes.len()) as u16
+    }
+
+    /// A lane begins at a free place, once its port has agreed.
+    fn enter(&mut self, index: u16, lane: Lane) {
+        if !matches!(self.nics.get(lane.nic.index()), Some(Some(_))) {
             return;
         }
-        let index = self.lanes.iter().position(Option::is_none).unwrap_or(self.lanes.len()) as u16;
-        let mut lane = Lane { port, nic, number };
+        let Lane { served_by, nic, number, .. } = lane;
+        *place(&mut self.lanes, index) = Some(lane);
         self.cx.nic = nic;
-        if let Err(error) = lane.port.attach(&mut self.cx) {
-            lane.port.detach(&mut self.cx);
+        let Some(Some(Lane { port: Some(port), .. })) = self.lanes.get_mut(usize::from(served_by)) else { return };
+        if let Err(error) = port.attach(&mut self.cx) {
+            if served_by == index {
+                port.detach(&mut self.cx);
+            }
+            *place(&mut self.lanes, index) = None;
             (self.failures)(Failure { nic, lane: number, reason: error.to_string() });
             return;
         }
-        *place(&mut self.lanes, index) = Some(lane);
         self.egress.resize(self.lanes.len());
         if self.released.capacity() <= self.lanes.len() {
             self.released.reserve(self.lanes.len() + 1);
         }
-        if let Some(Some(nic)) = self.nics.get_mut(nic.index()) {
-            nic.lanes.push((number, index));
-            nic.lanes.sort_unstable();
+        if let Some(Some(known)) = self.nics.get_mut(nic.index()) {
+            known.lanes.push((number, index));
+            known.lanes.sort_unstable();
         }
         self.tell_lanes(nic);
     }
@@ -389,14 +437,16 @@ impl Worker {
     /// Arms every port's notifications; false when one of them has work already.
     pub(crate) fn arm(&mut self, wake: &mut Wake) -> bool {
         wake.clear();
-        self.lanes.iter_mut().flatten().all(|lane| lane.port.wake(wake))
+        self.ports().all(|port| port.wake(wake))
     }
 
     /// The sleep, or the wish for one, is over.
     pub(crate) fn disarm(&mut self) {
-        for lane in self.lanes.iter_mut().flatten() {
-            lane.port.awake();
-        }
+        self.ports().for_each(|port| port.awake());
+    }
+
+    fn ports(&mut self) -> impl Iterator<Item = &mut Box<dyn Port>> {
+        self.lanes.iter_mut().flatten().filter_map(|lane| lane.port.as_mut())
     }
 }
 

@@ -96,6 +96,8 @@ reasons! {
     TtlExceeded = "ttl_exceeded",
     /// The DHCP server has no address for this client, or the message does not go with a lease of it.
     NoLease = "no_lease",
+    /// Its next hop does not say where it is.
+    Unresolved = "unresolved",
 }
 
 impl DropReason {

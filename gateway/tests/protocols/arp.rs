@@ -3,7 +3,8 @@
 use std::{net::Ipv4Addr, time::Duration};
 
 use etherparse::{ArpHardwareId, ArpOperation, ArpPacket, EtherType, NetHeaders, PacketBuilder};
-use wire::{DropReason, Mac};
+use gateway::Neighbour;
+use wire::{DropReason, Mac, Verdict};
 
 use crate::segment::{GUEST, GUEST_MAC, OUTSIDE, ROUTER, ROUTER_MAC, Segment, check, config};
 
@@ -50,18 +51,40 @@ fn rfc826_a_request_put_to_the_router_directly_is_answered() {
 }
 
 #[test]
-fn rfc826_requests_for_others_replies_and_announcements_are_not_answered() {
+fn rfc826_requests_for_others_and_announcements_are_not_answered() {
     let mut segment = Segment::new(config());
-    for frame in [
-        request(GUEST, OUTSIDE),
-        request(GUEST, GUEST),
-        arp(ROUTER_MAC, ArpOperation::REPLY, GUEST, ROUTER_MAC, ROUTER),
-    ] {
+    for frame in [request(GUEST, OUTSIDE), request(GUEST, GUEST)] {
         assert_eq!(segment.refused(&frame), DropReason::NotForGateway);
     }
     let mut cut = request(GUEST, ROUTER);
     cut.truncate(30);
     assert_eq!(segment.refused(&cut), DropReason::BadPacket);
+}
+
+#[test]
+fn rfc826_the_router_asks_and_remembers_who_answers() {
+    let mut segment = Segment::new(config());
+    let guest = GUEST.into();
+    assert_eq!(segment.gateway.neighbour(guest, segment.now), Neighbour::Ask);
+    let mut question = Vec::new();
+    segment.gateway.ask(guest, segment.now, &mut question);
+    let (to, packet) = read(&question);
+    assert_eq!((to, packet.operation), (Mac::BROADCAST, ArpOperation::REQUEST));
+    assert_eq!(packet.target_protocol_addr(), GUEST.octets());
+    assert_eq!(segment.gateway.neighbour(guest, segment.now), Neighbour::Waiting);
+    let reply = arp(ROUTER_MAC, ArpOperation::REPLY, GUEST, ROUTER_MAC, ROUTER);
+    assert_eq!(segment.say(&reply), (Verdict::Reply, None), "listened to, and not answered");
+    let Neighbour::Known(mac, _) = segment.gateway.neighbour(guest, segment.now) else { panic!("not known") };
+    assert_eq!(mac, GUEST_MAC);
+}
+
+#[test]
+fn who_asks_for_the_router_is_remembered_unless_the_address_is_none_of_the_segment() {
+    let mut segment = Segment::new(config());
+    let _ = segment.ask(&request(GUEST, ROUTER));
+    assert!(matches!(segment.gateway.neighbour(GUEST.into(), segment.now), Neighbour::Known(..)));
+    let _ = segment.ask(&request(OUTSIDE, ROUTER));
+    assert_eq!(segment.gateway.neighbour(OUTSIDE.into(), segment.now), Neighbour::Ask);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::{net::Ipv6Addr, time::Duration};
 
 use etherparse::{NetHeaders, PacketBuilder};
-use gateway::{Config, Elsewhere, RouterV6};
+use gateway::{Config, Elsewhere, Neighbour, RouterV6};
 use wire::{DropReason, Mac, Verdict};
 
 use crate::segment::{
@@ -67,6 +67,32 @@ fn rfc4862_5_4_a_node_that_would_take_the_routers_address_is_told_before_all() {
     let (mac, from, to, _, message) = read(&answer);
     assert_eq!((mac, from, to), (NODES_MAC, GLOBAL, ALL_NODES));
     assert_eq!(message[4], 0xa0, "router and override, not solicited");
+}
+
+#[test]
+fn rfc4861_7_2_the_router_asks_and_remembers_who_answers() {
+    let mut segment = Segment::new(config());
+    let mut question = Vec::new();
+    segment.gateway.ask(GUEST_GLOBAL.into(), segment.now, &mut question);
+    let (mac, from, to, hop_limit, message) = read(&question);
+    assert_eq!((mac, from, hop_limit), (Mac::new([0x33, 0x33, 0xff, 0, 0, 0x10]), GLOBAL, 255));
+    assert_eq!((to.octets()[13..].to_vec(), message[0]), (vec![0, 0, 0x10], 135));
+    assert_eq!((&message[8..24], &message[24..26]), (&GUEST_GLOBAL.octets()[..], &[1, 1][..]));
+    assert_eq!(segment.gateway.neighbour(GUEST_GLOBAL.into(), segment.now), Neighbour::Waiting);
+    let advertisement = |target: Ipv6Addr, mac: Mac| {
+        let mut rest = vec![0x60, 0, 0, 0];
+        rest.extend(target.octets());
+        rest.extend([2, 1]);
+        rest.extend(mac.bytes());
+        icmpv6(ROUTER_MAC, GUEST_GLOBAL, GLOBAL, 255, [136, 0], &rest)
+    };
+    // Another's link-layer address, or one that is no neighbour's, is not believed.
+    let _ = segment.say(&advertisement(GUEST_GLOBAL, Mac::new([2, 0, 0, 0, 0, 0x66])));
+    assert_eq!(segment.gateway.neighbour(GUEST_GLOBAL.into(), segment.now), Neighbour::Waiting);
+    let _ = segment.say(&advertisement(OUTSIDE_V6, GUEST_MAC));
+    assert_eq!(segment.gateway.neighbour(OUTSIDE_V6.into(), segment.now), Neighbour::Ask);
+    assert_eq!(segment.say(&advertisement(GUEST_GLOBAL, GUEST_MAC)), (Verdict::Reply, None));
+    assert!(matches!(segment.gateway.neighbour(GUEST_GLOBAL.into(), segment.now), Neighbour::Known(GUEST_MAC, _)));
 }
 
 #[test]

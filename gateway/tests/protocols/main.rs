@@ -12,6 +12,7 @@ mod ipv4;
 mod ipv6;
 mod pool;
 mod port;
+mod router;
 mod segment;
 
 #[global_allocator]

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use gateway::{Elsewhere, Gateway, GatewayPort, dhcp::LeaseState, lease_book};
+use gateway::{Elsewhere, Gateway, GatewayPort, Leg, dhcp::LeaseState, lease_book};
 use sys::allocations::count;
 use wire::{Burst, Context, DropReason, Instant, Mac, NicId, Offload, Origin, Port, Sizes, Wake};
 
@@ -72,8 +72,12 @@ impl Bridge {
     }
 }
 
+fn leg(elsewhere: Elsewhere) -> Leg {
+    Leg::new(Gateway::new(gateway::Config { elsewhere, ..config() }, Instant::START).unwrap())
+}
+
 fn router(elsewhere: Elsewhere) -> GatewayPort {
-    GatewayPort::new(Gateway::new(gateway::Config { elsewhere, ..config() }, Instant::START).unwrap())
+    GatewayPort::new(vec![leg(elsewhere)])
 }
 
 #[test]
@@ -166,7 +170,7 @@ fn advertisements_come_when_wake_said_so() {
 #[test]
 fn the_book_shows_the_leases_also_after_it_was_not_read_for_long() {
     let (send, mut book) = lease_book();
-    let mut port = router(Elsewhere::Unreachable).with_book(send);
+    let mut port = GatewayPort::new(vec![leg(Elsewhere::Unreachable).with_book(send)]);
     let mut bridge = Bridge::new(&mut port);
     bridge.turn(&mut port, &[Ask::new(DISCOVER).frame()], Offload::NONE, |_| {});
     assert_eq!(book.leases().map(|lease| lease.state).collect::<Vec<_>>(), [LeaseState::Offered]);
@@ -183,7 +187,7 @@ fn the_book_shows_the_leases_also_after_it_was_not_read_for_long() {
     bridge.turn(&mut port, &[], Offload::NONE, |_| {});
     let shown: Vec<_> = book.leases().cloned().collect();
     assert!(shown.len() > 1);
-    assert!(shown.iter().eq(port.gateway().leases()));
+    assert!(shown.iter().eq(port.gateways().next().unwrap().leases()));
 }
 
 /// A way out that counts, and fails when it has counted to two.
@@ -218,7 +222,8 @@ impl Port for WayOut {
 fn what_goes_elsewhere_is_handed_to_the_way_out() {
     let frames = [udp(OUTSIDE, 64, 53, &[2; 1000]), udp(OUTSIDE, 1, 53, b""), request(GUEST, ROUTER)];
     let out = Arc::new(AtomicU64::new(0));
-    let mut port = router(Elsewhere::Forward).with_way_out(Box::new(WayOut(out.clone())));
+    let way_out = Box::new(WayOut(out.clone()));
+    let mut port = GatewayPort::new(vec![leg(Elsewhere::Forward).with_way_out(way_out, 0)]);
     let mut bridge = Bridge::new(&mut port);
     bridge.turn(&mut port, &frames, Offload::NONE, |_| {});
     assert_eq!(out.load(Ordering::Relaxed), 1);

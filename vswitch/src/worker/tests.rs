@@ -97,3 +97,60 @@ fn answers_arrive_in_the_turn_of_their_questions_and_in_their_order() {
     let ledger = worker.context().ledger;
     assert!(ledger.balances() && ledger.dropped == 0, "{ledger:?}");
 }
+
+/// Sends every frame on, out of its other NIC.
+struct Passage {
+    nics: Vec<NicId>,
+}
+
+impl Port for Passage {
+    fn attach(&mut self, cx: &mut Context) -> io::Result<()> {
+        self.nics.push(cx.nic);
+        Ok(())
+    }
+    fn receive(&mut self, _: &mut Context, _: &mut Burst) -> io::Result<()> {
+        Ok(())
+    }
+    fn transmit(&mut self, cx: &mut Context, burst: &mut Burst) -> io::Result<()> {
+        let other = *self.nics.iter().find(|nic| **nic != cx.nic).unwrap();
+        for frame in burst.drain() {
+            cx.heads.get_mut(&frame).origin = Origin { nic: other, lane: 0 };
+            cx.answers.push(frame).unwrap();
+        }
+        Ok(())
+    }
+    fn release(&mut self, _: &mut Context) -> io::Result<()> {
+        Ok(())
+    }
+    fn wake(&mut self, _: &mut Wake) -> bool {
+        false
+    }
+}
+
+#[test]
+fn a_port_with_two_nics_joins_two_bridges_and_both_end_with_it() {
+    let (arrived, arrivals) = channel();
+    let mut worker = Worker::new(Sizes::default(), None, Box::new(|failure| panic!("{}", failure.reason))).unwrap();
+    for id in 0..2 {
+        assert!(worker.apply(Change::AddBridge { id: BridgeId(id), spec: BridgeSpec::new(7) }));
+    }
+    let asker = |questions: Vec<u8>| Box::new(Asker { questions, arrived: arrived.clone() });
+    for (nic, bridge) in [(0, 0), (1, 0), (2, 1), (3, 1)] {
+        let bridge = BridgeId(bridge);
+        assert!(worker.apply(Change::AddNic { nic: NicId(nic), bridge, spec: NicSpec::default() }));
+    }
+    assert!(worker.apply(Change::Attach { nic: NicId(0), lane: 0, port: asker((0..40).collect()) }));
+    assert!(worker.apply(Change::Attach { nic: NicId(1), lane: 0, port: Box::new(Passage { nics: Vec::new() }) }));
+    assert!(worker.apply(Change::AttachToo { nic: NicId(2), to: NicId(1) }));
+    assert!(worker.apply(Change::Attach { nic: NicId(3), lane: 0, port: asker(Vec::new()) }));
+    assert_eq!(worker.round(Instant::START), 40);
+    assert!(arrivals.try_iter().eq(0..40), "from one bridge into the other, in one turn");
+    assert!(worker.apply(Change::Detach { nic: NicId(1), lane: 0 }));
+    assert!(worker.apply(Change::Attach { nic: NicId(0), lane: 0, port: asker(vec![1, 2]) }));
+    assert_eq!(worker.round(Instant::START), 2);
+    assert_eq!(arrivals.try_iter().count(), 0, "there is no way any more");
+    assert!(worker.apply(Change::Attach { nic: NicId(3), lane: 0, port: asker(vec![3]) }));
+    assert_eq!(worker.round(Instant::START), 1);
+    let ledger = worker.context().ledger;
+    assert!(ledger.balances() && ledger.dropped == 3, "{ledger:?}");
+}

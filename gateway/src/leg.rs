@@ -1,0 +1,405 @@
+//! [`Leg`]: the router in one segment, with the ports behind it there.
+//!
+//! Invariant: a frame that a leg is given ends as answered, handed to the way out or to the service, given back because another leg has it, or
+//! dropped with a reason. What it puts into its segment has the router's MAC as its source and the leg's NIC as its origin.
+//!
+//! Theory of operation: by the head alone it is known whether the router has anything to say about a frame; only then is the frame read
+//! whole. A port behind the router gives packets back by `receive`, in the same turn or a later one, and leaves the
+//! destination zero where it does not know it: the leg then looks its neighbours up, and asks for and waits for who is not there.
+//! Read first: [`Gateway`].
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
+
+use wire::{
+    Burst, Context, DropReason, Frame, Instant, MAX_FRAME, Mac, Origin, Port, Verdict, Wake, checksum,
+    layers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6},
+};
+
+use crate::{
+    book::LeaseSender,
+    bytes::array,
+    gateway::{Gateway, Incoming, Interest},
+    held::Held,
+    neighbours::Neighbour,
+};
+
+/// Time between two looks at what is held and asked for.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// What became of a frame.
+pub(crate) enum Fate {
+    /// It has ended, or waits in a burst of the leg.
+    Settled,
+    /// It leads to `IpAddr`, which another leg has.
+    Elsewhere(Frame, IpAddr),
+}
+
+/// See the module's documentation.
+pub struct Leg {
+    gateway: Gateway,
+    /// The router's NIC in the segment.
+    pub(crate) origin: Origin,
+    /// Room for the longest frame that is asked.
+    question: Box<[u8]>,
+    /// Room for the longest answer.
+    answer: Vec<u8>,
+    book: Option<LeaseSender>,
+    pub(crate) way_out: Option<Box<dyn Port>>,
+    /// NICs that the way out has outside.
+    pub(crate) outside_nics: usize,
+    service: Option<Box<dyn Port>>,
+    service_first: bool,
+    /// What is to be handed to the way out, and to the service; empty between calls.
+    onward: Burst,
+    served: Burst,
+    back: Burst,
+    held: Held,
+    look_at: Instant,
+}
+
+impl Leg {
+    /// The router `gateway` without anything behind it.
+    pub fn new(gateway: Gateway) -> Self {
+        Leg {
+            gateway,
+            origin: Origin::default(),
+            question: vec![0; MAX_FRAME].into(),
+            answer: Vec::with_capacity(MAX_FRAME),
+            book: None,
+            way_out: None,
+            outside_nics: 0,
+            service: None,
+            service_first: false,
+            onward: Burst::default(),
+            served: Burst::default(),
+            back: Burst::default(),
+            held: Held::default(),
+            look_at: Instant::START,
+        }
+    }
+
+    /// Tells `book` of its leases, those that are there already at once: a reader never sees fewer.
+    #[must_use]
+    pub fn with_book(mut self, mut book: LeaseSender) -> Self {
+        book.all(Instant::START);
+        book.catch_up(&self.gateway, Instant::START);
+        self.book = Some(book);
+        self
+    }
+
+    /// Hands what goes elsewhere to `port` ([`crate::Elsewhere::Forward`]), which has this many NICs of its own outside.
+    #[must_use]
+    pub fn with_way_out(mut self, port: Box<dyn Port>, outside_nics: usize) -> Self {
+        self.way_out = Some(port);
+        self.outside_nics = outside_nics;
+        self
+    }
+
+    /// Hands what the router's services are to answer to `port` ([`crate::Config::services`]).
+    #[must_use]
+    pub fn with_service(mut self, port: Box<dyn Port>) -> Self {
+        self.service = Some(port);
+        self
+    }
+
+    /// The router itself.
+    pub fn gateway(&self) -> &Gateway {
+        &self.gateway
+    }
+
+    fn behind(&mut self) -> impl Iterator<Item = &mut Box<dyn Port>> {
+        self.way_out.iter_mut().chain(&mut self.service)
+    }
+
+    pub(crate) fn attach(&mut self, cx: &mut Context) -> io::Result<()> {
+        self.origin = Origin { nic: cx.nic, lane: 0 };
+        self.behind().try_for_each(|port| port.attach(cx))
+    }
+
+    pub(crate) fn detach(&mut self, cx: &mut Context) {
+        self.behind().for_each(|port| port.detach(cx));
+    }
+
+    /// Takes a frame that the segment sent to the router.
+    pub(crate) fn take(&mut self, cx: &mut Context, frame: Frame) -> Fate {
+        let head = cx.heads.get(&frame);
+        let (origin, len, owed) = (head.origin, head.len(), head.offload.needs_checksum());
+        let incoming = Incoming { bytes: head.bytes(), origin, checksum_owed: owed };
+        match self.gateway.interest(&incoming, cx.now) {
+            Interest::None(reason) => {
+                cx.drop(frame, reason);
+                return Fate::Settled;
+            }
+            Interest::Forward => return self.forward(cx, frame),
+            Interest::Service => return self.serve(cx, frame),
+            Interest::All => {}
+        }
+        let Some(len) = cx.read_all(&frame, &mut self.question).filter(|read| *read == len) else {
+            cx.drop(frame, DropReason::Stale);
+            return Fate::Settled;
+        };
+        let bytes = self.question.get(..len).unwrap_or_default();
+        let whole = Incoming { bytes, origin, checksum_owed: owed };
+        let decision = self.gateway.decide(&whole, cx.now, &mut self.answer);
+        let (verdict, heard) = (decision.verdict, decision.heard());
+        if let Some(event) = self.gateway.commit(decision, cx.now)
+            && let Some(book) = &mut self.book
+        {
+            book.changed(event, cx.now);
+        }
+        match verdict {
+            Verdict::Forward => return self.forward(cx, frame),
+            Verdict::Reply | Verdict::Hold => cx.transmitted(1, len as u64),
+            Verdict::Drop(reason) => cx.drop(frame, reason),
+        }
+        if !self.answer.is_empty() {
+            self.send(cx);
+        }
+        if let Some(address) = heard.filter(|_| !self.held.is_empty()) {
+            self.settle(cx, address);
+        }
+        Fate::Settled
+    }
+
+    /// Sends the answer.
+    fn send(&self, cx: &mut Context) {
+        if let Some(answer) = cx.originate(self.origin, &self.answer) {
+            hand_over(cx, answer);
+        }
+    }
+
+    /// Lets what has waited for `address` go.
+    fn settle(&mut self, cx: &mut Context, address: IpAddr) {
+        while let Some(frame) = self.held.release(cx, address, self.origin) {
+            self.deliver(cx, frame, address);
+        }
+    }
+
+    fn serve(&mut self, cx: &mut Context, frame: Frame) -> Fate {
+        if self.service.is_none() {
+            cx.drop(frame, DropReason::NotForGateway);
+        } else if let Err(frame) = self.served.push(frame) {
+            cx.drop(frame, DropReason::NoBuffers);
+        }
+        Fate::Settled
+    }
+
+    fn forward(&mut self, cx: &mut Context, frame: Frame) -> Fate {
+        let head = cx.heads.get_mut(&frame);
+        age(head.bytes_mut());
+        let config = self.gateway.config();
+        if !config.routes.is_empty()
+            && let Some(to) = destination(head.bytes())
+            && config.is_routed(to)
+        {
+            return Fate::Elsewhere(frame, to);
+        }
+        if self.way_out.is_none() {
+            cx.drop(frame, DropReason::NoRoute);
+        } else if let Err(frame) = self.onward.push(frame) {
+            cx.drop(frame, DropReason::NoBuffers);
+        }
+        Fate::Settled
+    }
+
+    /// Hands what was taken to the ports behind, and what they give back at once to the segment.
+    pub(crate) fn hand_on(&mut self, cx: &mut Context) -> io::Result<()> {
+        if !self.onward.is_empty()
+            && let Some(port) = &mut self.way_out
+        {
+            let result = port.transmit(cx, &mut self.onward);
+            // Of a port that failed, what it did not take.
+            self.onward.drain().for_each(|frame| cx.drop(frame, DropReason::NotReady));
+            result?;
+            port.receive(cx, &mut self.back)?;
+            self.give_back(cx);
+        }
+        if !self.served.is_empty()
+            && let Some(port) = &mut self.service
+        {
+            let result = port.transmit(cx, &mut self.served);
+            self.served.drain().for_each(|frame| cx.drop(frame, DropReason::NotReady));
+            result?;
+        }
+        Ok(())
+    }
+
+    /// Frames that came in on a NIC that the way out has outside.
+    pub(crate) fn come_in(&mut self, cx: &mut Context, burst: &mut Burst) -> io::Result<()> {
+        let Some(port) = &mut self.way_out else { return Ok(()) };
+        let outside = cx.nic;
+        let result = port.transmit(cx, burst);
+        cx.nic = self.origin.nic;
+        let result = result.and_then(|()| port.receive(cx, &mut self.back));
+        self.give_back(cx);
+        cx.nic = outside;
+        result
+    }
+
+    /// Puts what a port behind gave back into the segment.
+    fn give_back(&mut self, cx: &mut Context) {
+        let mut back = std::mem::take(&mut self.back);
+        for frame in back.drain() {
+            let head = cx.heads.get_mut(&frame);
+            head.origin = self.origin;
+            if head.macs().0 != 0 {
+                set_macs(head.bytes_mut(), None, self.gateway.config().mac);
+                hand_over(cx, frame);
+            } else if let Some(to) = destination(head.bytes()) {
+                self.deliver(cx, frame, to);
+            } else {
+                cx.drop(frame, DropReason::BadPacket);
+            }
+        }
+        self.back = back;
+    }
+
+    /// Sends a packet to `next_hop`, a neighbour in the segment.
+    pub(crate) fn deliver(&mut self, cx: &mut Context, frame: Frame, next_hop: IpAddr) {
+        if !self.gateway.is_on_link(next_hop) {
+            return cx.drop(frame, DropReason::NoRoute);
+        }
+        match self.gateway.neighbour(next_hop, cx.now) {
+            Neighbour::Known(mac, _) => {
+                let head = cx.heads.get_mut(&frame);
+                head.origin = self.origin;
+                set_macs(head.bytes_mut(), Some(mac), self.gateway.config().mac);
+                hand_over(cx, frame);
+            }
+            Neighbour::Ask => {
+                self.held.keep(cx, frame, next_hop);
+                self.ask(cx, next_hop);
+            }
+            Neighbour::Waiting => self.held.keep(cx, frame, next_hop),
+            Neighbour::Silent => cx.drop(frame, DropReason::Unresolved),
+        }
+    }
+
+    fn ask(&mut self, cx: &mut Context, address: IpAddr) {
+        self.gateway.ask(address, cx.now, &mut self.answer);
+        if !self.answer.is_empty() {
+            self.send(cx);
+        }
+    }
+
+    /// What the ports behind have for the segment, and what the router says unasked.
+    pub(crate) fn receive(&mut self, cx: &mut Context) -> io::Result<()> {
+        // A turn has room for one burst, so the ports behind take turns at being first.
+        self.service_first = !self.service_first;
+        let mut ports = [self.way_out.as_mut(), self.service.as_mut()];
+        if self.service_first {
+            ports.reverse();
+        }
+        for port in ports.into_iter().flatten() {
+            if self.back.is_empty() && cx.answers.is_empty() {
+                port.receive(cx, &mut self.back)?;
+            }
+        }
+        if !self.back.is_empty() {
+            self.give_back(cx);
+        }
+        if self.deadline().is_some_and(|deadline| cx.now >= deadline) {
+            self.unasked(cx);
+        }
+        Ok(())
+    }
+
+    fn unasked(&mut self, cx: &mut Context) {
+        if let Some(book) = &mut self.book {
+            book.catch_up(&self.gateway, cx.now);
+        }
+        if self.gateway.tick(cx.now, &mut self.answer) {
+            self.send(cx);
+        }
+        if !self.held.is_empty() && cx.now >= self.look_at {
+            self.look_at = cx.now + LOOK;
+            self.gateway.sweep(cx.now);
+            self.held.sweep(cx);
+            for next_hop in self.held.next_hops() {
+                if self.gateway.neighbour(next_hop, cx.now) == Neighbour::Ask {
+                    self.ask(cx, next_hop);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn release(&mut self, cx: &mut Context) -> io::Result<()> {
+        self.behind().try_for_each(|port| port.release(cx))
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let book = self.book.as_ref().and_then(LeaseSender::deadline);
+        let held = self.held.deadline().map(|deadline| deadline.min(self.look_at));
+        self.gateway.deadline().into_iter().chain(book).chain(held).min()
+    }
+
+    pub(crate) fn wake(&mut self, wake: &mut Wake) -> bool {
+        if let Some(deadline) = self.deadline() {
+            wake.by(deadline);
+        }
+        self.behind().all(|port| port.wake(wake))
+    }
+
+    pub(crate) fn awake(&mut self) {
+        self.behind().for_each(|port| port.awake());
+    }
+
+    /// Whether the segment has `address`.
+    pub(crate) fn has(&self, address: IpAddr) -> bool {
+        self.gateway.is_on_link(address)
+    }
+}
+
+/// Has the worker forward a frame in this turn.
+fn hand_over(cx: &mut Context, frame: Frame) {
+    if let Err(frame) = cx.answers.push(frame) {
+        cx.drop(frame, DropReason::NoBuffers);
+    }
+}
+
+/// Where an untagged packet goes.
+fn destination(frame: &[u8]) -> Option<IpAddr> {
+    match u16::from_be_bytes(array(frame, 12)?) {
+        ETHERTYPE_IPV4 => array::<4>(frame, 30).map(|to| Ipv4Addr::from(to).into()),
+        ETHERTYPE_IPV6 => array::<16>(frame, 38).map(|to| Ipv6Addr::from(to).into()),
+        _ => None,
+    }
+}
+
+fn set_macs(frame: &mut [u8], to: Option<Mac>, from: Mac) {
+    if let Some(place) = frame.get_mut(..12) {
+        let (destination, source) = place.split_at_mut(6);
+        if let Some(to) = to {
+            destination.copy_from_slice(&to.bytes());
+        }
+        source.copy_from_slice(&from.bytes());
+    }
+}
+
+/// Takes one from the time to live, or hop limit, of an untagged packet that goes through the router (RFC 1812 section 5.3.1); what is to the
+/// router itself may come with the last.
+fn age(frame: &mut [u8]) {
+    match array(frame, 12).map(u16::from_be_bytes) {
+        Some(ETHERTYPE_IPV4) => {
+            let Some([ttl, protocol, a, b]) = frame.get_mut(22..26).and_then(|fields| fields.first_chunk_mut()) else {
+                return;
+            };
+            if *ttl > 1 {
+                let old = u16::from_be_bytes([*ttl, *protocol]);
+                *ttl -= 1;
+                let new = u16::from_be_bytes([*ttl, *protocol]);
+                [*a, *b] = checksum::update(u16::from_be_bytes([*a, *b]), old, new).to_be_bytes();
+            }
+        }
+        Some(ETHERTYPE_IPV6) => {
+            if let Some(limit) = frame.get_mut(21).filter(|limit| **limit > 1) {
+                *limit -= 1;
+            }
+        }
+        _ => {}
+    }
+}

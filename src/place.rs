@@ -1,0 +1,141 @@
+//! [`Places`]: which worker has which network, and where its bridges and NICs are there.
+//!
+//! Invariant: networks that reach each other over a router are on one worker, for their router is one port; the others are dealt to the workers
+//! in turn. A place, once given, is not given again.
+
+use vswitch::change::BridgeId;
+use wire::NicId;
+
+use crate::config::{Config, Name, Nat, NatEngine, Network, Via};
+
+/// Something's worker, and its place there.
+pub type On<T> = (usize, T);
+
+/// See the module's documentation.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// The bridges of networks, in the order of the configuration.
+    pub networks: Vec<On<BridgeId>>,
+    /// The NICs of ports, in the order of the configuration.
+    pub ports: Vec<On<NicId>>,
+    /// Bridges and NICs of each worker.
+    used: Vec<(u16, u16)>,
+}
+
+impl Places {
+    /// Places for everything in `config`, on this many workers.
+    pub fn new(config: &Config, workers: usize) -> Places {
+        let mut used = vec![(0, 0); workers.max(1)];
+        let together = sets(&config.networks, |network| reached(network).chain(outside(network)));
+        let mut workers_of: Vec<(usize, usize)> = Vec::new();
+        let mut networks = Vec::new();
+        for set in &together {
+            let next = workers_of.len() % used.len();
+            let worker = workers_of.iter().find(|(known, _)| known == set).map_or(next, |(_, worker)| *worker);
+            if !workers_of.iter().any(|(known, _)| known == set) {
+                workers_of.push((*set, worker));
+            }
+            networks.push((worker, BridgeId(take(&mut used, worker, |used| &mut used.0))));
+        }
+        let ports = config.ports.iter().map(|port| {
+            let network = config.networks.iter().position(|network| network.name == port.network);
+            let worker = network.and_then(|at| networks.get(at)).map_or(0, |(worker, _)| *worker);
+            (worker, NicId(take(&mut used, worker, |used| &mut used.1)))
+        });
+        let ports = ports.collect();
+        Places { networks, ports, used }
+    }
+
+    /// One more NIC on a worker.
+    pub fn nic(&mut self, worker: usize) -> NicId {
+        NicId(take(&mut self.used, worker, |used| &mut used.1))
+    }
+
+    /// One more bridge on a worker.
+    pub fn bridge(&mut self, worker: usize) -> BridgeId {
+        BridgeId(take(&mut self.used, worker, |used| &mut used.0))
+    }
+}
+
+fn take(used: &mut [(u16, u16)], worker: usize, of: fn(&mut (u16, u16)) -> &mut u16) -> u16 {
+    let Some(next) = used.get_mut(worker).map(of) else { return 0 };
+    *next += 1;
+    *next - 1
+}
+
+/// The networks that each router of the configuration has a leg in, by their numbers.
+pub fn routers(config: &Config) -> Vec<Vec<usize>> {
+    let set_of = sets(&config.networks, reached);
+    let mut all: Vec<(usize, Vec<usize>)> = Vec::new();
+    for (at, (set, network)) in set_of.iter().zip(&config.networks).enumerate() {
+        if !network.has_router() {
+            continue;
+        }
+        match all.iter_mut().find(|(known, _)| known == set) {
+            Some((_, members)) => members.push(at),
+            None => all.push((*set, vec![at])),
+        }
+    }
+    all.into_iter().map(|(_, members)| members).collect()
+}
+
+fn reached(network: &Network) -> impl Iterator<Item = &Name> {
+    network.route.iter()
+}
+
+/// The network that is the outside of this one.
+pub fn outside(network: &Network) -> Option<&Name> {
+    match &network.nat {
+        Some(Nat { engine: NatEngine::Packet { via: Via::Network(name), .. }, .. }) => Some(name),
+        _ => None,
+    }
+}
+
+/// For each network the number of its set, where those that name each other, directly or over others, are in one.
+fn sets<'a, I: Iterator<Item = &'a Name>>(networks: &'a [Network], names: impl Fn(&'a Network) -> I) -> Vec<usize> {
+    let mut set_of: Vec<usize> = (0..networks.len()).collect();
+    for (at, network) in networks.iter().enumerate() {
+        for name in names(network) {
+            let Some(other) = networks.iter().position(|other| other.name == *name) else { continue };
+            let (Some(&one), Some(&two)) = (set_of.get(at), set_of.get(other)) else { continue };
+            set_of.iter_mut().filter(|set| **set == two).for_each(|set| *set = one);
+        }
+    }
+    set_of
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Surroundings};
+
+    fn config(text: &str) -> Config {
+        let around = Surroundings { root: true, ..Surroundings::default() };
+        config::parse(text, "t.toml".as_ref(), &around).unwrap()
+    }
+
+    #[test]
+    fn networks_that_are_routed_to_each_other_share_a_worker_and_a_router() {
+        let network = |name: &str, n: u8, more: &str| {
+            format!("[networks.{name}]\nmode = \"nat\"\nsubnet = \"10.1.{n}.0/24\"\n{more}\n")
+        };
+        let text = [
+            network("a", 1, ""),
+            network("b", 2, "route = [\"d\"]"),
+            network("c", 3, ""),
+            network("d", 4, ""),
+            "[networks.e]\n".to_owned(),
+            "[guests.g]\nports = [{ network = \"d\" }, { network = \"e\" }, { network = \"b\" }]".to_owned(),
+        ];
+        let config = config(&text.concat());
+        let mut places = Places::new(&config, 2);
+        let workers: Vec<usize> = places.networks.iter().map(|(worker, _)| *worker).collect();
+        assert_eq!(workers, [0, 1, 0, 1, 1]);
+        let bridges: Vec<u16> = places.networks.iter().map(|(_, id)| id.0).collect();
+        assert_eq!(bridges, [0, 0, 1, 1, 2]);
+        assert_eq!(places.ports, [(1, NicId(0)), (1, NicId(1)), (1, NicId(2))]);
+        assert_eq!(routers(&config), [vec![0], vec![1, 3], vec![2]]);
+        assert_eq!((places.nic(1), places.nic(1), places.nic(0)), (NicId(3), NicId(4), NicId(0)));
+        assert_eq!((places.bridge(0), places.bridge(1)), (BridgeId(2), BridgeId(3)));
+    }
+}

@@ -1,0 +1,118 @@
+//! The routers of a running configuration: ports of the bridges that their networks are, with what lies behind them.
+//!
+//! Invariant: each network that has a router has one NIC for it besides those of its ports, with an address that no guest may send from; networks that
+//! are routed to each other share one port. Read first: `gateway`'s crate page, [`crate::gateways`], [`crate::place`].
+
+use std::io;
+
+use gateway::GatewayPort;
+use vswitch::{
+    BridgeSpec, NicSpec,
+    change::{BridgeId, Change},
+    thread::Changes,
+};
+use wire::NicId;
+
+use crate::{
+    config::{Config, Name, Network},
+    gateways::{Leases, Made},
+    nat::{Nats, Outside},
+    place::{self, On, Places},
+    seed,
+};
+
+/// The router of a network, or its NIC outside: a NIC that no port of the configuration stands for.
+#[derive(Clone, Debug)]
+pub struct Router {
+    /// The network.
+    pub network: String,
+    /// Its worker and its NIC there.
+    pub at: On<NicId>,
+    /// As tables have it.
+    pub name: String,
+}
+
+/// Makes every router and attaches it.
+///
+/// # Errors
+/// What the configuration says makes no router, or the system refuses what it needs.
+pub fn start(
+    config: &Config,
+    places: &mut Places,
+    inboxes: &[Changes],
+    leases: &Leases,
+    nats: &Nats,
+) -> io::Result<Vec<Router>> {
+    let mut all = Vec::new();
+    for members in place::routers(config) {
+        let networks: Vec<&Network> = members.iter().filter_map(|at| config.networks.get(*at)).collect();
+        let (mut legs, mut nics, mut outsides) = (Vec::new(), Vec::new(), Vec::new());
+        for (at, network) in members.iter().zip(&networks) {
+            let Some((worker, bridge)) = places.networks.get(*at).copied() else { continue };
+            let beside: Vec<&Network> = networks.iter().copied().filter(|other| other.name != network.name).collect();
+            let Some(Made { leg, mac }) = leases.make(config, network, &beside, seed::random()?)? else { continue };
+            let nic = places.nic(worker);
+            nics.push((worker, bridge, nic, mac));
+            all.push(Router {
+                network: network.name.to_string(),
+                at: (worker, nic),
+                name: format!("{}/router", network.name),
+            });
+            match nats.make(config, network, worker)? {
+                Some(way_out) => {
+                    legs.push(leg.with_way_out(way_out.port, usize::from(way_out.outside.is_some())));
+                    outsides.extend(way_out.outside.map(|outside| (worker, network.name.clone(), outside)));
+                }
+                None => legs.push(leg),
+            }
+        }
+        let Some((worker, _, first, _)) = nics.first().copied() else { continue };
+        let Some(inbox) = inboxes.get(worker) else { continue };
+        for (_, bridge, nic, mac) in &nics {
+            let spec = NicSpec { guard: Some(*mac), ..NicSpec::default() };
+            inbox.send(Change::AddNic { nic: *nic, bridge: *bridge, spec });
+        }
+        inbox.send(Change::Attach { nic: first, lane: 0, port: Box::new(GatewayPort::new(legs)) });
+        for (_, _, nic, _) in nics.iter().skip(1) {
+            inbox.send(Change::AttachToo { nic: *nic, to: first });
+        }
+        for (worker, network, outside) in outsides {
+            all.extend(go_outside(config, places, inbox, (worker, first), &network, outside)?);
+        }
+    }
+    Ok(all)
+}
+
+/// Gives the router whose first NIC is `router` one outside.
+fn go_outside(
+    config: &Config,
+    places: &mut Places,
+    inbox: &Changes,
+    (worker, router): On<NicId>,
+    network: &Name,
+    outside: Outside,
+) -> io::Result<Vec<Router>> {
+    let nic = places.nic(worker);
+    let spec = NicSpec { guard: Some(outside.mac), ..NicSpec::default() };
+    let mut all = vec![Router { network: network.to_string(), at: (worker, nic), name: format!("{network}/outside") }];
+    let bridge: BridgeId = match &outside.network {
+        Some(name) => {
+            let at = config.networks.iter().position(|network| network.name == *name);
+            at.and_then(|at| places.networks.get(at)).map(|(_, bridge)| *bridge).ok_or(io::ErrorKind::NotFound)?
+        }
+        None => {
+            let bridge = places.bridge(worker);
+            inbox.send(Change::AddBridge { id: bridge, spec: BridgeSpec::new(seed::random()?) });
+            bridge
+        }
+    };
+    inbox.send(Change::AddNic { nic, bridge, spec });
+    inbox.send(Change::AttachToo { nic, to: router });
+    if let Some(uplink) = outside.uplink {
+        let nic = places.nic(worker);
+        inbox.send(Change::AddNic { nic, bridge, spec: NicSpec::default() });
+        inbox.send(Change::Attach { nic, lane: 0, port: uplink });
+        all.push(Router { network: network.to_string(), at: (worker, nic), name: format!("{network}/uplink") });
+    }
+    Ok(all)
+}

@@ -1,0 +1,250 @@
+//! Networks behind address translation: a guest gets its address, reaches the world and is told the truth about it, by both engines.
+//!
+//! The host is a namespace in which the daemon runs, with one interface to a router, behind which there is one more host:
+//! `guest 10.9.0.0/24 | host 192.0.2.1 -- 192.0.2.2 router 198.51.100.1 -- 198.51.100.2 far`.
+//! Nobody outside knows a way to the guest.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failing test panics")]
+
+mod lab;
+
+use lab::daemon::Daemon;
+use lab::netns::NetNs;
+use lab::process::{Job, Place};
+use lab::{Lab, Unable, need_program, require, wait_for};
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const FAR: &str = "198.51.100.2";
+const FAR6: &str = "2001:db8:2::2";
+const MEGABYTES: usize = 100;
+const SCRIPT: &str = "#!/bin/sh\n[ \"$1\" = bound ] || exit 0\nip -4 addr flush dev $interface scope global\n\
+                      ip addr add $ip/$mask dev $interface\nip route add default via $router\n\
+                      echo \"took $ip router=$router\"\n";
+
+/// Who translates, as the configuration has it.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Engine {
+    Sockets,
+    Packet,
+}
+
+impl Engine {
+    fn keys(self) -> &'static str {
+        match self {
+            Engine::Sockets => "engine = \"sockets\"\n",
+            Engine::Packet => {
+                "engine = \"packet\"\nuplink = \"up0\"\noutside = [\"192.0.2.9\"]\nnext_hop = \"192.0.2.2\"\n"
+            }
+        }
+    }
+
+    /// Where published ports are.
+    fn outside(self) -> &'static str {
+        match self {
+            Engine::Sockets => "192.0.2.1",
+            Engine::Packet => "192.0.2.9",
+        }
+    }
+}
+
+/// The world of a test.
+struct World {
+    guest: NetNs,
+    host: NetNs,
+    _router: NetNs,
+    far: NetNs,
+    daemon: Daemon,
+    address: String,
+}
+
+impl World {
+    /// With a guest that has its address by DHCP; `more` are further keys of its network.
+    fn new(lab: &Lab, engine: Engine, more: &str) -> Result<World, Unable> {
+        need_program("busybox", "busybox-static")?;
+        let names = ["guest", "host", "router", "far"];
+        let [guest, host, router, far] = names.map(|name| NetNs::new(lab, name));
+        let (guest, host, router, far) = (guest?, host?, router?, far?);
+        host.veth("up0", &router, "down0");
+        router.veth("up0", &far, "down0");
+        for (ns, interface, v4, v6) in [
+            (&host, "up0", "192.0.2.1/24", "2001:db8:1::1/64"),
+            (&router, "down0", "192.0.2.2/24", "2001:db8:1::2/64"),
+            (&router, "up0", "198.51.100.1/24", "2001:db8:2::1/64"),
+            (&far, "down0", "198.51.100.2/24", "2001:db8:2::2/64"),
+        ] {
+            ns.address(interface, v4);
+            ns.ip(&format!("-6 addr add {v6} dev {interface} nodad"));
+        }
+        router.sh("sysctl -q -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0");
+        host.ip("route add default via 192.0.2.2");
+        host.ip("-6 route add default via 2001:db8:1::2");
+        far.ip("route add default via 198.51.100.1");
+        far.ip("-6 route add default via 2001:db8:2::1");
+        host.sh("sysctl -q -w 'net.ipv4.ping_group_range=0 2147483647'");
+        let text = format!(
+            "[networks.lan]\nmode = \"nat\"\nsubnet = \"10.9.0.0/24\"\nsubnet6 = \"fd09::/64\"\n{}{more}\n[guests.g]\n\
+             ports = [{{ network = \"lan\", attach = \"tap\", tap = \"eth0\", netns = \"{}\" }}]\n",
+            engine.keys(),
+            guest.netns_name()
+        );
+        let daemon = Daemon::start_in(lab, &host, &text);
+        let script = lab.path("script");
+        fs::write(&script, SCRIPT).unwrap();
+        assert!(Command::new("chmod").arg("+x").arg(&script).status().unwrap().success());
+        guest.ip("link set eth0 up");
+        let script = script.display();
+        let told =
+            guest.sh(&format!("timeout 20 busybox udhcpc -i eth0 -n -q -f -t 5 -T 1 -x hostname:g -s {script} 2>&1"));
+        assert!(told.contains("router=10.9.0.1"), "{told}\n{}", daemon.log());
+        let address = told.split("took ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+        Ok(World { guest, host, _router: router, far, daemon, address })
+    }
+
+    /// Whether a command in the guest succeeds; what it printed.
+    fn guest(&self, command: &str) -> (bool, String) {
+        let done = self.guest.run(command, PATIENCE);
+        (done.ok(), done.output)
+    }
+
+    /// What was dropped, for messages.
+    fn drops(&self) -> String {
+        self.daemon.ctl(&["show", "drops"]).output
+    }
+}
+
+/// A server at the far end that answers every connection on port 5000 with the output of `command`, which reads what the client sends.
+fn serve(place: &NetNs, port: u16, command: &str) -> Job {
+    let server = place.spawn(&format!("exec busybox nc -ll -p {port} -e sh -c '{command}'"));
+    let hex = format!("{port:04X}");
+    wait_for("a server to listen", PATIENCE, || {
+        place.run(&format!("grep -q ':{hex} .* 0A ' /proc/net/tcp /proc/net/tcp6"), PATIENCE).ok()
+    });
+    server
+}
+
+fn transfers(lab: &Lab, engine: Engine) -> Result<(), Unable> {
+    let world = World::new(lab, engine, "")?;
+    let pattern = format!("yes trunkline | head -c {}", MEGABYTES << 20);
+    let sum = world.host.sh(&format!("{pattern} | md5sum"));
+    let _up = serve(&world.far, 5000, "md5sum");
+    let _down = serve(&world.far, 5001, &pattern);
+    let (ok, there) = world.guest(&format!("{pattern} | busybox nc {FAR} 5000"));
+    assert!(ok && there == sum, "up: {there}\n{}{}", world.drops(), world.daemon.log());
+    let (ok, here) = world.guest(&format!("busybox nc {FAR} 5001 </dev/null | md5sum"));
+    assert!(ok && here == sum, "down: {here}\n{}{}", world.drops(), world.daemon.log());
+    if engine == Engine::Sockets {
+        wait_for("an IPv6 address", PATIENCE, || {
+            world.guest.ip("-6 addr show dev eth0 scope global").contains("fd09:")
+        });
+        let (ok, there) = world.guest(&format!("{pattern} | busybox nc {FAR6} 5000"));
+        assert!(ok && there == sum, "up over IPv6: {there}\n{}", world.drops());
+        let (ok, here) = world.guest(&format!("busybox nc {FAR6} 5001 </dev/null | md5sum"));
+        assert!(ok && here == sum, "down over IPv6: {here}\n{}", world.drops());
+    }
+    Ok(())
+}
+
+#[test]
+fn sockets_transfers_arrive_intact_both_ways() {
+    let lab = require!(Lab::new());
+    require!(transfers(&lab, Engine::Sockets));
+}
+
+#[test]
+fn packet_transfers_arrive_intact_both_ways() {
+    let lab = require!(Lab::new());
+    require!(transfers(&lab, Engine::Packet));
+}
+
+/// Pings and errors: what a guest is told is what is so.
+fn truths(lab: &Lab, engine: Engine) -> Result<(), Unable> {
+    let world = World::new(lab, engine, "")?;
+    let World { guest, .. } = &world;
+    assert!(guest.reaches(FAR, PATIENCE).is_some(), "{}{}", world.drops(), world.daemon.log());
+    let ttl = guest.sh(&format!("ping -c 1 -W 2 {FAR}"));
+    assert!(ttl.contains(&format!("from {FAR}")), "{ttl}");
+    // Not there: the router outside says so, not we.
+    let (ok, told) = world.guest("ping -c 1 -W 5 198.51.100.77");
+    assert!(!ok && told.contains("Unreachable"), "{told}\n{}", world.drops());
+    // No hop further than the router outside.
+    let (ok, told) = world.guest(&format!("ping -c 1 -W 2 -t 2 {FAR}"));
+    assert!(
+        !ok && told.contains("From 192.0.2.2") && told.contains("Time to live exceeded"),
+        "{told}\n{}",
+        world.drops()
+    );
+    // Closed: refused, at once.
+    let (ok, told) = world.guest(&format!("timeout 5 busybox nc -w 4 {FAR} 9 </dev/null"));
+    assert!(!ok && told.contains("refused"), "{told}\n{}", world.drops());
+    if need_program("traceroute", "traceroute").is_ok() {
+        let (ok, told) = world.guest(&format!("traceroute -n -q 1 -w 2 -m 5 {FAR}"));
+        let hops: Vec<&str> = told.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).collect();
+        assert!(ok && hops == ["10.9.0.1", "192.0.2.2", FAR], "{told}\n{}", world.drops());
+    }
+    Ok(())
+}
+
+#[test]
+fn sockets_a_guest_is_told_the_truth_about_the_world() {
+    let lab = require!(Lab::new());
+    require!(truths(&lab, Engine::Sockets));
+}
+
+#[test]
+fn packet_a_guest_is_told_the_truth_about_the_world() {
+    let lab = require!(Lab::new());
+    require!(truths(&lab, Engine::Packet));
+}
+
+/// Published ports, and their change while the daemon runs.
+fn publications(lab: &Lab, engine: Engine) -> Result<(), Unable> {
+    let outside = engine.outside();
+    let publish = |ports: &[&str]| {
+        let all: Vec<String> = ports.iter().map(|port| format!("\"tcp {outside}:{port} g:{port}\"")).collect();
+        format!("publish = [{}]", all.join(", "))
+    };
+    let world = World::new(lab, engine, &publish(&["8080"]))?;
+    let _web = serve(&world.guest, 8080, "echo eighty");
+    let _range = serve(&world.guest, 8091, "echo ninety-one");
+    let fetch = |port: u16| {
+        let done = world.far.run(&format!("timeout 5 busybox nc -w 3 {outside} {port} </dev/null"), PATIENCE);
+        done.output.trim().to_owned()
+    };
+    wait_for("the publication to follow the lease", PATIENCE, || fetch(8080) == "eighty");
+    assert_ne!(fetch(8091), "ninety-one", "not published yet");
+    // Another file, taken over live.
+    let text = fs::read_to_string(world.daemon.config()).unwrap();
+    fs::write(world.daemon.config(), text.replace(&publish(&["8080"]), &publish(&["8090-8092"]))).unwrap();
+    let file = world.daemon.config().display().to_string();
+    let planned = world.daemon.ctl(&["plan", &file]);
+    assert!(planned.ok() && planned.output.contains("+ network lan: publish tcp"), "{}", planned.output);
+    assert_eq!(fetch(8080), "eighty", "a plan changes nothing");
+    let applied = world.daemon.ctl(&["apply", &file]);
+    assert!(applied.ok() && applied.output.contains("applied"), "{}\n{}", applied.output, world.daemon.log());
+    assert_eq!(fetch(8091), "ninety-one", "{}", world.drops());
+    assert_ne!(fetch(8080), "eighty", "published no more");
+    // What takes a restart changes nothing.
+    let text = fs::read_to_string(world.daemon.config()).unwrap();
+    fs::write(world.daemon.config(), text.replace("8090-8092", "8095").replace("10.9.0.0/24", "10.9.9.0/24")).unwrap();
+    let applied = world.daemon.ctl(&["apply", &file]);
+    assert!(!applied.ok(), "{}", applied.output);
+    assert_eq!(fetch(8091), "ninety-one");
+    let shown = world.daemon.ctl(&["show", "nat"]);
+    assert!(shown.ok() && shown.output.contains(&world.address), "{}", shown.output);
+    Ok(())
+}
+
+#[test]
+fn sockets_published_ports_lead_to_guests_and_change_live() {
+    let lab = require!(Lab::new());
+    require!(publications(&lab, Engine::Sockets));
+}
+
+#[test]
+fn packet_published_ports_lead_to_guests_and_change_live() {
+    let lab = require!(Lab::new());
+    require!(publications(&lab, Engine::Packet));
+}
