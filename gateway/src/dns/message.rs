@@ -11,6 +11,7 @@ use hickory_proto::{
     rr::Name,
 };
 
+use super::Client;
 use crate::bytes::{array, be16, be32, set16};
 
 /// Bytes of a header.
@@ -142,13 +143,14 @@ impl Query {
         self.flags & RD != 0
     }
 
-    /// Bytes of the longest answer that the client takes by UDP.
-    fn limit(&self) -> usize {
-        usize::from(self.edns.map_or(PLAIN_UDP, |asked| asked.size.clamp(PLAIN_UDP, MAX_UDP)))
+    /// Bytes of the longest answer that the client takes by UDP, where `room` get through.
+    fn limit(&self, room: u16) -> usize {
+        let most = room.clamp(PLAIN_UDP, MAX_UDP);
+        usize::from(self.edns.map_or(PLAIN_UDP, |asked| asked.size.clamp(PLAIN_UDP, most)))
     }
 
-    /// An answer to the same question fitted to this client.
-    pub(crate) fn fit(&self, answer: &[u8], tcp: bool) -> Vec<u8> {
+    /// An answer to the same question fitted to the client who asks.
+    pub(crate) fn fit(&self, answer: &[u8], client: &Client) -> Vec<u8> {
         let mut bytes = answer.to_vec();
         set16(&mut bytes, 0, self.id);
         if let Some(place) = bytes.get_mut(HEADER..HEADER + self.question.len())
@@ -156,7 +158,7 @@ impl Query {
         {
             place.copy_from_slice(&self.question);
         }
-        if !tcp && bytes.len() > self.limit() {
+        if client.connection.is_none() && bytes.len() > self.limit(client.room) {
             self.truncate(&mut bytes);
         }
         bytes

@@ -54,6 +54,8 @@ pub struct Client {
     pub peer: SocketAddr,
     /// The router's address that was asked: the answer comes from it.
     pub asked: IpAddr,
+    /// Bytes of the longest answer that gets through to it by UDP.
+    pub room: u16,
     /// The connection, where it came by TCP, as whoever holds it numbers it.
     pub connection: Option<u64>,
 }

@@ -144,17 +144,16 @@ impl Resolver {
             Err(None) => return,
             Err(Some(bytes)) => return self.actions.push_back(Action::Reply { client, bytes }),
         };
-        let tcp = client.connection.is_some();
         if let Some(answer) = self.zones.answer(client.guest.network, &query) {
             if let Ok(answer) = answer.to_vec() {
-                let bytes = query.fit(&answer, tcp);
+                let bytes = query.fit(&answer, &client);
                 self.actions.push_back(Action::Reply { client, bytes });
             }
             return;
         }
         let key = query.key();
         if let Some(answer) = self.cache.get(&key, now) {
-            let bytes = query.fit(&answer, tcp);
+            let bytes = query.fit(&answer, &client);
             return self.actions.push_back(Action::Reply { client, bytes });
         }
         self.wait(Waiter { client, query }, key, now);
@@ -332,7 +331,7 @@ impl Resolver {
         for waiter in waiters {
             self.let_go(&waiter);
             let client = waiter.client;
-            let bytes = waiter.query.fit(answer, client.connection.is_some());
+            let bytes = waiter.query.fit(answer, &client);
             self.actions.push_back(Action::Reply { client, bytes });
         }
     }

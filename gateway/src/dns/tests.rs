@@ -42,6 +42,7 @@ fn client(network: u16, nic: u16) -> Client {
         guest: Guest { network: NetworkId(network), nic: NicId(nic) },
         peer: SocketAddr::from(([10, network as u8, high, low], 40_000)),
         asked: [10, network as u8, 0, 1].into(),
+        room: 1472,
         connection: None,
     }
 }
