@@ -167,6 +167,11 @@ impl Leases {
     }
 }
 
+/// The MTU that guests of a network are told.
+pub fn mtu(network: &Network) -> u16 {
+    network.mtu.unwrap_or(MTU)
+}
+
 /// Who the router of a network is.
 fn router(config: &Config, network: &Network, beside: &[&Network], seed: u64) -> Option<gateway::Config> {
     let subnet = network.subnet.filter(|_| network.has_router())?;
@@ -189,7 +194,7 @@ fn router(config: &Config, network: &Network, beside: &[&Network], seed: u64) ->
     let subnets = || beside.iter().flat_map(|other| [other.subnet, other.subnet6].map(|subnet| (*other, subnet)));
     let sockets = matches!(&network.nat, Some(Nat { engine: NatEngine::Sockets { .. }, .. }));
     Some(gateway::Config {
-        mtu: network.mtu.unwrap_or(MTU),
+        mtu: mtu(network),
         v4: Some(v4),
         v6,
         elsewhere: if leads_out { Elsewhere::Forward } else { Elsewhere::Unreachable },

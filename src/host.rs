@@ -18,6 +18,12 @@ pub fn addresses() -> Vec<IpAddr> {
     all
 }
 
+/// How many descriptors this process may have open; raises that to what it may be raised to.
+pub fn descriptors() -> usize {
+    let limit = sys::process::raise_descriptor_limit();
+    limit.map_or(1024, |limit| usize::try_from(limit).unwrap_or(usize::MAX).min(1 << 20))
+}
+
 /// The addresses that the trie of routes has as local: a line with the address, and after it lines with what it is.
 fn local_v4(trie: &str) -> Vec<Ipv4Addr> {
     let mut all = Vec::new();

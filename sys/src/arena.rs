@@ -84,6 +84,12 @@ impl Arena {
         guest::read(from, self.epoch, into)
     }
 
+    /// Whether `piece` was lent by this arena and may still be read.
+    #[inline]
+    pub(crate) fn holds(&self, piece: &Lent) -> bool {
+        piece.epoch == self.epoch
+    }
+
     /// Gives all pooled bytes back: the end of a turn.
     #[inline]
     pub fn reset_pool(&mut self) {
@@ -100,7 +106,7 @@ impl Arena {
     }
 
     /// The next `len` pooled bytes, not yet taken.
-    fn reserve(&self, len: usize) -> Option<Lent> {
+    pub(crate) fn reserve(&self, len: usize) -> Option<Lent> {
         if self.pool.len() - self.pool_used < len || len > u32::MAX as usize {
             return None;
         }
@@ -110,7 +116,7 @@ impl Arena {
     }
 
     /// Takes `len` of the bytes reserved last; the next ones begin on a cache line.
-    fn keep(&mut self, len: usize) {
+    pub(crate) fn keep(&mut self, len: usize) {
         self.pool_used = (self.pool_used + len).next_multiple_of(64).min(self.pool.len());
     }
 

@@ -16,7 +16,9 @@ pub mod affinity;
 pub mod allocations;
 mod call;
 pub mod cpu_time;
+pub mod epoll;
 pub mod eventfd;
+pub mod inet;
 #[cfg(target_arch = "x86_64")]
 pub mod kvm;
 pub mod memory;

@@ -98,6 +98,10 @@ reasons! {
     NoLease = "no_lease",
     /// Its next hop does not say where it is.
     Unresolved = "unresolved",
+    /// Nothing that the NAT translates, or a datagram from outside that belongs to no guest.
+    NotTranslated = "not_translated",
+    /// An echo request, where this host allows no ping sockets (net.ipv4.ping_group_range).
+    PingNotPermitted = "ping_not_permitted",
 }
 
 impl DropReason {

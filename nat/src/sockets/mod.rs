@@ -1,0 +1,29 @@
+//! The socket engine: guests' packets end here and go on from sockets of this host, with no privilege and under the host's own address.
+//!
+//! ```text
+//!   router --transmit--> SocketsPort --whole packets, by protocol--> Udp, Ping --sendmmsg--> sockets of the host
+//!          <--receive---    Hub.out   <------------- frames -------- Udp, Ping <--recvmmsg--  (epoll tells which)
+//! ```
+//!
+//! Read in this order: [`config`] (what may be set), [`hub`] (what the parts share), [`port`] (a turn), [`udp`], [`ping`]. What the parts are
+//! made of: [`packet`] (a guest's packet), [`mappings`] (who holds what, and for how long), [`inward`] and [`errors`] (frames for guests),
+//! [`reassembly`].
+//!
+//! The contract between the port and a part (UDP, ICMP): `leave` takes a whole packet of its protocol; `flush` is called at the end of every burst;
+//! `ready` when a socket registered with [`Hub::watch`] has something; `sweep` now and then; `deadline` before a sleep. Frames for guests go into
+//! `Hub::out`, which lives one turn.
+
+pub mod config;
+mod errors;
+mod hub;
+mod inward;
+mod mappings;
+mod packet;
+mod ping;
+pub mod port;
+mod reassembly;
+mod udp;
+
+pub use config::SocketsConfig;
+use hub::{Hub, Token};
+pub use port::SocketsPort;

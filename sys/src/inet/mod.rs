@@ -1,0 +1,6 @@
+//! Sockets of the Internet protocols.
+
+mod name;
+pub mod ping;
+pub mod tcp;
+pub mod udp;

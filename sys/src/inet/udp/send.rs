@@ -1,0 +1,199 @@
+//! [`SendBatch`]: up to [`BATCH`] datagrams out of one socket with one system call.
+//!
+//! Invariant: the addresses in headers and parts are used within the call of `send` that wrote them. Read first: [`super`], sendmmsg(2).
+
+use std::{io, mem::MaybeUninit, net::SocketAddr, os::fd::AsRawFd, ptr};
+
+use super::{BATCH, Control, Datagrams, Name};
+use crate::{arena::Arena, call::retry, guest::Lent};
+
+/// Bytes at the start of a datagram that are copied, at most.
+pub const FRONT: usize = 128;
+/// Lent pieces in a batch, at most. The kernel takes as many in one message.
+const PARTS: usize = 1024;
+
+/// How one datagram, or a run of them of one size, is to be sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Outgoing {
+    /// Where to.
+    pub to: SocketAddr,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// TOS or traffic class.
+    pub tos: u8,
+    /// Bytes of each datagram but the last, where the bytes are those of many; zero when it is one.
+    pub segment: u16,
+}
+
+struct Message {
+    name: Name,
+    front: [u8; FRONT],
+    front_len: usize,
+    parts: (usize, usize),
+    control: Control,
+    control_len: usize,
+}
+
+const NO_MESSAGE: Message =
+    Message { name: Name::EMPTY, front: [0; FRONT], front_len: 0, parts: (0, 0), control: [0; 12], control_len: 0 };
+
+/// Datagrams on their way out of one socket. See the module's documentation.
+pub struct SendBatch {
+    messages: Box<[Message]>,
+    len: usize,
+    lent: Vec<Lent>,
+    headers: Box<[MaybeUninit<libc::mmsghdr>]>,
+    parts: Box<[MaybeUninit<libc::iovec>]>,
+}
+
+// SAFETY: headers and parts are written and read within one call of `send`; between calls nothing looks at the addresses in them.
+unsafe impl Send for SendBatch {}
+
+impl Default for SendBatch {
+    fn default() -> Self {
+        SendBatch {
+            messages: (0..BATCH).map(|_| NO_MESSAGE).collect(),
+            len: 0,
+            lent: Vec::with_capacity(PARTS),
+            headers: (0..BATCH).map(|_| MaybeUninit::uninit()).collect(),
+            parts: (0..PARTS + BATCH).map(|_| MaybeUninit::uninit()).collect(),
+        }
+    }
+}
+
+impl SendBatch {
+    /// Datagrams in it.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// None in it.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Takes everything out.
+    pub fn clear(&mut self) {
+        self.len = 0;
+        self.lent.clear();
+    }
+
+    /// Adds a datagram of `front` and then the pieces, for `socket`; false when there is no room, or `front` is longer than [`FRONT`].
+    #[must_use]
+    pub fn push(
+        &mut self,
+        socket: &Datagrams,
+        how: Outgoing,
+        front: &[u8],
+        pieces: impl Iterator<Item = Lent>,
+    ) -> bool {
+        let Some(message) = self.messages.get_mut(self.len) else { return false };
+        let Some(place) = message.front.get_mut(..front.len()) else { return false };
+        place.copy_from_slice(front);
+        message.front_len = front.len();
+        let first = self.lent.len();
+        for piece in pieces {
+            if self.lent.len() == PARTS {
+                self.lent.truncate(first);
+                return false;
+            }
+            self.lent.push(piece);
+        }
+        message.parts = (first, self.lent.len());
+        message.name = Name::new(how.to);
+        let mut control = ControlWriter { control: &mut message.control, len: 0 };
+        let (level, ttl, tos) = match socket.kind.v6() {
+            true => (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT, libc::IPV6_TCLASS),
+            false => (libc::IPPROTO_IP, libc::IP_TTL, libc::IP_TOS),
+        };
+        if how.ttl != socket.ttl {
+            control.put(level, ttl, &i32::from(how.ttl).to_ne_bytes());
+        }
+        if how.tos != socket.tos {
+            control.put(level, tos, &i32::from(how.tos).to_ne_bytes());
+        }
+        if how.segment != 0 {
+            control.put(libc::SOL_UDP, libc::UDP_SEGMENT, &how.segment.to_ne_bytes());
+        }
+        message.control_len = control.len;
+        self.len += 1;
+        true
+    }
+
+    /// Sends those from `from` on with one call, and tells how many the socket took; fewer than there were if one of them fails, of which the
+    /// next call from there on tells the reason.
+    ///
+    /// # Errors
+    /// What befell the first: `WouldBlock` when the socket is full, EMSGSIZE (see [`Datagrams::df`]), an error that came back earlier, or what
+    /// sendmsg(2) reports. `InvalidInput` when what was lent is not held by `arena` any more.
+    pub fn send(&mut self, socket: &Datagrams, arena: &Arena, from: usize) -> io::Result<usize> {
+        if !self.lent.iter().all(|piece| arena.holds(piece)) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let mut used = 0;
+        let mut count: libc::c_uint = 0;
+        for (message, header) in self.messages.iter_mut().take(self.len).skip(from).zip(self.headers.iter_mut()) {
+            let first = used;
+            let (lent, end) = message.parts;
+            let front = libc::iovec { iov_base: message.front.as_mut_ptr().cast(), iov_len: message.front_len };
+            let pieces = self.lent.get(lent..end).unwrap_or_default();
+            let pieces = pieces.iter().map(|piece| (piece.ptr.as_ptr(), piece.len as usize));
+            let pieces = pieces.map(|(base, len)| libc::iovec { iov_base: base.cast(), iov_len: len });
+            for part in std::iter::once(front).chain(pieces) {
+                // There are as many places as datagrams and pieces can be.
+                let Some(place) = self.parts.get_mut(used) else { return Err(io::ErrorKind::InvalidInput.into()) };
+                place.write(part);
+                used += 1;
+            }
+            // SAFETY: all zeros is a valid header: null pointers with lengths of 0.
+            let mut made: libc::mmsghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+            made.msg_hdr.msg_name = message.name.ptr_mut().cast();
+            made.msg_hdr.msg_namelen = message.name.len();
+            // SAFETY: `first <= used`, which is within the parts.
+            made.msg_hdr.msg_iov = unsafe { self.parts.as_mut_ptr().add(first) }.cast();
+            made.msg_hdr.msg_iovlen = (used - first) as _;
+            if message.control_len > 0 {
+                made.msg_hdr.msg_control = message.control.as_mut_ptr().cast();
+                made.msg_hdr.msg_controllen = message.control_len as _;
+            }
+            header.write(made);
+            count += 1;
+        }
+        if count == 0 {
+            return Ok(0);
+        }
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        // SAFETY: the first `count` headers are written, and what they point at is ours for the call: names, fronts, control messages and parts
+        // in boxes, and lent bytes, which `arena` holds. The kernel copes with those changing meanwhile.
+        let sent = retry(|| unsafe {
+            libc::sendmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr().cast(), count, flags as _)
+        })?;
+        Ok(sent.unsigned_abs() as usize)
+    }
+}
+
+/// Writes control messages one after the other.
+struct ControlWriter<'c> {
+    control: &'c mut Control,
+    len: usize,
+}
+
+impl ControlWriter<'_> {
+    fn put(&mut self, level: libc::c_int, kind: libc::c_int, value: &[u8]) {
+        // SAFETY: CMSG_SPACE and CMSG_LEN only compute.
+        let (space, len) = unsafe { (libc::CMSG_SPACE(value.len() as u32), libc::CMSG_LEN(value.len() as u32)) };
+        if self.len + space as usize > size_of::<Control>() {
+            return;
+        }
+        // SAFETY: the message with its value lies inside the buffer, which is aligned for it, as all messages are multiples of its alignment.
+        unsafe {
+            let at = self.control.as_mut_ptr().cast::<u8>().add(self.len);
+            let header = at.cast::<libc::cmsghdr>();
+            (*header).cmsg_len = len as _;
+            (*header).cmsg_level = level;
+            (*header).cmsg_type = kind;
+            ptr::copy_nonoverlapping(value.as_ptr(), libc::CMSG_DATA(header), value.len());
+        }
+        self.len += space as usize;
+    }
+}
