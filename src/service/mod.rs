@@ -8,11 +8,13 @@
 //! Read first: [`gateway::dns`], [`stack`], [`vswitch::link`].
 
 mod name_servers;
+mod networks;
 mod stack;
 mod tcp;
 mod upstream;
 
 pub use name_servers::{NameServers, scope};
+pub use networks::Networks;
 
 use std::{
     io::{self, ErrorKind},
@@ -35,6 +37,8 @@ use upstream::Sockets;
 const DEPTH: usize = 256;
 /// Time between two looks at leases and name servers.
 const LOOK: Duration = Duration::from_secs(1);
+/// How old what is known of leases may be when somebody asks.
+const FRESH: Duration = Duration::from_millis(20);
 /// Of tokens, exchanges have the numbers from one upwards.
 const STOP: Token = Token(usize::MAX);
 const FIRST_LINK: usize = usize::MAX / 2;
@@ -86,7 +90,8 @@ impl Service {
         }
         let sockets = Sockets::new(poll.registry().try_clone()?);
         let resolver = Resolver::new(names, Limits::default());
-        let work = Work { poll, stacks, sockets, resolver, servers, leases, look: Instant::START };
+        let work =
+            Work { poll, stacks, sockets, resolver, servers, leases, look: Instant::START, looked: Instant::START };
         let thread = std::thread::Builder::new().name("service".to_owned()).spawn(move || work.run())?;
         Ok(Service { stop, thread: Some(thread) })
     }
@@ -116,6 +121,8 @@ struct Work {
     leases: LeasedNames,
     /// When to look at leases and name servers next.
     look: Instant,
+    /// When we looked at leases last.
+    looked: Instant,
 }
 
 impl Work {
@@ -124,8 +131,7 @@ impl Work {
         let mut asks = Vec::new();
         loop {
             let now = time();
-            let due = now >= self.look;
-            if due {
+            if now >= self.look {
                 self.look(now);
             }
             let mut more = false;
@@ -133,9 +139,9 @@ impl Work {
                 more |= stack.receive(now, &mut asks);
                 stack.turn(None, now, &mut asks);
             }
-            if !asks.is_empty() && !due {
+            if !asks.is_empty() && now.since(self.looked) >= FRESH {
                 // A guest that has just got its address is to be found.
-                self.look_at_leases();
+                self.look_at_leases(now);
             }
             for Ask { client, bytes } in asks.drain(..) {
                 self.resolver.ask(client, &bytes, now);
@@ -185,10 +191,11 @@ impl Work {
                 tracing::info!(servers = ?after, "guests' queries are forwarded to these name servers");
             }
         }
-        self.look_at_leases();
+        self.look_at_leases(now);
     }
 
-    fn look_at_leases(&mut self) {
+    fn look_at_leases(&mut self, now: Instant) {
+        self.looked = now;
         for at in 0..self.stacks.len() {
             self.resolver.set_leases(NetworkId(at as u16), &(self.leases)(at));
         }

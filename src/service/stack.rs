@@ -141,7 +141,10 @@ impl Stack {
                 IpAddr::V4(address) => (32, interface.routes_mut().add_default_ipv4_route(*address).map(drop)),
                 IpAddr::V6(address) => (128, interface.routes_mut().add_default_ipv6_route(*address).map(drop)),
             };
-            interface.update_ip_addrs(|all| drop(all.push(IpCidr::new(IpAddress::from(*address), length))));
+            interface.update_ip_addrs(|all| {
+                // There is room for four, and a router has three.
+                let _ = all.push(IpCidr::new(IpAddress::from(*address), length));
+            });
             // A second address of a family finds its route there.
             let _ = route;
         }

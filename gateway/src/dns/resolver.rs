@@ -151,6 +151,9 @@ impl Resolver {
             }
             return;
         }
+        if !self.zones.forwards(client.guest.network) {
+            return self.refuse(&Waiter { client, query }, ResponseCode::Refused);
+        }
         let key = query.key();
         if let Some(answer) = self.cache.get(&key, now) {
             let bytes = query.fit(&answer, &client);

@@ -94,7 +94,8 @@ impl Net {
         let lan = NetworkNames {
             domain: Some("lan.test".into()),
             router: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
-            host_access: true,
+            host: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
+            forwards: true,
             subnets: vec![("10.0.0.0".parse().unwrap(), 16), ("fd00::".parse().unwrap(), 64)],
             fixed: vec![
                 ("Web".into(), vec!["10.0.0.10".parse().unwrap(), "fd00::10".parse().unwrap()]),
@@ -108,6 +109,7 @@ impl Net {
             subnets: vec![("10.1.0.0".parse().unwrap(), 16)],
             domain: Some("dmz.test.".into()),
             sees: vec![],
+            forwards: true,
             ..NetworkNames::default()
         };
         let mut resolver = Resolver::new(vec![lan, dmz], limits);

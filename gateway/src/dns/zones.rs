@@ -28,10 +28,12 @@ const NOT_CLAIMED: [&str; 5] = ["localhost", "host", "internal", "wpad", "isatap
 pub struct NetworkNames {
     /// The search domain: guests' names are found in it and bare. Without it, bare only.
     pub domain: Option<String>,
-    /// The router's addresses: what `host.internal` is.
+    /// The router's addresses.
     pub router: Vec<IpAddr>,
-    /// Guests may reach the host by the router's address.
-    pub host_access: bool,
+    /// Where guests reach the host, as `host.internal`; empty where they may not.
+    pub host: Vec<IpAddr>,
+    /// What is not known here is asked of upstreams. Where nothing leads out, queries do not either.
+    pub forwards: bool,
     /// The network's subnets, with the lengths of their prefixes: whose addresses have names here.
     pub subnets: Vec<(IpAddr, u8)>,
     /// Names of guests with their addresses.
@@ -40,13 +42,15 @@ pub struct NetworkNames {
     pub sees: Vec<NetworkId>,
 }
 
-/// A guest's name by DHCP.
+/// A guest's name, where its address is by DHCP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeasedName {
-    /// What it calls itself.
+    /// What it is called.
     pub name: String,
     /// Its address.
     pub address: IpAddr,
+    /// The configuration calls it so; else it calls itself so.
+    pub declared: bool,
 }
 
 #[derive(Debug)]
@@ -118,20 +122,18 @@ impl Network {
         let mut leased: HashMap<String, IpAddr> = HashMap::new();
         let wanted = |lease: &LeasedName| {
             let label = label(&lease.name)?;
-            let taken = self.fixed.get(&label).is_some_and(|addresses| !addresses.contains(&lease.address));
-            (!taken && !NOT_CLAIMED.contains(&label.as_str())).then_some(label)
+            let fixed = self.fixed.get(&label).is_some_and(|addresses| !addresses.contains(&lease.address));
+            (lease.declared || !fixed && !NOT_CLAIMED.contains(&label.as_str())).then_some(label)
         };
         // Who had a name keeps it for as long as the lease lasts.
-        for lease in leases {
-            if let Some(label) = wanted(lease)
-                && self.leased.get(&label) == Some(&lease.address)
-            {
-                leased.insert(label, lease.address);
-            }
-        }
-        for lease in leases {
-            if let Some(label) = wanted(lease) {
-                leased.entry(label).or_insert(lease.address);
+        let had = |lease: &LeasedName, label: &String| self.leased.get(label) == Some(&lease.address);
+        for first in [true, false] {
+            for lease in leases {
+                if let Some(label) = wanted(lease)
+                    && (lease.declared || had(lease, &label)) == first
+                {
+                    leased.entry(label).or_insert(lease.address);
+                }
             }
         }
         if leased != self.leased {
@@ -163,7 +165,7 @@ impl Network {
 
     /// What `host.internal` is to its guests.
     fn host(&self) -> Found {
-        if self.names.host_access { Found::Addresses(self.names.router.clone()) } else { Found::NoSuchName }
+        if self.names.host.is_empty() { Found::NoSuchName } else { Found::Addresses(self.names.host.clone()) }
     }
 }
 
@@ -184,7 +186,12 @@ impl Zones {
         self.networks.iter().any(|network| network.names.router.contains(&address))
     }
 
-    /// The networks whose names are told in one, that one first.
+    /// Whether queries of a network go to upstreams.
+    pub(crate) fn forwards(&self, network: NetworkId) -> bool {
+        self.networks.get(usize::from(network.0)).is_some_and(|network| network.names.forwards)
+    }
+
+    /// The other networks whose names are told in one.
     fn seen(&self, from: &Network) -> Vec<&Network> {
         from.names.sees.iter().filter_map(|id| self.networks.get(usize::from(id.0))).collect()
     }
@@ -271,9 +278,7 @@ impl Zones {
         {
             let name = match of.by_address.get(&address) {
                 Some(label) => of.full(label),
-                None if network.names.host_access && network.names.router.contains(&address) => {
-                    Name::from_labels(HOST).ok()
-                }
+                None if network.names.host.contains(&address) => Name::from_labels(HOST).ok(),
                 None => None,
             };
             return Some(name.map_or(Found::NoSuchName, Found::Name));

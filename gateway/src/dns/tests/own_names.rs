@@ -8,7 +8,7 @@ fn addresses(message: &Message) -> Vec<String> {
 }
 
 fn lease(name: &str, address: &str) -> LeasedName {
-    LeasedName { name: name.into(), address: address.parse().unwrap() }
+    LeasedName { name: name.into(), address: address.parse().unwrap(), declared: false }
 }
 
 #[test]
@@ -150,4 +150,28 @@ fn a_name_of_the_configuration_without_an_address_is_nobodys_to_claim() {
     let answer = net.at_once(client(LAN, 1), &query("mute.", RecordType::A));
     // The name is the configuration's, which gives it no address: nobody may say that it is theirs.
     assert_eq!(addresses(&answer), Vec::<String>::new());
+}
+
+#[test]
+fn a_guest_of_the_configuration_has_its_name_wherever_dhcp_puts_it() {
+    let mut net = Net::new();
+    let of = |net: &mut Net| addresses(&net.at_once(client(LAN, 1), &query("mute.", RecordType::A)));
+    net.resolver.set_leases(NetworkId(LAN), &[lease("mute", "10.0.0.66")]);
+    assert_eq!(of(&mut net), Vec::<String>::new());
+    let declared = LeasedName { declared: true, ..lease("mute", "10.0.0.30") };
+    net.resolver.set_leases(NetworkId(LAN), &[lease("mute", "10.0.0.66"), declared]);
+    assert_eq!(of(&mut net), ["10.0.0.30"]);
+}
+
+#[test]
+fn where_nothing_leads_out_queries_do_not_either() {
+    let mut net = Net::new();
+    net.resolver = Resolver::new(
+        vec![NetworkNames { fixed: vec![("a".into(), vec!["10.0.0.2".parse().unwrap()])], ..NetworkNames::default() }],
+        Limits::default(),
+    );
+    net.resolver.set_upstreams(&[server(1)]);
+    assert_eq!(addresses(&net.at_once(client(LAN, 1), &query("a.", RecordType::A))), ["10.0.0.2"]);
+    let refused = net.at_once(client(LAN, 1), &query("secret.tunnel.example.", RecordType::TXT));
+    assert_eq!(code(&refused), ResponseCode::Refused);
 }
