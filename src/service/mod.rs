@@ -151,7 +151,8 @@ impl Work {
             for stack in &mut self.stacks {
                 stack.send(now);
             }
-            let armed = self.stacks.iter_mut().fold(true, |armed, stack| stack.arm() && armed);
+            // When one of them has something, there will be no sleep.
+            let armed = self.stacks.iter_mut().all(Stack::arm);
             let limit = if more || !armed { Duration::ZERO } else { self.rest(time()) };
             if let Err(error) = self.poll.poll(&mut events, Some(limit))
                 && error.kind() != ErrorKind::Interrupted
