@@ -29,8 +29,10 @@ use crate::{
     state,
 };
 
+/// The port of DNS, by UDP and TCP.
+const DNS: u16 = 53;
 /// The MTU of a network that names none.
-const MTU: u16 = 1500;
+pub const MTU: u16 = 1500;
 
 /// A router that was made: its leg in the network, and its address.
 pub struct Made {
@@ -38,6 +40,8 @@ pub struct Made {
     pub leg: Leg,
     /// What no guest may send from.
     pub mac: Mac,
+    /// What guests reach it by.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// A guest and its address.
@@ -94,6 +98,10 @@ impl Leases {
     pub fn make(&self, config: &Config, network: &Network, beside: &[&Network], seed: u64) -> io::Result<Option<Made>> {
         let Some(router) = router(config, network, beside, seed) else { return Ok(None) };
         let mac = router.mac;
+        let v4 = router.v4.iter().map(|v4| IpAddr::from(v4.address));
+        let v6 =
+            router.v6.iter().flat_map(|v6| v6.global.map(|(address, _)| address).into_iter().chain([v6.link_local]));
+        let addresses = v4.chain(v6.map(IpAddr::from)).collect();
         let now = Instant::from_nanos(tsc::now_ns());
         let mut gateway = Gateway::new(router, now).map_err(|error| {
             io::Error::other(format!("network {}: no router can be made of it: {error}", network.name))
@@ -106,7 +114,7 @@ impl Leases {
         }
         let (sender, book) = lease_book();
         self.lock().push(Book { network: network.name.to_string(), file, book, saved });
-        Ok(Some(Made { leg: Leg::new(gateway).with_book(sender), mac }))
+        Ok(Some(Made { leg: Leg::new(gateway).with_book(sender), mac, addresses }))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Book>> {
@@ -186,6 +194,8 @@ fn router(config: &Config, network: &Network, beside: &[&Network], seed: u64) ->
     let v6 = network.subnet6.and_then(|subnet| match subnet.host(network.router_number())? {
         IpAddr::V6(first) => Some(RouterV6 {
             global: Some((first, subnet.length())),
+            dns: vec![first],
+            search: vec![network.search_domain()],
             default_router: leads_out || beside.iter().any(|other| other.subnet6.is_some()),
             ..RouterV6::new(link_local(mac))
         }),
@@ -200,6 +210,7 @@ fn router(config: &Config, network: &Network, beside: &[&Network], seed: u64) ->
         elsewhere: if leads_out { Elsewhere::Forward } else { Elsewhere::Unreachable },
         // Published connections come from the router's address, and so their packets go back there.
         own_goes_on: sockets,
+        services: vec![DNS],
         routes: subnets().filter_map(|(_, subnet)| Some((subnet?.host(0)?, subnet?.length()))).collect(),
         aliases: subnets().filter_map(|(other, subnet)| subnet?.host(other.router_number())).collect(),
         seed,
@@ -211,6 +222,9 @@ fn router(config: &Config, network: &Network, beside: &[&Network], seed: u64) ->
 fn dhcp(config: &Config, network: &Network, beside: &[&Network], v4: &RouterV4) -> Option<DhcpConfig> {
     let subnet = network.subnet?;
     let mut dhcp = DhcpConfig { router: network.mode == Mode::Nat, ..DhcpConfig::new(v4) };
+    dhcp.dns = vec![v4.address];
+    dhcp.domain = Some(network.search_domain());
+    dhcp.search = std::iter::once(network).chain(beside.iter().copied()).take(3).map(Network::search_domain).collect();
     for other in beside.iter().filter_map(|other| other.subnet) {
         if let Some(IpAddr::V4(network)) = other.host(0) {
             dhcp.routes.push(Route { network, prefix: other.length(), via: v4.address });

@@ -19,6 +19,7 @@ use crate::{
     nat::{Nats, Outside},
     place::{self, On, Places},
     seed,
+    service::Networks,
 };
 
 /// The router of a network, or its NIC outside: a NIC that no port of the configuration stands for.
@@ -42,15 +43,19 @@ pub fn start(
     inboxes: &[Changes],
     leases: &Leases,
     nats: &Nats,
+    services: &mut Networks,
 ) -> io::Result<Vec<Router>> {
     let mut all = Vec::new();
     for members in place::routers(config) {
         let networks: Vec<&Network> = members.iter().filter_map(|at| config.networks.get(*at)).collect();
+        let first_served = services.len();
         let (mut legs, mut nics, mut outsides) = (Vec::new(), Vec::new(), Vec::new());
         for (at, network) in members.iter().zip(&networks) {
             let Some((worker, bridge)) = places.networks.get(*at).copied() else { continue };
             let beside: Vec<&Network> = networks.iter().copied().filter(|other| other.name != network.name).collect();
-            let Some(Made { leg, mac }) = leases.make(config, network, &beside, seed::random()?)? else { continue };
+            let Some(made) = leases.make(config, network, &beside, seed::random()?)? else { continue };
+            let Made { leg, mac, addresses } = made;
+            let leg = leg.with_service(Box::new(services.add(config, places, network, addresses)?));
             let nic = places.nic(worker);
             nics.push((worker, bridge, nic, mac));
             all.push(Router {
@@ -66,6 +71,7 @@ pub fn start(
                 None => legs.push(leg),
             }
         }
+        services.join(first_served);
         let Some((worker, _, first, _)) = nics.first().copied() else { continue };
         let Some(inbox) = inboxes.get(worker) else { continue };
         for (_, bridge, nic, mac) in &nics {

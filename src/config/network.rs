@@ -43,14 +43,16 @@ const KEYS: &[&str] = &[
     "prefix6",
     "via",
     "route",
+    "domain",
 ];
 
 const MODES: [(&str, Mode); 4] =
     [("isolated", Mode::Isolated), ("host-only", Mode::HostOnly), ("nat", Mode::Nat), ("bridged", Mode::Bridged)];
 
 /// Keys that mean something in some modes only.
-const ONLY_IN: [(&str, &[Mode]); 16] = [
+const ONLY_IN: [(&str, &[Mode]); 17] = [
     ("host_access", &[Mode::Nat]),
+    ("domain", &[Mode::Isolated, Mode::HostOnly, Mode::Nat]),
     ("prefix6", &[Mode::Nat]),
     ("via", &[Mode::Nat]),
     ("route", &[Mode::Isolated, Mode::HostOnly, Mode::Nat]),
@@ -122,7 +124,8 @@ fn network(name: &str, entry: &Entry<'_>, vteps: &[Name], reading: &mut Reading)
             return Err(entry.key_fault("`vlan_vni` maps VLANs onto an overlay; give `overlay` too"));
         }
     }
-    Ok(Network { name, mode, subnet, subnet6, without6, dhcp, tap, nat, route, mtu })
+    let domain = section.map("domain", domain)?;
+    Ok(Network { name, mode, subnet, subnet6, without6, dhcp, tap, nat, route, domain, mtu })
 }
 
 /// Whether the subnet has room for those who get addresses of it, and packets for what they are told.
@@ -167,6 +170,21 @@ fn subnet6(entry: &Entry<'_>) -> Result<Option<Subnet>, Fault> {
         return Ok(None);
     }
     entry.parse_with(Subnet::v6).map(Some)
+}
+
+fn domain(entry: &Entry<'_>) -> Result<String, Fault> {
+    let text = entry.text()?;
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let fit = |label: &str| {
+        (1..=63).contains(&label.len()) && label.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_".contains(&c))
+    };
+    // Names of guests have room in front of it, and it has room in a router advertisement.
+    if name.len() > 128 || !name.split('.').all(fit) {
+        let what =
+            format!("`{text}` is not a search domain; allowed are labels of letters, digits and `-`, 128 bytes in all");
+        return Err(entry.fault(what));
+    }
+    Ok(name.to_ascii_lowercase())
 }
 
 /// Checks the keys of mode bridged.

@@ -12,7 +12,7 @@ use super::{
 use serde::{Serialize, Serializer};
 use std::{
     fmt,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
 use wire::{Mac, Vid};
@@ -78,6 +78,11 @@ pub struct Host {
     pub socket_group: Option<Group>,
     /// Permissions of the sockets. Default: 0660.
     pub socket_mode: SocketMode,
+    /// Name servers that guests' queries are forwarded to. Default: those of `resolv_conf`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub resolvers: Vec<SocketAddr>,
+    /// The file that names them, as it changes. Default: /etc/resolv.conf.
+    pub resolv_conf: PathBuf,
     /// The control socket. Default: `<run_dir>/control.sock`; `--socket` overrides it.
     pub control_socket: PathBuf,
 }
@@ -160,6 +165,9 @@ pub struct Network {
     /// Other networks whose guests its own reach over their routers, and the other way round. Default: none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub route: Vec<Name>,
+    /// The guests' search domain. Default: NETWORK.internal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
     /// Largest IP packet in bytes that guests are told of, 68 to 65521. Default: not told, for nothing lies underneath
     /// an isolated network that would limit it.
     pub mtu: Option<u16>,
@@ -184,6 +192,11 @@ impl Network {
     /// Whether its router, or the host in it, reaches more than the network itself.
     pub fn reaches_out(&self) -> bool {
         self.mode != Mode::Isolated || !self.route.is_empty()
+    }
+
+    /// The domain that its guests search.
+    pub fn search_domain(&self) -> String {
+        self.domain.clone().unwrap_or_else(|| format!("{}.internal", self.name).to_ascii_lowercase())
     }
 
     /// Which address of the subnet its router has: the first that the host has not.

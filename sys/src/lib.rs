@@ -28,6 +28,7 @@ pub mod poll;
 pub mod process;
 pub mod sigbus;
 pub mod socket;
+pub mod spsc;
 pub mod tap;
 #[cfg(test)]
 mod testing;
