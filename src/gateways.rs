@@ -38,6 +38,8 @@ pub struct Made {
     pub port: GatewayPort,
     /// What no guest may send from.
     pub mac: Mac,
+    /// What no guest may speak for.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// The leases of all networks, for any thread.
@@ -82,6 +84,10 @@ impl Leases {
     pub fn make(&self, config: &Config, network: &Network, seed: u64) -> io::Result<Option<Made>> {
         let Some(router) = router(config, network, seed) else { return Ok(None) };
         let mac = router.mac;
+        let v4 = router.v4.iter().map(|v4| IpAddr::V4(v4.address));
+        let v6 =
+            router.v6.iter().flat_map(|v6| v6.global.map(|(address, _)| address).into_iter().chain([v6.link_local]));
+        let addresses = v4.chain(v6.map(IpAddr::V6)).collect();
         let now = Instant::from_nanos(tsc::now_ns());
         let mut gateway = Gateway::new(router, now).map_err(|error| {
             io::Error::other(format!("network {}: no router can be made of it: {error}", network.name))
@@ -94,7 +100,7 @@ impl Leases {
         }
         let (sender, book) = lease_book();
         self.lock().push(Book { network: network.name.to_string(), file, book, saved });
-        Ok(Some(Made { port: GatewayPort::new(gateway).with_book(sender), mac }))
+        Ok(Some(Made { port: GatewayPort::new(gateway).with_book(sender), mac, addresses }))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Book>> {

@@ -14,7 +14,7 @@ use std::{
 };
 
 use vswitch::{
-    BridgeSpec, Membership, NicSpec,
+    BridgeSpec, Membership, NicSpec, Role,
     change::{BridgeId, Change, Failure, Report},
     thread::{Changes, Idle, WorkerHandle, WorkerSpec},
 };
@@ -122,11 +122,11 @@ impl Switch {
                     add_stations(inbox, *id, *nic, port)?;
                 }
             }
-            if let Some(Made { port, mac }) = leases.make(&config, network, seed()?)? {
+            if let Some(Made { port, mac, addresses }) = leases.make(&config, network, seed()?)? {
                 // Behind the NICs of the worker's ports and of its other routers.
                 let taken = places.iter().chain(routers.iter().map(|router: &Router| &router.at));
                 let nic = NicId(taken.filter(|(on, _)| on == worker).count() as u16);
-                let spec = NicSpec { guard: Some(mac), ..NicSpec::default() };
+                let spec = NicSpec { guard: Some(mac), addresses, role: Role::Router, ..NicSpec::default() };
                 inbox.send(Change::AddNic { nic, bridge: *id, spec });
                 inbox.send(Change::Attach { nic, lane: 0, port: Box::new(port) });
                 routers.push(Router { network: network.name.to_string(), at: (*worker, nic) });
@@ -382,6 +382,8 @@ fn nic_spec(port: &Port) -> NicSpec {
             Tagging::Trunk { trunk, native } => Membership::Trunk { vlans: trunk.clone(), native: *native },
         },
         guard: port.mac.filter(|_| port.guard),
+        addresses: if port.guard { port.addresses.clone() } else { Vec::new() },
+        role: if port.is_host { Role::Host } else { Role::Guest },
         isolated: port.isolated,
         pass_reserved: port.pass_reserved,
         ..NicSpec::default()

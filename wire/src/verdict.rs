@@ -96,6 +96,16 @@ reasons! {
     TtlExceeded = "ttl_exceeded",
     /// The DHCP server has no address for this client, or the message does not go with a lease of it.
     NoLease = "no_lease",
+    /// An IP packet whose source is none of the addresses that the port was declared with.
+    SpoofedAddress = "spoofed_address",
+    /// An ARP packet whose sender is not the port, or is an address that another port was declared with.
+    SpoofedArp = "spoofed_arp",
+    /// A neighbour discovery message that speaks for an address that is not the port's.
+    SpoofedNd = "spoofed_nd",
+    /// What only a DHCP server says, from a port that is none.
+    RogueDhcp = "rogue_dhcp",
+    /// A router advertisement or redirect from a port that is no router's, or headers that could hide one.
+    RogueRa = "rogue_ra",
 }
 
 impl DropReason {
