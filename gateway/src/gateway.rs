@@ -9,13 +9,16 @@
 //! to be remembered: an error from the budget, a lease, a solicitation. Trace and tests call `decide` only.
 //! Read first: RFC 1812 sections 4 and 5 (routers), then the module of a protocol.
 
+use std::net::Ipv6Addr;
+
 use wire::{DropReason, Instant, L3, Layers, Mac, NicId, Origin, Verdict, layers::ETHERNET_LEN};
 
 use crate::{
     arp,
     bytes::array,
     config::{Config, ConfigError},
-    dhcp::{Dhcp, Lease, LeaseEvent, Snapshot},
+    dhcp::{Dhcp, Event, Lease, Snapshot},
+    dhcp6::Dhcp6,
     errors::ErrorBudget,
     ipv4, ipv6,
     ra::Advertiser,
@@ -63,6 +66,8 @@ pub(crate) enum Change {
     Solicited,
     /// A lease begins, goes on or ends.
     Lease(Box<Lease>),
+    /// The same in DHCPv6.
+    Lease6(Box<Lease<Ipv6Addr>>),
 }
 
 /// What is to happen to a frame.
@@ -100,6 +105,7 @@ pub struct Gateway {
     defended: Option<Instant>,
     advertiser: Option<Advertiser>,
     dhcp: Option<Dhcp>,
+    dhcp6: Option<Dhcp6>,
 }
 
 impl Gateway {
@@ -107,11 +113,19 @@ impl Gateway {
     pub fn new(config: Config, now: Instant) -> Result<Self, ConfigError> {
         config.check()?;
         let dhcp = config.v4.as_ref().and_then(|v4| Dhcp::new(v4, config.mtu, config.seed)).transpose()?;
+        let dhcp6 = config.v6.as_ref().and_then(|v6| Dhcp6::new(v6, config.mac, config.seed)).transpose()?;
         let advertiser = match &config.v6 {
             Some(v6) => Some(Advertiser::new(&config, v6, now)?),
             None => None,
         };
-        Ok(Gateway { errors: ErrorBudget::new(config.errors_per_second), defended: None, advertiser, dhcp, config })
+        Ok(Gateway {
+            errors: ErrorBudget::new(config.errors_per_second),
+            defended: None,
+            advertiser,
+            dhcp,
+            dhcp6,
+            config,
+        })
     }
 
     /// Who it is.
@@ -163,12 +177,13 @@ impl Gateway {
             errors: &self.errors,
             advertiser: self.advertiser.as_ref(),
             dhcp: self.dhcp.as_ref(),
+            dhcp6: self.dhcp6.as_ref(),
             now,
         }
     }
 
     /// Remembers what was decided; what it did to the leases.
-    pub fn commit(&mut self, decision: Decision, now: Instant) -> Option<LeaseEvent> {
+    pub fn commit(&mut self, decision: Decision, now: Instant) -> Option<Event> {
         match decision.change {
             Change::None => {}
             Change::Error(nic) => self.errors.take(nic, now),
@@ -178,7 +193,8 @@ impl Gateway {
                     advertiser.solicited(now);
                 }
             }
-            Change::Lease(lease) => return self.dhcp.as_mut().map(|dhcp| dhcp.commit(*lease)),
+            Change::Lease(lease) => return self.dhcp.as_mut().map(|dhcp| Event::V4(dhcp.commit(*lease))),
+            Change::Lease6(lease) => return self.dhcp6.as_mut().map(|dhcp| Event::V6(dhcp.commit(*lease))),
         }
         None
     }
@@ -199,15 +215,23 @@ impl Gateway {
         self.dhcp.iter().flat_map(Dhcp::leases)
     }
 
+    /// The same of DHCPv6.
+    pub fn leases6(&self) -> impl Iterator<Item = &Lease<Ipv6Addr>> {
+        self.dhcp6.iter().flat_map(Dhcp6::leases)
+    }
+
     /// What is to outlive a restart.
     pub fn snapshot(&self, now: Instant) -> Snapshot {
-        self.dhcp.as_ref().map(|dhcp| dhcp.snapshot(now)).unwrap_or_default()
+        let mut all = self.dhcp.as_ref().map(|dhcp| dhcp.snapshot(now)).unwrap_or_default();
+        all.leases6 = self.dhcp6.as_ref().map(|dhcp| dhcp.snapshot(now)).unwrap_or_default();
+        all
     }
 
     /// Takes over what an earlier router of the segment left `away` ago. What does not fit the configuration any more is left out;
     /// the number of leases that were taken over.
     pub fn restore(&mut self, snapshot: &Snapshot, now: Instant, away: std::time::Duration) -> usize {
         self.dhcp.as_mut().map_or(0, |dhcp| dhcp.restore(snapshot, now, away))
+            + self.dhcp6.as_mut().map_or(0, |dhcp| dhcp.restore(&snapshot.leases6, now, away))
     }
 }
 
@@ -218,5 +242,6 @@ pub(crate) struct Protocols<'a> {
     pub(crate) errors: &'a ErrorBudget,
     pub(crate) advertiser: Option<&'a Advertiser>,
     pub(crate) dhcp: Option<&'a Dhcp>,
+    pub(crate) dhcp6: Option<&'a Dhcp6>,
     pub(crate) now: Instant,
 }

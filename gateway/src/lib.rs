@@ -15,6 +15,7 @@ mod book;
 mod bytes;
 pub mod config;
 pub mod dhcp;
+pub mod dhcp6;
 mod errors;
 mod gateway;
 mod icmp;
