@@ -27,7 +27,7 @@ mod tests;
 
 pub use error::ConfigError;
 pub use surroundings::Surroundings;
-pub use types::{Attach, Config, Engine, Guest, Host, Idle, Mode, Network, Port, Role, Station, Tagging};
+pub use types::{Attach, Config, Engine, Guest, Host, Idle, Dhcp6, Mode, Network, Port, Role, Station, Tagging};
 pub use units::Subnet;
 
 use claims::Claims;

@@ -9,7 +9,7 @@ use super::{
     names::{Interface, Name, NameError, PortName},
     overlay,
     reader::{Entry, Section},
-    types::{Mode, Network},
+    types::{Dhcp6, Mode, Network},
     units::Subnet,
 };
 use std::net::{IpAddr, SocketAddr};
@@ -29,6 +29,7 @@ const KEYS: &[&str] = &[
     "engine",
     "publish",
     "dhcp",
+    "dhcp6",
     "mtu",
     "uplink",
     "tap",
@@ -44,11 +45,15 @@ const KEYS: &[&str] = &[
 const MODES: [(&str, Mode); 4] =
     [("isolated", Mode::Isolated), ("host-only", Mode::HostOnly), ("nat", Mode::Nat), ("bridged", Mode::Bridged)];
 
+const DHCP6: [(&str, Dhcp6); 3] =
+    [("stateless", Dhcp6::Stateless), ("stateful", Dhcp6::Stateful), ("off", Dhcp6::Off)];
+
 /// Keys that mean something in some modes only.
-const ONLY_IN: [(&str, &[Mode]); 12] = [
+const ONLY_IN: [(&str, &[Mode]); 13] = [
     ("subnet", &[Mode::Isolated, Mode::HostOnly, Mode::Nat]),
     ("subnet6", &[Mode::Isolated, Mode::HostOnly, Mode::Nat]),
     ("dhcp", &[Mode::Isolated, Mode::HostOnly, Mode::Nat]),
+    ("dhcp6", &[Mode::Isolated, Mode::HostOnly, Mode::Nat]),
     ("engine", &[Mode::Nat]),
     ("publish", &[Mode::Nat]),
     ("outside", &[Mode::Nat]),
@@ -80,6 +85,7 @@ fn network(name: &str, entry: &Entry<'_>, vteps: &[Name], reading: &mut Reading)
     let subnet6 = section.map("subnet6", subnet6)?.flatten();
     let mtu = section.map("mtu", |entry| entry.integer(MTU_MIN, MTU_MAX))?;
     let dhcp = section.map("dhcp", Entry::boolean)?;
+    let dhcp6 = section.map("dhcp6", |entry| entry.choice(&DHCP6))?.unwrap_or_default();
     outward(&section, mode)?;
 
     if let Some(entry) = section.get("mode").filter(|_| matches!(mode, Mode::Nat | Mode::Bridged)) {
@@ -101,7 +107,7 @@ fn network(name: &str, entry: &Entry<'_>, vteps: &[Name], reading: &mut Reading)
             return Err(entry.key_fault("`vlan_vni` maps VLANs onto an overlay; give `overlay` too"));
         }
     }
-    Ok(Network { name, mode, subnet, subnet6, dhcp, tap, mtu })
+    Ok(Network { name, mode, subnet, subnet6, dhcp, dhcp6, tap, mtu })
 }
 
 /// Whether the subnet has room for those who get addresses of it, and packets for what they are told.
