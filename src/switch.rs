@@ -11,7 +11,7 @@ use std::{
 };
 
 use vswitch::{
-    BridgeSpec, Membership, NicSpec,
+    BridgeSpec, Membership, NicSpec, Role,
     change::{BridgeId, Change, Failure},
     thread::{Changes, Idle, WorkerHandle, WorkerSpec},
 };
@@ -211,6 +211,8 @@ fn nic_spec(port: &Port) -> NicSpec {
             Tagging::Trunk { trunk, native } => Membership::Trunk { vlans: trunk.clone(), native: *native },
         },
         guard: port.mac.filter(|_| port.guard),
+        addresses: if port.guard { port.addresses.clone() } else { Vec::new() },
+        role: if port.is_host { Role::Host } else { Role::Guest },
         isolated: port.isolated,
         pass_reserved: port.pass_reserved,
         ..NicSpec::default()

@@ -161,7 +161,9 @@ fn the_host_is_out_of_reach_unless_allowed() {
     let (_listener, name) = listener(false);
     let guest = End::new(0, at(GUEST), name);
     assert_eq!(segment(&lab.ask(0, &guest.frame(SYN, b""))[0]).unwrap().flags, RST | ACK, "the router listens nowhere");
-    for to in ["127.0.0.1:80", "0.0.0.0:80", "224.0.0.1:80", "255.255.255.255:80", "[::1]:80", "[::]:80", "[ff02::1]:80"] {
+    for to in
+        ["127.0.0.1:80", "0.0.0.0:80", "224.0.0.1:80", "255.255.255.255:80", "[::1]:80", "[::]:80", "[ff02::1]:80"]
+    {
         let guest = if at(to).is_ipv4() { GUEST } else { GUEST6 };
         let said = lab.send(0, &End::new(0, at(guest), at(to)).frame(SYN, b""));
         assert!(said.iter().all(|said| segment(&said.bytes).is_none()), "{to}: an error at most");
@@ -254,7 +256,8 @@ fn a_guest_is_sent_no_more_than_its_window() {
     host.write_all(&bytes(10_000)).unwrap();
     let got: Vec<_> = lab.receive();
     guest.take(&got);
-    let more: usize = (0..10).flat_map(|_| lab.turn(0, &[])).map(|got| segment(&got.bytes).unwrap().payload.len()).sum();
+    let more: usize =
+        (0..10).flat_map(|_| lab.turn(0, &[])).map(|got| segment(&got.bytes).unwrap().payload.len()).sum();
     assert!(guest.received.len() + more <= 3000, "{} and {more}", guest.received.len());
     guest.until(&mut lab, |guest| guest.received.len() == 10_000);
     assert_eq!(guest.received, bytes(10_000));
@@ -325,9 +328,8 @@ fn segments_lost_on_the_way_out_are_asked_for() {
     let mut lab = Lab::new(config());
     let (mut guest, mut host) = connected(&mut lab, |_| ());
     let all = bytes(5000);
-    let part = |guest: &End, from: usize, to: usize| {
-        guest.frame_at(guest.seq.wrapping_add(from as u32), ACK, &all[from..to])
-    };
+    let part =
+        |guest: &End, from: usize, to: usize| guest.frame_at(guest.seq.wrapping_add(from as u32), ACK, &all[from..to]);
     let (first, third, fourth) = (part(&guest, 0, 1000), part(&guest, 2000, 3000), part(&guest, 3000, 4000));
     guest.say(&mut lab, &first);
     let hole = guest.seq.wrapping_add(1000);

@@ -10,7 +10,7 @@ use super::{
     nat::{self, Nat, NatEngine, Via},
     overlay,
     reader::{Entry, Section},
-    types::{Mode, Network},
+    types::{Dhcp6, Mode, Network},
     units::Subnet,
 };
 
@@ -29,6 +29,7 @@ const KEYS: &[&str] = &[
     "engine",
     "publish",
     "dhcp",
+    "dhcp6",
     "mtu",
     "uplink",
     "tap",
@@ -49,8 +50,10 @@ const KEYS: &[&str] = &[
 const MODES: [(&str, Mode); 4] =
     [("isolated", Mode::Isolated), ("host-only", Mode::HostOnly), ("nat", Mode::Nat), ("bridged", Mode::Bridged)];
 
+const DHCP6: [(&str, Dhcp6); 3] = [("stateless", Dhcp6::Stateless), ("stateful", Dhcp6::Stateful), ("off", Dhcp6::Off)];
+
 /// Keys that mean something in some modes only.
-const ONLY_IN: [(&str, &[Mode]); 17] = [
+const ONLY_IN: [(&str, &[Mode]); 18] = [
     ("host_access", &[Mode::Nat]),
     ("domain", &[Mode::Isolated, Mode::HostOnly, Mode::Nat]),
     ("prefix6", &[Mode::Nat]),
@@ -59,6 +62,7 @@ const ONLY_IN: [(&str, &[Mode]); 17] = [
     ("subnet", &[Mode::Isolated, Mode::HostOnly, Mode::Nat]),
     ("subnet6", &[Mode::Isolated, Mode::HostOnly, Mode::Nat]),
     ("dhcp", &[Mode::Isolated, Mode::HostOnly, Mode::Nat]),
+    ("dhcp6", &[Mode::Isolated, Mode::HostOnly, Mode::Nat]),
     ("engine", &[Mode::Nat]),
     ("publish", &[Mode::Nat]),
     ("outside", &[Mode::Nat]),
@@ -96,6 +100,7 @@ fn network(name: &str, entry: &Entry<'_>, vteps: &[Name], reading: &mut Reading)
     let subnet6 = section.map("subnet6", subnet6)?.flatten();
     let mtu = section.map("mtu", |entry| entry.integer(MTU_MIN, MTU_MAX))?;
     let dhcp = section.map("dhcp", Entry::boolean)?;
+    let dhcp6 = section.map("dhcp6", |entry| entry.choice(&DHCP6))?.unwrap_or_default();
     bridged(&section, mode)?;
     let nat = if mode == Mode::Nat { Some(nat::read(&section)?) } else { None };
     if let Some(Nat { engine: NatEngine::Packet { via: Via::Tap(tap), .. }, .. }) = &nat {
@@ -125,7 +130,7 @@ fn network(name: &str, entry: &Entry<'_>, vteps: &[Name], reading: &mut Reading)
         }
     }
     let domain = section.map("domain", domain)?;
-    Ok(Network { name, mode, subnet, subnet6, without6, dhcp, tap, nat, route, domain, mtu })
+    Ok(Network { name, mode, subnet, subnet6, without6, dhcp, dhcp6, tap, nat, route, domain, mtu })
 }
 
 /// Whether the subnet has room for those who get addresses of it, and packets for what they are told.

@@ -140,6 +140,19 @@ impl fmt::Display for Mode {
     }
 }
 
+/// What a router does by DHCPv6.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dhcp6 {
+    /// Guests make their addresses themselves, and may ask for name servers.
+    #[default]
+    Stateless,
+    /// It gives out addresses, too.
+    Stateful,
+    /// Nothing.
+    Off,
+}
+
 /// `[networks.NAME]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Network {
@@ -153,6 +166,8 @@ pub struct Network {
     pub subnet6: Option<Subnet>,
     /// A router in the segment gives out addresses of `subnet` by DHCP and, with `subnet6`, tells the prefix to guests. Default: false.
     pub dhcp: bool,
+    /// What the router does by DHCPv6, where there is `dhcp` and `subnet6`. Default: stateless.
+    pub dhcp6: Dhcp6,
     /// Host-only: the host's interface. Default: tl-NETWORK.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tap: Option<Interface>,

@@ -120,6 +120,16 @@ reasons! {
     NatFull = "nat_full",
     /// A protocol that the NAT does not translate.
     NatUnsupported = "nat_unsupported",
+    /// An IP packet whose source is none of the addresses that the port was declared with.
+    SpoofedAddress = "spoofed_address",
+    /// An ARP packet whose sender is not the port, or is an address that another port was declared with.
+    SpoofedArp = "spoofed_arp",
+    /// A neighbour discovery message that speaks for an address that is not the port's.
+    SpoofedNd = "spoofed_nd",
+    /// What only a DHCP server says, from a port that is none.
+    RogueDhcp = "rogue_dhcp",
+    /// A router advertisement or redirect from a port that is no router's, or headers that could hide one.
+    RogueRa = "rogue_ra",
 }
 
 impl DropReason {
