@@ -24,6 +24,7 @@ mod routers;
 mod run;
 mod run_dir;
 mod seed;
+mod service;
 mod show;
 mod socket;
 mod state;

@@ -30,7 +30,7 @@ pub use error::ConfigError;
 pub use names::Name;
 pub use nat::{Nat, NatEngine, Proto, Publish, Target, Via};
 pub use surroundings::Surroundings;
-pub use types::{Attach, Config, Engine, Guest, Host, Idle, Mode, Network, Port, Role, Station, Tagging};
+pub use types::{Attach, Config, Dhcp6, Engine, Guest, Host, Idle, Mode, Network, Port, Role, Station, Tagging};
 pub use units::Subnet;
 
 use claims::Claims;

@@ -10,7 +10,7 @@ use super::{
     nat::{self, Nat, NatEngine, Via},
     overlay,
     reader::{Entry, Section},
-    types::{Mode, Network},
+    types::{Dhcp6, Mode, Network},
     units::Subnet,
 };
 
@@ -29,6 +29,7 @@ const KEYS: &[&str] = &[
     "engine",
     "publish",
     "dhcp",
+    "dhcp6",
     "mtu",
     "uplink",
     "tap",
@@ -43,20 +44,25 @@ const KEYS: &[&str] = &[
     "prefix6",
     "via",
     "route",
+    "domain",
 ];
 
 const MODES: [(&str, Mode); 4] =
     [("isolated", Mode::Isolated), ("host-only", Mode::HostOnly), ("nat", Mode::Nat), ("bridged", Mode::Bridged)];
 
+const DHCP6: [(&str, Dhcp6); 3] = [("stateless", Dhcp6::Stateless), ("stateful", Dhcp6::Stateful), ("off", Dhcp6::Off)];
+
 /// Keys that mean something in some modes only.
-const ONLY_IN: [(&str, &[Mode]); 16] = [
+const ONLY_IN: [(&str, &[Mode]); 18] = [
     ("host_access", &[Mode::Nat]),
+    ("domain", &[Mode::Isolated, Mode::HostOnly, Mode::Nat]),
     ("prefix6", &[Mode::Nat]),
     ("via", &[Mode::Nat]),
     ("route", &[Mode::Isolated, Mode::HostOnly, Mode::Nat]),
     ("subnet", &[Mode::Isolated, Mode::HostOnly, Mode::Nat]),
     ("subnet6", &[Mode::Isolated, Mode::HostOnly, Mode::Nat]),
     ("dhcp", &[Mode::Isolated, Mode::HostOnly, Mode::Nat]),
+    ("dhcp6", &[Mode::Isolated, Mode::HostOnly, Mode::Nat]),
     ("engine", &[Mode::Nat]),
     ("publish", &[Mode::Nat]),
     ("outside", &[Mode::Nat]),
@@ -94,6 +100,7 @@ fn network(name: &str, entry: &Entry<'_>, vteps: &[Name], reading: &mut Reading)
     let subnet6 = section.map("subnet6", subnet6)?.flatten();
     let mtu = section.map("mtu", |entry| entry.integer(MTU_MIN, MTU_MAX))?;
     let dhcp = section.map("dhcp", Entry::boolean)?;
+    let dhcp6 = section.map("dhcp6", |entry| entry.choice(&DHCP6))?.unwrap_or_default();
     bridged(&section, mode)?;
     let nat = if mode == Mode::Nat { Some(nat::read(&section)?) } else { None };
     if let Some(Nat { engine: NatEngine::Packet { via: Via::Tap(tap), .. }, .. }) = &nat {
@@ -122,7 +129,8 @@ fn network(name: &str, entry: &Entry<'_>, vteps: &[Name], reading: &mut Reading)
             return Err(entry.key_fault("`vlan_vni` maps VLANs onto an overlay; give `overlay` too"));
         }
     }
-    Ok(Network { name, mode, subnet, subnet6, without6, dhcp, tap, nat, route, mtu })
+    let domain = section.map("domain", domain)?;
+    Ok(Network { name, mode, subnet, subnet6, without6, dhcp, dhcp6, tap, nat, route, domain, mtu })
 }
 
 /// Whether the subnet has room for those who get addresses of it, and packets for what they are told.
@@ -167,6 +175,21 @@ fn subnet6(entry: &Entry<'_>) -> Result<Option<Subnet>, Fault> {
         return Ok(None);
     }
     entry.parse_with(Subnet::v6).map(Some)
+}
+
+fn domain(entry: &Entry<'_>) -> Result<String, Fault> {
+    let text = entry.text()?;
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let fit = |label: &str| {
+        (1..=63).contains(&label.len()) && label.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_".contains(&c))
+    };
+    // Names of guests have room in front of it, and it has room in a router advertisement.
+    if name.len() > 128 || !name.split('.').all(fit) {
+        let what =
+            format!("`{text}` is not a search domain; allowed are labels of letters, digits and `-`, 128 bytes in all");
+        return Err(entry.fault(what));
+    }
+    Ok(name.to_ascii_lowercase())
 }
 
 /// Checks the keys of mode bridged.

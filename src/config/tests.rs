@@ -148,7 +148,7 @@ fn the_message_points_at_the_place() {
     let wanted = "t.toml:2:8: networks.lan.mtu: 12 is out of range; allowed are 68 to 65521\n  |\n2 |  mtu = 12 # ö\n  |        ^^";
     assert_eq!(read(text).unwrap_err().to_string(), wanted);
     let text = "[host]\nidel = \"poll\"";
-    let wanted = "t.toml:2:1: host.idel: unknown key `idel`; the nearest known key is `idle`\n  |\n2 | idel = \"poll\"\n  | ^^^^\n  = known in host: name, run_dir, state_dir, worker_cpus, idle, spin_us, socket_group, socket_mode";
+    let wanted = "t.toml:2:1: host.idel: unknown key `idel`; the nearest known key is `idle`\n  |\n2 | idel = \"poll\"\n  | ^^^^\n  = known in host: name, run_dir, state_dir, worker_cpus, idle, spin_us, socket_group, socket_mode, resolvers, resolv_conf";
     assert_eq!(read(text).unwrap_err().to_string(), wanted);
 }
 

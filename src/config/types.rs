@@ -12,7 +12,7 @@ use super::{
 use serde::{Serialize, Serializer};
 use std::{
     fmt,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
 use wire::{Mac, Vid};
@@ -78,6 +78,11 @@ pub struct Host {
     pub socket_group: Option<Group>,
     /// Permissions of the sockets. Default: 0660.
     pub socket_mode: SocketMode,
+    /// Name servers that guests' queries are forwarded to. Default: those of `resolv_conf`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub resolvers: Vec<SocketAddr>,
+    /// The file that names them, as it changes. Default: /etc/resolv.conf.
+    pub resolv_conf: PathBuf,
     /// The control socket. Default: `<run_dir>/control.sock`; `--socket` overrides it.
     pub control_socket: PathBuf,
 }
@@ -135,6 +140,19 @@ impl fmt::Display for Mode {
     }
 }
 
+/// What a router does by DHCPv6.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dhcp6 {
+    /// Guests make their addresses themselves, and may ask for name servers.
+    #[default]
+    Stateless,
+    /// It gives out addresses, too.
+    Stateful,
+    /// Nothing.
+    Off,
+}
+
 /// `[networks.NAME]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Network {
@@ -148,6 +166,8 @@ pub struct Network {
     pub subnet6: Option<Subnet>,
     /// A router in the segment gives out addresses of `subnet` by DHCP and, with `subnet6`, tells the prefix to guests. Default: false.
     pub dhcp: bool,
+    /// What the router does by DHCPv6, where there is `dhcp` and `subnet6`. Default: stateless.
+    pub dhcp6: Dhcp6,
     /// Host-only: the host's interface. Default: tl-NETWORK.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tap: Option<Interface>,
@@ -160,6 +180,9 @@ pub struct Network {
     /// Other networks whose guests its own reach over their routers, and the other way round. Default: none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub route: Vec<Name>,
+    /// The guests' search domain. Default: NETWORK.internal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
     /// Largest IP packet in bytes that guests are told of, 68 to 65521. Default: not told, for nothing lies underneath
     /// an isolated network that would limit it.
     pub mtu: Option<u16>,
@@ -184,6 +207,11 @@ impl Network {
     /// Whether its router, or the host in it, reaches more than the network itself.
     pub fn reaches_out(&self) -> bool {
         self.mode != Mode::Isolated || !self.route.is_empty()
+    }
+
+    /// The domain that its guests search.
+    pub fn search_domain(&self) -> String {
+        self.domain.clone().unwrap_or_else(|| format!("{}.internal", self.name).to_ascii_lowercase())
     }
 
     /// Which address of the subnet its router has: the first that the host has not.

@@ -200,3 +200,6 @@ const _: () = {
     // SAFETY: as above. Hop limit and traffic class come with it.
     assert!(size_of::<Control>() >= unsafe { libc::CMSG_SPACE(44) as usize + 3 * libc::CMSG_SPACE(4) as usize });
 };
+
+#[cfg(test)]
+mod tests;
