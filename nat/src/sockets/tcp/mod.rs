@@ -285,12 +285,6 @@ impl Tcp {
         super::errors::about_syn(cx, &mut hub.out, &way, router, say, &sent, flow.expected.wrapping_sub(1));
     }
 
-    /// Connections that are open or being opened.
-    #[cfg(test)]
-    pub(crate) fn len(&self) -> usize {
-        self.table.len()
-    }
-
     /// What is remembered.
     pub(crate) fn show(&self, now: Instant, lines: &mut Vec<Line>) {
         for flow in self.table.iter() {

@@ -21,11 +21,6 @@ impl Table {
         Table { index: HashMap::with_hasher(Keyed::new(seed)), places: Vec::new(), free: Vec::new() }
     }
 
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.index.len()
-    }
-
     pub(super) fn find(&self, key: FlowKey) -> Option<Slot> {
         let place = *self.index.get(&key)?;
         let (generation, _) = self.places.get(place as usize)?;

@@ -1,0 +1,139 @@
+//! How TCP connections through the socket engine end: by one side, by both, by resets, by silence. See `scripted/mod.rs` for who is what.
+
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+
+mod scripted;
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{Shutdown, TcpStream},
+};
+
+use scripted::{
+    tcp::{ACK, End, FIN, PSH, RST, accept, listener, segment},
+    *,
+};
+
+const GUEST: &str = "10.0.0.2:4000";
+
+/// A guest that is connected, and the host's end.
+fn connected(lab: &mut Lab) -> (End, TcpStream) {
+    let (listener, name) = listener(false);
+    let mut guest = End::new(0, at(GUEST), name);
+    guest.open(lab);
+    (guest, accept(&listener))
+}
+
+fn bytes(len: usize) -> Vec<u8> {
+    (0..len).map(|n| (n % 251) as u8).collect()
+}
+
+/// Reads as much as there is to read of `len` bytes.
+fn read(stream: &mut TcpStream, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    stream.read_exact(&mut bytes).unwrap();
+    bytes
+}
+
+/// The words of the connections that are told.
+fn states(lab: &mut Lab) -> Vec<&'static str> {
+    lab.show().iter().map(|line| line.state).collect()
+}
+
+#[test]
+fn a_host_that_ends_is_still_spoken_to() {
+    let mut lab = Lab::new(config());
+    let (mut guest, mut host) = connected(&mut lab);
+    host.write_all(b"goodbye").unwrap();
+    host.shutdown(Shutdown::Write).unwrap();
+    guest.until(&mut lab, |guest| guest.fin);
+    assert_eq!((&guest.received[..], states(&mut lab)), (&b"goodbye"[..], vec!["fin_wait"]));
+    guest.send(&mut lab, b"not yet");
+    assert_eq!(read(&mut host, 7), b"not yet");
+    guest.end(&mut lab);
+    assert_eq!(guest.acked, guest.seq, "its end is acknowledged");
+    assert_eq!(host.read(&mut [0; 9]).unwrap(), 0);
+    assert_eq!(states(&mut lab), ["closed"]);
+    // What comes late is answered as before, and a new connection between the same ends is one.
+    guest.seq = guest.seq.wrapping_sub(1);
+    guest.end(&mut lab);
+    assert_eq!(guest.acked, guest.seq);
+    lab.seconds(60);
+    lab.turn(0, &[]);
+    assert!(states(&mut lab).is_empty());
+}
+
+#[test]
+fn a_guest_that_ends_is_still_spoken_to() {
+    let mut lab = Lab::new(config());
+    let (mut guest, mut host) = connected(&mut lab);
+    let last = guest.frame(ACK | FIN | PSH, b"that is all");
+    guest.seq = guest.seq.wrapping_add(12);
+    guest.say(&mut lab, &last);
+    assert_eq!((guest.acked, states(&mut lab)), (guest.seq, vec!["close_wait"]));
+    let mut all = Vec::new();
+    host.read_to_end(&mut all).unwrap();
+    assert_eq!(all, b"that is all");
+    host.write_all(&bytes(200_000)).unwrap();
+    drop(host);
+    guest.until(&mut lab, |guest| guest.fin);
+    assert!(guest.received == bytes(200_000));
+    assert_eq!(states(&mut lab), ["closed"]);
+}
+
+#[test]
+fn an_end_that_was_lost_is_sent_again() {
+    let mut lab = Lab::new(config());
+    let (mut guest, host) = connected(&mut lab);
+    drop(host);
+    let first = segment(&lab.receive()[0]).unwrap();
+    lab.seconds(1);
+    let again = segment(&lab.receive()[0]).unwrap();
+    assert_eq!((first.flags & FIN, again.flags & FIN, first.seq), (FIN, FIN, again.seq));
+    guest.ack = again.seq.wrapping_add(1);
+    guest.acknowledge(&mut lab);
+    lab.seconds(1);
+    lab.nothing();
+}
+
+#[test]
+fn a_reset_by_the_guest_resets_the_host() {
+    let mut lab = Lab::new(config());
+    let (mut guest, mut host) = connected(&mut lab);
+    let reset = guest.frame(RST, b"");
+    assert!(guest.say(&mut lab, &reset).is_empty(), "a reset is never answered");
+    assert_eq!(host.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert!(states(&mut lab).is_empty());
+}
+
+#[test]
+fn a_reset_by_the_host_resets_the_guest() {
+    let mut lab = Lab::new(config());
+    let (mut guest, host) = connected(&mut lab);
+    guest.send(&mut lab, b"never read");
+    // Who closes what has not been read resets (RFC 9293 section 3.6).
+    drop(host);
+    guest.until(&mut lab, |guest| guest.reset);
+    assert!(states(&mut lab).is_empty());
+}
+
+#[test]
+fn a_silent_connection_lives_for_two_hours_and_four_minutes() {
+    let mut lab = Lab::new(config());
+    let (mut guest, mut host) = connected(&mut lab);
+    for _ in 0..2 {
+        for _ in 0..123 {
+            lab.seconds(60);
+            assert!(lab.turn(0, &[]).is_empty());
+        }
+        guest.send(&mut lab, b"still here");
+        assert_eq!(read(&mut host, 10), b"still here");
+    }
+    for _ in 0..126 {
+        lab.seconds(60);
+        let got = lab.turn(0, &[]);
+        guest.take(&got.iter().map(|got| got.bytes.clone()).collect::<Vec<_>>());
+    }
+    assert!(guest.reset && states(&mut lab).is_empty());
+    assert_eq!(host.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+}
