@@ -15,6 +15,7 @@ use std::{
 
 use vswitch::{
     BridgeSpec, Membership, NicSpec,
+    budget::{Budget, Budgets},
     change::{BridgeId, Change, Failure, Report},
     thread::{Changes, Idle, WorkerHandle, WorkerSpec},
 };
@@ -384,9 +385,13 @@ fn nic_spec(port: &Port) -> NicSpec {
         guard: port.mac.filter(|_| port.guard),
         isolated: port.isolated,
         pass_reserved: port.pass_reserved,
-        ..NicSpec::default()
+        // Behind an uplink are many stations, and what holds their storms is the physical network.
+        budgets: if port.is_uplink { UNLIMITED } else { Budgets::default() },
     }
 }
+
+const UNLIMITED: Budgets =
+    Budgets { broadcast: Budget::UNLIMITED, multicast: Budget::UNLIMITED, unknown: Budget::UNLIMITED };
 
 /// Puts a port's static stations into the forwarding table of its network.
 fn add_stations(inbox: &Changes, bridge: BridgeId, nic: NicId, port: &Port) -> io::Result<()> {

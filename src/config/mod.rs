@@ -120,6 +120,8 @@ fn read(text: &str, file: &Path, around: &Surroundings) -> Result<Config, Fault>
     let networks = network::read(&root, &vteps, &mut reading)?;
     let (guests, mut ports) = guest::read(&root, &host, &networks, &mut reading)?;
     ports.extend(networks.iter().filter_map(Network::host_port));
+    let uplinks: Vec<Port> = networks.iter().filter_map(|network| network.uplink_port(&ports)).collect();
+    ports.extend(uplinks);
 
     match reading.refused.into_iter().min_by_key(|fault| fault.span.start) {
         Some(first) => Err(first),

@@ -82,15 +82,17 @@ fn network(name: &str, entry: &Entry<'_>, vteps: &[Name], reading: &mut Reading)
     let dhcp = section.map("dhcp", Entry::boolean)?;
     outward(&section, mode)?;
 
-    if let Some(entry) = section.get("mode").filter(|_| matches!(mode, Mode::Nat | Mode::Bridged)) {
-        reading.refuse(&entry, &format!("mode \"{mode}\""), "write mode = \"isolated\" or \"host-only\"");
+    if let Some(entry) = section.get("mode").filter(|_| mode == Mode::Nat) {
+        let instead = "write mode = \"isolated\", \"host-only\" or \"bridged\"";
+        reading.refuse(&entry, &format!("mode \"{mode}\""), instead);
     }
+    let Bridged { uplink, bridge, mac_nat, tap: bridged_tap } = bridged(&name, mode, entry, &section, reading)?;
     let dhcp = dhcp.unwrap_or(mode == Mode::HostOnly);
     if dhcp || mode == Mode::HostOnly {
         let at = ["dhcp", "subnet", "mode"].iter().find_map(|key| section.get(key));
         check_dhcp(at.as_ref().unwrap_or(entry), mode, subnet, subnet6, mtu)?;
     }
-    let tap = if mode == Mode::HostOnly { Some(host_tap(&name, entry, &section, reading)?) } else { None };
+    let tap = if mode == Mode::HostOnly { Some(host_tap(&name, entry, &section, reading)?) } else { bridged_tap };
     if let Some(entry) = section.get("overlay") {
         overlay::overlay(&entry, vteps)?;
         reading.refuse(&entry, "an overlay", "leave the key out");
@@ -101,7 +103,7 @@ fn network(name: &str, entry: &Entry<'_>, vteps: &[Name], reading: &mut Reading)
             return Err(entry.key_fault("`vlan_vni` maps VLANs onto an overlay; give `overlay` too"));
         }
     }
-    Ok(Network { name, mode, subnet, subnet6, dhcp, tap, mtu })
+    Ok(Network { name, mode, subnet, subnet6, dhcp, tap, mtu, uplink, bridge, mac_nat })
 }
 
 /// Whether the subnet has room for those who get addresses of it, and packets for what they are told.
@@ -182,10 +184,57 @@ fn outward(section: &Section<'_>, mode: Mode) -> Result<(), Fault> {
             return Err(section.fault("engine = \"packet\" needs `outside`, the addresses of its pool"));
         }
     }
-    if mode == Mode::Bridged {
-        section.need("uplink", "mode = \"bridged\" needs uplink, an interface of this host")?;
-    }
     Ok(())
+}
+
+/// What a bridged network is joined to.
+#[derive(Default)]
+struct Bridged {
+    uplink: Option<Interface>,
+    bridge: Option<Interface>,
+    mac_nat: bool,
+    tap: Option<Interface>,
+}
+
+fn bridged(
+    name: &Name,
+    mode: Mode,
+    entry: &Entry<'_>,
+    section: &Section<'_>,
+    reading: &mut Reading,
+) -> Result<Bridged, Fault> {
+    if mode != Mode::Bridged {
+        return Ok(Bridged::default());
+    }
+    let bridge = section.map("bridge", Entry::parse::<Interface>)?;
+    let mac_nat = section.map("mac_nat", Entry::boolean)?.unwrap_or(false);
+    if bridge.is_none() {
+        section
+            .need("uplink", "mode = \"bridged\" needs uplink, an interface of this host, or bridge, a bridge of it")?;
+    }
+    let owner = format!("network {name}");
+    let uplink = match section.get("uplink") {
+        Some(entry) => {
+            let uplink: Interface = entry.parse()?;
+            reading.claims.claim("uplink", &uplink, &owner, &entry)?;
+            Some(uplink)
+        }
+        None => None,
+    };
+    if mac_nat {
+        let entry = section.get("mac_nat");
+        let entry = entry.as_ref().ok_or_else(|| section.fault("`mac_nat` is missing"))?;
+        if bridge.is_some() {
+            return Err(entry.key_fault("`mac_nat` joins no bridge; leave `bridge` out, or `mac_nat`"));
+        }
+        reading.refuse(entry, "MAC-NAT", "leave the key out, or name an existing bridge by `bridge`");
+        return Ok(Bridged { uplink, bridge, mac_nat, tap: None });
+    }
+    let text = crate::bridged::interface_name("tlp-", name.as_str());
+    let tap: Interface = text.parse().map_err(|_| entry.key_fault(format!("{text} is not a name of an interface")))?;
+    reading.claims.claim("TAP", &tap, &owner, entry)?;
+    reading.claims.claim("port name", PortName::uplink(name), &owner, entry)?;
+    Ok(Bridged { uplink, bridge, mac_nat, tap: Some(tap) })
 }
 
 /// Checks one published port range: `"tcp 127.0.0.1:8080 web:80"` or the same as a table.

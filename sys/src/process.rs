@@ -14,6 +14,14 @@ pub fn terminate(pid: u32) -> io::Result<()> {
     check(unsafe { libc::kill(pid, libc::SIGTERM) }).map(drop)
 }
 
+/// From now on this process passes over the signals that end a service or a terminal's programs: SIGTERM, SIGINT, SIGHUP, SIGQUIT.
+pub fn outlive_signals() {
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
+        // SAFETY: no handler of ours is involved; the signals are valid, so the call cannot fail.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::{io::ErrorKind, os::unix::process::ExitStatusExt, process::Command};
