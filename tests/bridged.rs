@@ -147,11 +147,12 @@ fn the_host_moves_to_the_bridge_without_a_pause_and_back_and_guests_are_in_its_n
         lab.path("leases").display()
     ));
     // What is open stays open: a connection that sends all the time, and a ping of which nothing may be lost.
-    let mut sink = router.spawn("exec busybox nc -l -p 5000 > /dev/null");
+    let mut sink = router.spawn("exec busybox nc -l -p 5000 -e cat");
     wait_for("nc to listen", PATIENCE, || {
         router.run("grep -q ':1388 .* 0A ' /proc/net/tcp /proc/net/tcp6", PATIENCE).ok()
     });
-    let mut talk = host.spawn("exec sh -c 'while sleep 0.05; do echo on || exit 3; done | busybox nc 192.0.2.1 5000'");
+    let mut talk = host.spawn("while sleep 0.05; do echo on || exit 3; done | busybox nc 192.0.2.1 5000");
+    talk.wait_for_output("on", PATIENCE);
     let pings = ["192.0.2.1", "2001:db8::1"].map(|to| host.spawn(&format!("exec ping -i 0.02 -c 200 -W 2 {to}")));
 
     let mut daemon = Daemon::start_in(&lab, host, &site.config("uplink = \"nic0\""));
@@ -187,7 +188,9 @@ fn the_host_moves_to_the_bridge_without_a_pause_and_back_and_guests_are_in_its_n
     assert_eq!(site.state(), before, "{}", daemon.log());
     assert!(!site.has_bridge() && !host.has_link("tlp-wan"));
     assert!(host.reaches("192.0.2.1", PATIENCE).is_some());
-    assert!(talk.running() && sink.running(), "the connection outlived both changes: {}", talk.output());
+    let echoed = talk.output().len();
+    wait_for("the connection, which outlived both changes", PATIENCE, || talk.output().len() > echoed);
+    assert!(talk.running() && sink.running());
     talk.kill();
     sink.kill();
     dhcp.kill();
