@@ -54,7 +54,10 @@ impl Site {
         host.ip("addr add 192.0.2.5/24 brd 192.0.2.255 dev nic0");
         host.ip("addr add 192.0.2.6/24 dev nic0 label nic0:1");
         host.ip("addr add 198.51.100.5/25 metric 300 noprefixroute dev nic0");
+        host.ip("addr add 192.0.2.7/24 valid_lft 3000 preferred_lft 2000 dev nic0");
         host.ip("addr add 2001:db8::5/64 dev nic0");
+        host.ip("addr add 2001:db8::6/64 valid_lft 3000 preferred_lft 2000 dev nic0");
+        host.ip("-6 route add 2001:db8:8::/48 via 2001:db8::1 dev nic0 expires 2500");
         host.ip("route add 198.51.100.0/25 dev nic0 metric 77");
         host.ip("route add default via 192.0.2.1 dev nic0 metric 100 src 192.0.2.5 proto static");
         host.ip("route add 203.0.113.0/24 via 192.0.2.1 dev nic0 mtu 1400");
@@ -73,6 +76,14 @@ impl Site {
         lines.push(self.host.sh("cat /sys/class/net/nic0/flags /sys/class/net/nic0/address"));
         // The kernel's link-local and multicast entries of other interfaces come and go with them.
         lines.retain(|line| line.contains("nic0"));
+        // Lifetimes run on, and have to be there.
+        for line in &mut lines {
+            let whole = |word: &str| match word.strip_suffix("sec").and_then(|seconds| seconds.parse::<u32>().ok()) {
+                Some(seconds) => format!("{}00sec", seconds.div_ceil(100)),
+                None => word.to_owned(),
+            };
+            *line = line.split_whitespace().map(whole).collect::<Vec<_>>().join(" ");
+        }
         lines.sort();
         lines.join("\n")
     }
