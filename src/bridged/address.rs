@@ -1,7 +1,8 @@
 //! Addresses and routes of an interface: taken down as the kernel has them, and put on another interface.
 //!
 //! Invariant: what is put on an interface differs from what was taken down in the interface alone; lifetimes go on counting. Routes that the
-//! kernel derives from addresses are left to the kernel. Read first: [`super::netlink`]; ip-address(8), ip-route(8).
+//! kernel derives from addresses are among them: the kernel makes them itself, but does not remove all of them with the address (one of an
+//! IPv6 address with a lifetime stays), and managers put some there by hand that look alike. Read first: [`super::netlink`]; ip-address(8), ip-route(8).
 
 use std::{io, net::IpAddr};
 
@@ -21,7 +22,7 @@ const LOCAL_TABLE: u32 = 255;
 /// Ticks a second in which the kernel tells how long a route lives (USER_HZ).
 const TICKS: u32 = 100;
 
-/// The addresses of an interface, in the order in which the kernel has them; without the IPv6 addresses of the link, which
+/// The addresses of an interface, in an order in which they can be added to have the same; without the IPv6 addresses of the link, which
 /// every interface makes itself.
 ///
 /// # Errors
@@ -38,7 +39,11 @@ pub fn addresses(netlink: &mut Netlink, index: u32) -> io::Result<Vec<AddressMes
             && message.attributes.contains(&AddressAttribute::Protocol(AddressProtocol::LinkLocal))
     };
     let on_it = |message: &AddressMessage| message.header.index == index && !is_made(message);
-    Ok(answers.into_iter().filter_map(address).filter(on_it).collect())
+    let all = answers.into_iter().filter_map(address).filter(on_it);
+    let (mut all, six): (Vec<_>, Vec<_>) = all.partition(|message| message.header.family == AddressFamily::Inet);
+    // The kernel tells the newest IPv6 address first.
+    all.extend(six.into_iter().rev());
+    Ok(all)
 }
 
 /// The address itself.
@@ -173,14 +178,14 @@ pub fn routes(netlink: &mut Netlink, index: u32) -> io::Result<Vec<RouteMessage>
             RouteNetlinkMessage::NewRoute(message) => Some(message),
             _ => None,
         };
-        routes.extend(answers.into_iter().filter_map(route).filter(|message| is_configured(message, index)));
+        routes.extend(answers.into_iter().filter_map(route).filter(|message| is_over(message, index)));
     }
     routes.sort_by_key(|route| gateway_of(route).is_some());
     Ok(routes)
 }
 
-/// Whether somebody put this route there, over this interface.
-fn is_configured(message: &RouteMessage, index: u32) -> bool {
+/// Whether this route is over this interface, and not one that every interface has.
+fn is_over(message: &RouteMessage, index: u32) -> bool {
     let leads = message.attributes.iter().any(|attribute| match attribute {
         RouteAttribute::Oif(oif) => *oif == index,
         RouteAttribute::MultiPath(hops) => hops.iter().any(|hop| hop.interface_index == index),
@@ -188,9 +193,18 @@ fn is_configured(message: &RouteMessage, index: u32) -> bool {
     });
     leads
         && table_of(message) != LOCAL_TABLE
-        && message.header.protocol != RouteProtocol::Kernel
+        && !is_link_local(message)
         && message.header.kind == RouteType::Unicast
         && !message.header.flags.contains(RouteFlags::Cloned)
+}
+
+/// Whether it leads to the link itself, as every interface with IPv6 has it.
+fn is_link_local(message: &RouteMessage) -> bool {
+    let to_link = |attribute: &RouteAttribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet6(address)) => address.is_unicast_link_local(),
+        _ => false,
+    };
+    message.header.protocol == RouteProtocol::Kernel && message.attributes.iter().any(to_link)
 }
 
 fn table_of(message: &RouteMessage) -> u32 {

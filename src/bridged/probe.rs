@@ -23,8 +23,8 @@ use super::netlink::Netlink;
 const MOST: usize = 8;
 /// How often the answers are looked at.
 const LOOK: Duration = Duration::from_millis(20);
-/// How often a neighbour that does not answer is asked anew.
-const AGAIN: Duration = Duration::from_secs(1);
+/// How often a neighbour that the kernel has given up is asked for anew.
+const AGAIN: Duration = Duration::from_millis(250);
 
 /// A neighbour as the kernel knows it.
 struct Neighbour {
@@ -86,35 +86,36 @@ pub fn answering(
 ) -> io::Result<BTreeSet<IpAddr>> {
     let end = Instant::now() + patience;
     let mut answered = BTreeSet::new();
-    let mut again = Instant::now();
-    while answered.len() < asked.len() {
+    let asked = asked.get(..MOST).unwrap_or(asked);
+    let (mut first, mut again) = (true, Instant::now() + AGAIN);
+    loop {
         let seen = neighbours(netlink, index)?;
-        let is_round = again <= Instant::now();
-        for address in asked.iter().take(MOST) {
-            let neighbour = seen.iter().find(|neighbour| neighbour.address == *address);
-            let state = neighbour.map_or(NeighbourState::None, |neighbour| neighbour.state);
-            match state {
+        let is_round = first || again <= Instant::now();
+        for address in asked.iter().filter(|address| !answered.contains(*address)).copied().collect::<Vec<_>>() {
+            let neighbour = seen.iter().find(|neighbour| neighbour.address == address);
+            match neighbour.map_or(NeighbourState::None, |neighbour| neighbour.state) {
                 // Not asked: it is there by configuration.
-                NeighbourState::Permanent | NeighbourState::Noarp => drop(answered.insert(*address)),
-                // The first round asks those, too, that were reachable before.
-                NeighbourState::Reachable if again > Instant::now() || answered.contains(address) => {
-                    answered.insert(*address);
+                NeighbourState::Permanent | NeighbourState::Noarp => drop(answered.insert(address)),
+                // What was so before counts for nothing.
+                NeighbourState::Reachable if !first => drop(answered.insert(address)),
+                // The kernel is at it.
+                NeighbourState::Incomplete | NeighbourState::Probe => {}
+                // Heard of, and not asked yet.
+                NeighbourState::Reachable | NeighbourState::Stale | NeighbourState::Delay => {
+                    ask(netlink, index, address, neighbour.and_then(|known| known.mac.clone()))?;
                 }
-                _ if is_round && !answered.contains(address) => {
-                    ask(netlink, index, *address, neighbour.and_then(|known| known.mac.clone()))?;
-                }
+                _ if is_round => ask(netlink, index, address, None)?,
                 _ => {}
             }
         }
         if is_round {
-            again = Instant::now() + AGAIN;
+            (first, again) = (false, Instant::now() + AGAIN);
         }
-        if answered.len() >= asked.len().min(MOST) || Instant::now() >= end {
-            break;
+        if answered.len() >= asked.len() || Instant::now() >= end {
+            return Ok(answered);
         }
         std::thread::sleep(LOOK);
     }
-    Ok(answered)
 }
 
 fn ask(netlink: &mut Netlink, index: u32, address: IpAddr, mac: Option<Vec<u8>>) -> io::Result<()> {
