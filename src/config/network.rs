@@ -43,6 +43,7 @@ const KEYS: &[&str] = &[
     "vlan_vni",
     "host_access",
     "prefix6",
+    "mappings",
     "via",
     "route",
     "domain",
@@ -54,7 +55,8 @@ const MODES: [(&str, Mode); 4] =
 const DHCP6: [(&str, Dhcp6); 3] = [("stateless", Dhcp6::Stateless), ("stateful", Dhcp6::Stateful), ("off", Dhcp6::Off)];
 
 /// Keys that mean something in some modes only.
-const ONLY_IN: [(&str, &[Mode]); 18] = [
+const ONLY_IN: [(&str, &[Mode]); 19] = [
+    ("mappings", &[Mode::Nat]),
     ("host_access", &[Mode::Nat]),
     ("domain", &[Mode::Isolated, Mode::HostOnly, Mode::Nat]),
     ("prefix6", &[Mode::Nat]),
