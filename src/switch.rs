@@ -12,6 +12,7 @@ use std::{
 
 use vswitch::{
     BridgeSpec, Membership, NicSpec, Role,
+    budget::{Budget, Budgets},
     change::{BridgeId, Change, Failure},
     thread::{Changes, Idle, WorkerHandle, WorkerSpec},
 };
@@ -215,9 +216,13 @@ fn nic_spec(port: &Port) -> NicSpec {
         role: if port.is_host { Role::Host } else { Role::Guest },
         isolated: port.isolated,
         pass_reserved: port.pass_reserved,
-        ..NicSpec::default()
+        // Behind an uplink are many stations, and what holds their storms is the physical network.
+        budgets: if port.is_uplink { UNLIMITED } else { Budgets::default() },
     }
 }
+
+const UNLIMITED: Budgets =
+    Budgets { broadcast: Budget::UNLIMITED, multicast: Budget::UNLIMITED, unknown: Budget::UNLIMITED };
 
 /// Puts a port's static stations into the forwarding table of its network.
 fn add_stations(inbox: &Changes, bridge: BridgeId, nic: NicId, port: &Port) -> io::Result<()> {

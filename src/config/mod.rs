@@ -9,6 +9,7 @@
 //! unique. What is right but not available in this version is collected and told last, so that a real mistake comes
 //! first. Read first: the TOML 1.0 specification.
 
+mod bridged;
 mod claims;
 mod error;
 mod guest;
@@ -123,6 +124,8 @@ fn read(text: &str, file: &Path, around: &Surroundings) -> Result<Config, Fault>
     let networks = network::read(&root, &vteps, &mut reading)?;
     let (guests, mut ports) = guest::read(&root, &host, &networks, &mut reading)?;
     ports.extend(networks.iter().filter_map(Network::host_port));
+    let uplinks: Vec<Port> = networks.iter().filter_map(|network| network.uplink_port(&ports)).collect();
+    ports.extend(uplinks);
 
     match reading.refused.into_iter().min_by_key(|fault| fault.span.start) {
         Some(first) => Err(first),

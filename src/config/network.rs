@@ -5,9 +5,10 @@
 
 use super::{
     Reading,
+    bridged::{self, Bridged},
     error::Fault,
     names::{Interface, Name, NameError, PortName},
-    nat::{self, Nat, NatEngine, Via},
+    nat::{self, NatEngine, Via},
     overlay,
     reader::{Entry, Section},
     types::{Dhcp6, Mode, Network},
@@ -42,6 +43,7 @@ const KEYS: &[&str] = &[
     "vlan_vni",
     "host_access",
     "prefix6",
+    "mappings",
     "via",
     "route",
     "domain",
@@ -53,7 +55,8 @@ const MODES: [(&str, Mode); 4] =
 const DHCP6: [(&str, Dhcp6); 3] = [("stateless", Dhcp6::Stateless), ("stateful", Dhcp6::Stateful), ("off", Dhcp6::Off)];
 
 /// Keys that mean something in some modes only.
-const ONLY_IN: [(&str, &[Mode]); 18] = [
+const ONLY_IN: [(&str, &[Mode]); 19] = [
+    ("mappings", &[Mode::Nat]),
     ("host_access", &[Mode::Nat]),
     ("domain", &[Mode::Isolated, Mode::HostOnly, Mode::Nat]),
     ("prefix6", &[Mode::Nat]),
@@ -101,24 +104,27 @@ fn network(name: &str, entry: &Entry<'_>, vteps: &[Name], reading: &mut Reading)
     let mtu = section.map("mtu", |entry| entry.integer(MTU_MIN, MTU_MAX))?;
     let dhcp = section.map("dhcp", Entry::boolean)?;
     let dhcp6 = section.map("dhcp6", |entry| entry.choice(&DHCP6))?.unwrap_or_default();
-    bridged(&section, mode)?;
+    section.map("gateway_host", Entry::text)?;
     let nat = if mode == Mode::Nat { Some(nat::read(&section)?) } else { None };
-    if let Some(Nat { engine: NatEngine::Packet { via: Via::Tap(tap), .. }, .. }) = &nat {
-        let given = section.get("tap");
-        reading.claims.claim("TAP", tap, &format!("network {name}"), given.as_ref().unwrap_or(entry))?;
+    match nat.as_ref().map(|nat| &nat.engine) {
+        Some(NatEngine::Packet { via: Via::Tap(tap), .. }) => {
+            let given = section.get("tap");
+            reading.claims.claim("TAP", tap, &format!("network {name}"), given.as_ref().unwrap_or(entry))?;
+        }
+        Some(NatEngine::Packet { via: Via::Uplink(uplink), .. }) => {
+            let given = section.get("uplink");
+            reading.claims.claim("uplink", uplink, &format!("network {name}"), given.as_ref().unwrap_or(entry))?;
+        }
+        _ => {}
     }
     let route = section.map("route", |entry| route(entry, &name))?.unwrap_or_default();
-
-    if let Some(entry) = section.get("mode").filter(|_| mode == Mode::Bridged) {
-        let instead = "write mode = \"isolated\", \"host-only\" or \"nat\"";
-        reading.refuse(&entry, &format!("mode \"{mode}\""), instead);
-    }
+    let Bridged { uplink, bridge, mac_nat, tap: bridged_tap } = bridged::read(&name, mode, entry, &section, reading)?;
     let dhcp = dhcp.unwrap_or(matches!(mode, Mode::HostOnly | Mode::Nat));
     if dhcp || matches!(mode, Mode::HostOnly | Mode::Nat) {
         let at = ["dhcp", "subnet", "mode"].iter().find_map(|key| section.get(key));
         check_dhcp(at.as_ref().unwrap_or(entry), mode, subnet, subnet6, mtu)?;
     }
-    let tap = if mode == Mode::HostOnly { Some(host_tap(&name, entry, &section, reading)?) } else { None };
+    let tap = if mode == Mode::HostOnly { Some(host_tap(&name, entry, &section, reading)?) } else { bridged_tap };
     if let Some(entry) = section.get("overlay") {
         overlay::overlay(&entry, vteps)?;
         reading.refuse(&entry, "an overlay", "leave the key out");
@@ -130,7 +136,23 @@ fn network(name: &str, entry: &Entry<'_>, vteps: &[Name], reading: &mut Reading)
         }
     }
     let domain = section.map("domain", domain)?;
-    Ok(Network { name, mode, subnet, subnet6, without6, dhcp, dhcp6, tap, nat, route, domain, mtu })
+    Ok(Network {
+        name,
+        mode,
+        subnet,
+        subnet6,
+        without6,
+        dhcp,
+        dhcp6,
+        tap,
+        nat,
+        route,
+        domain,
+        mtu,
+        uplink,
+        bridge,
+        mac_nat,
+    })
 }
 
 /// Whether the subnet has room for those who get addresses of it, and packets for what they are told.
@@ -190,17 +212,6 @@ fn domain(entry: &Entry<'_>) -> Result<String, Fault> {
         return Err(entry.fault(what));
     }
     Ok(name.to_ascii_lowercase())
-}
-
-/// Checks the keys of mode bridged.
-fn bridged(section: &Section<'_>, mode: Mode) -> Result<(), Fault> {
-    section.map("bridge", Entry::parse::<Interface>)?;
-    section.map("mac_nat", Entry::boolean)?;
-    section.map("gateway_host", Entry::text)?;
-    if mode == Mode::Bridged {
-        section.need("uplink", "mode = \"bridged\" needs uplink, an interface of this host")?.parse::<Interface>()?;
-    }
-    Ok(())
 }
 
 /// Other networks that this one's router reaches.

@@ -168,7 +168,7 @@ pub struct Network {
     pub dhcp: bool,
     /// What the router does by DHCPv6, where there is `dhcp` and `subnet6`. Default: stateless.
     pub dhcp6: Dhcp6,
-    /// Host-only: the host's interface. Default: tl-NETWORK.
+    /// Host-only: the host's interface. Default: tl-NETWORK. Bridged: tlp-NETWORK.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tap: Option<Interface>,
     /// There is to be no IPv6. Default: false.
@@ -186,6 +186,15 @@ pub struct Network {
     /// Largest IP packet in bytes that guests are told of, 68 to 65521. Default: not told, for nothing lies underneath
     /// an isolated network that would limit it.
     pub mtu: Option<u16>,
+    /// Bridged: the NIC of this host that the network is joined to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uplink: Option<Interface>,
+    /// Bridged: an existing bridge of this host that is joined instead of making one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<Interface>,
+    /// Bridged: the NIC is not joined to a bridge; guests go out by its address. Default: false.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub mac_nat: bool,
 }
 
 impl Network {
@@ -221,13 +230,43 @@ impl Network {
 
     /// The port by which the host is in a host-only network.
     pub fn host_port(&self) -> Option<Port> {
-        let tap = self.tap.clone()?;
-        Some(Port {
-            name: PortName::host(&self.name),
+        let tap = self.tap.clone().filter(|_| self.mode == Mode::HostOnly)?;
+        Some(Port { is_host: true, ..self.own_port(PortName::host(&self.name), tap, Tagging::Untagged {}) })
+    }
+
+    /// The port by which a network that is bridged by a Linux bridge is joined to it; `ports` are those of the guests. Where they name VLANs it carries
+    /// all of these with tags, and without a tag what ports without `vlan` send.
+    pub fn uplink_port(&self, ports: &[Port]) -> Option<Port> {
+        let tap = self.tap.clone().filter(|_| self.mode == Mode::Bridged)?;
+        let mut vids: Vec<Vid> = Vec::new();
+        for port in ports.iter().filter(|port| port.network == self.name) {
+            match &port.tagging {
+                Tagging::Untagged {} => {}
+                Tagging::Access { vlan } => vids.push(*vlan),
+                Tagging::Trunk { trunk, native } => vids.extend(trunk.iter().chain(native)),
+            }
+        }
+        let native = Vid::new(1);
+        let tagging = match vids.is_empty() {
+            true => Tagging::Untagged {},
+            false => {
+                vids.sort();
+                vids.dedup();
+                vids.retain(|vid| Some(*vid) != native);
+                Tagging::Trunk { trunk: vids, native }
+            }
+        };
+        Some(Port { is_uplink: true, ..self.own_port(PortName::uplink(&self.name), tap, tagging) })
+    }
+
+    /// A port that no guest has.
+    fn own_port(&self, name: PortName, tap: Interface, tagging: Tagging) -> Port {
+        Port {
+            name,
             guest: self.name.clone(),
             network: self.name.clone(),
             attach: Attach::Tap { tap, netns: None },
-            tagging: Tagging::Untagged {},
+            tagging,
             mac: None,
             addresses: Vec::new(),
             fdb: Vec::new(),
@@ -235,8 +274,9 @@ impl Network {
             guard: false,
             isolated: false,
             pass_reserved: false,
-            is_host: true,
-        })
+            is_host: false,
+            is_uplink: false,
+        }
     }
 }
 
@@ -302,6 +342,9 @@ pub struct Port {
     /// It is the host's own, in a host-only network.
     #[serde(skip)]
     pub is_host: bool,
+    /// It leads from a bridged network to the physical one.
+    #[serde(skip)]
+    pub is_uplink: bool,
 }
 
 /// A static entry of the forwarding table.
