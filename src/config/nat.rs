@@ -46,6 +46,8 @@ pub enum NatEngine {
         prefix6: Option<super::Subnet>,
         /// The router outside, one for each version of IP. Default: everything outside is a neighbour.
         next_hop: Vec<IpAddr>,
+        /// Mappings that are remembered at most, 64 to 1048576, each guest's share of them being equal. Default: 65536.
+        mappings: u32,
     },
 }
 
@@ -128,7 +130,7 @@ fn target<S: Serializer>(target: &Target, serializer: S) -> Result<S::Ok, S::Err
     }
 }
 
-const PACKET_ONLY: [&str; 6] = ["uplink", "tap", "via", "outside", "prefix6", "next_hop"];
+const PACKET_ONLY: [&str; 7] = ["uplink", "tap", "via", "outside", "prefix6", "next_hop", "mappings"];
 
 /// What a network in mode nat says.
 pub(super) fn read(section: &Section<'_>) -> Result<Nat, Fault> {
@@ -181,7 +183,8 @@ fn packet(section: &Section<'_>) -> Result<NatEngine, Fault> {
         Ok(list) => list.iter().map(address).collect(),
         Err(_) => Ok(vec![address(entry)?]),
     })?;
-    Ok(NatEngine::Packet { via, outside, prefix6, next_hop: next_hop.unwrap_or_default() })
+    let mappings = section.map("mappings", |entry| entry.integer(64, 1 << 20))?.unwrap_or(65_536);
+    Ok(NatEngine::Packet { via, outside, prefix6, next_hop: next_hop.unwrap_or_default(), mappings })
 }
 
 fn address(entry: &Entry<'_>) -> Result<IpAddr, Fault> {

@@ -5,6 +5,8 @@
 
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+pub mod tcp;
+
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::mpsc::sync_channel,
@@ -198,6 +200,9 @@ pub fn check(frame: &[u8]) {
                 Some(TransportSlice::Udp(udp)) => {
                     assert_eq!(udp.checksum(), udp.to_header().calc_checksum_ipv4(&header, udp.payload()).unwrap());
                 }
+                Some(TransportSlice::Tcp(tcp)) => {
+                    assert_eq!(tcp.checksum(), tcp.to_header().calc_checksum_ipv4(&header, tcp.payload()).unwrap());
+                }
                 Some(TransportSlice::Icmpv4(icmp)) => {
                     assert_eq!(icmp.checksum(), icmp.icmp_type().calc_checksum(icmp.payload()), "ICMP");
                 }
@@ -212,6 +217,9 @@ pub fn check(frame: &[u8]) {
             match &packet.transport {
                 Some(TransportSlice::Udp(udp)) => {
                     assert_eq!(udp.checksum(), udp.to_header().calc_checksum_ipv6(&header, udp.payload()).unwrap());
+                }
+                Some(TransportSlice::Tcp(tcp)) => {
+                    assert_eq!(tcp.checksum(), tcp.to_header().calc_checksum_ipv6(&header, tcp.payload()).unwrap());
                 }
                 Some(TransportSlice::Icmpv6(icmp)) => {
                     let sum = icmp.icmp_type().calc_checksum(header.source, header.destination, icmp.payload());
