@@ -23,6 +23,13 @@ const EMSGSIZE: i32 = 90;
 /// How often a datagram is tried that another one's error stands in the way of.
 const TRIES: usize = 3;
 
+/// Datagrams that are worth being sent as a run, and as many as the kernel takes (UDP_MAX_SEGMENTS).
+const LEAST: usize = 4;
+const RUN: usize = 64;
+/// Bytes of a run, and of each datagram in it: longer ones are likely not to fit a segment of the path.
+const RUN_BYTES: usize = 60_000;
+const LONGEST_ALIKE: usize = 1452;
+
 /// What sending by one socket takes.
 struct Sender<'u> {
     socket: &'u mut Datagrams,
@@ -78,8 +85,56 @@ impl Sender<'_> {
             left = rest;
             // Where it cannot be set, datagrams go as they did before.
             let _ = self.socket.set_df(df);
-            self.run(cx, hub, run);
+            self.runs(cx, hub, run);
         }
+    }
+
+    /// Sends datagrams of one size to one destination as one run: the kernel takes its way once for all of them. Others go as they are, and so do those
+    /// of a run that was refused, for whatever reason.
+    fn runs(&mut self, cx: &mut Context, hub: &mut Hub, group: &[Pending]) {
+        let (mut from, mut at) = (0, 0);
+        while at < group.len() {
+            let alike = alike(group.get(at..).unwrap_or_default());
+            if alike < LEAST {
+                at += alike.max(1);
+                continue;
+            }
+            let part = group.get(at..at + alike).unwrap_or_default();
+            self.run(cx, hub, group.get(from..at).unwrap_or_default());
+            at += alike;
+            if self.joined(cx, hub, part) {
+                part.iter().for_each(|one| cx.transmitted(1, cx.heads.get(&one.frame).len() as u64));
+                from = at;
+            } else {
+                self.run(cx, hub, part);
+                from = at;
+            }
+        }
+        self.run(cx, hub, group.get(from..).unwrap_or_default());
+    }
+
+    /// Sends all of them or none.
+    fn joined(&mut self, cx: &mut Context, hub: &mut Hub, part: &[Pending]) -> bool {
+        self.cut.clear();
+        for one in part {
+            let (from, to) = (one.payload, one.packet.end);
+            let fits = match self.cut.is_empty() {
+                true => {
+                    let Outgoing { to: name, ttl, tos, .. } = outgoing(one, 0);
+                    let how = Outgoing { to: name, ttl, tos, segment: (to - from) as u16 };
+                    let first = front(cx.heads.get(&one.frame), from, to);
+                    self.cut.push(self.socket, how, first, body(cx, &one.frame, from, to))
+                }
+                false => self.cut.join(front(cx.heads.get(&one.frame), from, to), body(cx, &one.frame, from, to)),
+            };
+            if !fits {
+                return false;
+            }
+        }
+        if let Some(first) = part.first() {
+            hub.spend(first.packet.origin.nic);
+        }
+        self.cut.send(self.socket, &cx.arena, 0).is_ok_and(|sent| sent == 1)
     }
 
     /// Sends datagrams that go alike.
@@ -192,6 +247,21 @@ impl Sender<'_> {
     }
 }
 
+/// How many of the first are alike: of one size, to one destination, to be sent in the same way.
+fn alike(group: &[Pending]) -> usize {
+    let Some(first) = group.first() else { return 0 };
+    let of = |one: &Pending| (one.to, one.packet.ttl, one.packet.tos, one.packet.segment, one.packet.end - one.payload);
+    let (what, len) = (of(first), first.packet.end - first.payload);
+    if first.packet.segment > 0 || !(1..=LONGEST_ALIKE).contains(&len) {
+        return 1;
+    }
+    group.iter().take((RUN_BYTES / len).min(RUN)).take_while(|one| of(one) == what).count()
+}
+
+fn outgoing(one: &Pending, segment: u16) -> Outgoing {
+    Outgoing { to: one.to, ttl: one.packet.ttl, tos: one.packet.tos, segment }
+}
+
 /// Puts a datagram, or a run of them, into a batch; false when there is no room.
 fn push(cx: &Context, batch: &mut SendBatch, socket: &Datagrams, one: &Pending) -> bool {
     push_part(cx, batch, socket, one, one.payload, one.packet.end, one.packet.segment)
@@ -209,8 +279,12 @@ fn push_part(
 ) -> bool {
     // What is no more than one segment is no run.
     let segment = if to - from > usize::from(segment) { segment } else { 0 };
-    let how = Outgoing { to: one.to, ttl: one.packet.ttl, tos: one.packet.tos, segment };
-    batch.push(socket, how, front(cx.heads.get(&one.frame), from, to), body(cx, &one.frame, from, to))
+    batch.push(
+        socket,
+        outgoing(one, segment),
+        front(cx.heads.get(&one.frame), from, to),
+        body(cx, &one.frame, from, to),
+    )
 }
 
 // What lies in a head fits what a batch copies.

@@ -43,11 +43,22 @@ const NO_MESSAGE: Message = Message {
     control_len: 0,
 };
 
+/// Bytes of a datagram behind its first.
+#[derive(Clone, Copy)]
+enum Part {
+    Lent(Lent),
+    /// Of the batch's own: where, and how many.
+    Own(usize, usize),
+}
+
 /// Datagrams on their way out of one socket. See the module's documentation.
 pub struct SendBatch {
     messages: Box<[Message]>,
     len: usize,
-    lent: Vec<Lent>,
+    parts_of: Vec<Part>,
+    /// First bytes of datagrams that were joined to others.
+    own: Box<[u8]>,
+    own_len: usize,
     headers: Box<[MaybeUninit<libc::mmsghdr>]>,
     parts: Box<[MaybeUninit<libc::iovec>]>,
 }
@@ -60,7 +71,9 @@ impl Default for SendBatch {
         SendBatch {
             messages: (0..BATCH).map(|_| NO_MESSAGE).collect(),
             len: 0,
-            lent: Vec::with_capacity(PARTS),
+            parts_of: Vec::with_capacity(PARTS),
+            own: vec![0; BATCH * FRONT].into(),
+            own_len: 0,
             headers: (0..BATCH).map(|_| MaybeUninit::uninit()).collect(),
             parts: (0..PARTS + BATCH).map(|_| MaybeUninit::uninit()).collect(),
         }
@@ -81,7 +94,35 @@ impl SendBatch {
     /// Takes everything out.
     pub fn clear(&mut self) {
         self.len = 0;
-        self.lent.clear();
+        self.own_len = 0;
+        self.parts_of.clear();
+    }
+
+    /// Makes the datagram pushed last longer by those bytes: the next of a run, whose [`Outgoing::segment`] that one has. False when there is
+    /// no room, or nothing to make longer.
+    #[must_use]
+    pub fn join(&mut self, front: &[u8], pieces: impl Iterator<Item = Lent>) -> bool {
+        let Some(last) = self.len.checked_sub(1) else { return false };
+        let (before, at) = (self.parts_of.len(), self.own_len);
+        let Some(place) = self.own.get_mut(at..at + front.len()) else { return false };
+        place.copy_from_slice(front);
+        let Some(message) = self.messages.get_mut(last) else { return false };
+        // Bytes of our own that lie behind each other are one part.
+        let joined = message.parts.0 < before;
+        match self.parts_of.last_mut().filter(|_| joined) {
+            Some(Part::Own(start, len)) if *start + *len == at => *len += front.len(),
+            _ if before == PARTS => return false,
+            _ => self.parts_of.push(Part::Own(at, front.len())),
+        }
+        for piece in pieces {
+            if self.parts_of.len() == PARTS {
+                return false;
+            }
+            self.parts_of.push(Part::Lent(piece));
+        }
+        self.own_len = at + front.len();
+        message.parts.1 = self.parts_of.len();
+        true
     }
 
     /// Adds a datagram of `front` and then the pieces, for `socket`; false when there is no room, or `front` is longer than [`FRONT`].
@@ -97,15 +138,15 @@ impl SendBatch {
         let Some(place) = message.front.get_mut(..front.len()) else { return false };
         place.copy_from_slice(front);
         message.front_len = front.len();
-        let first = self.lent.len();
+        let first = self.parts_of.len();
         for piece in pieces {
-            if self.lent.len() == PARTS {
-                self.lent.truncate(first);
+            if self.parts_of.len() == PARTS {
+                self.parts_of.truncate(first);
                 return false;
             }
-            self.lent.push(piece);
+            self.parts_of.push(Part::Lent(piece));
         }
-        message.parts = (first, self.lent.len());
+        message.parts = (first, self.parts_of.len());
         message.name = Name::new(how.to);
         let mut control = ControlWriter { control: &mut message.control, len: 0 };
         let (level, ttl, tos) = match socket.kind.v6() {
@@ -133,19 +174,28 @@ impl SendBatch {
     /// What befell the first: `WouldBlock` when the socket is full, EMSGSIZE (see [`Datagrams::df`]), an error that came back earlier, or what
     /// sendmsg(2) reports. `InvalidInput` when what was lent is not held by `arena` any more.
     pub fn send(&mut self, socket: &Datagrams, arena: &Arena, from: usize) -> io::Result<usize> {
-        if !self.lent.iter().all(|piece| arena.holds(piece)) {
+        if !self
+            .parts_of
+            .iter()
+            .all(|part| matches!(part, Part::Lent(piece) if arena.holds(piece)) || matches!(part, Part::Own(..)))
+        {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let mut used = 0;
         let mut count: libc::c_uint = 0;
         for (message, header) in self.messages.iter_mut().take(self.len).skip(from).zip(self.headers.iter_mut()) {
             let first = used;
-            let (lent, end) = message.parts;
+            let (start, end) = message.parts;
             let front = libc::iovec { iov_base: message.front.as_mut_ptr().cast(), iov_len: message.front_len };
-            let pieces = self.lent.get(lent..end).unwrap_or_default();
-            let pieces = pieces.iter().map(|piece| (piece.ptr.as_ptr(), piece.len as usize));
-            let pieces = pieces.map(|(base, len)| libc::iovec { iov_base: base.cast(), iov_len: len });
-            for part in std::iter::once(front).chain(pieces) {
+            let own = &mut self.own;
+            let behind = self.parts_of.get(start..end).unwrap_or_default().iter().map(|part| match part {
+                Part::Lent(piece) => libc::iovec { iov_base: piece.ptr.as_ptr().cast(), iov_len: piece.len as usize },
+                Part::Own(at, len) => {
+                    let bytes = own.get_mut(*at..*at + *len).unwrap_or_default();
+                    libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() }
+                }
+            });
+            for part in std::iter::once(front).chain(behind) {
                 // There are as many places as datagrams and pieces can be.
                 let Some(place) = self.parts.get_mut(used) else { return Err(io::ErrorKind::InvalidInput.into()) };
                 place.write(part);
