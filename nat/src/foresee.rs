@@ -2,8 +2,9 @@
 //!
 //! Invariant: nothing changes but what is in the caches; what is foreseen wrongly costs time only.
 //!
-//! Theory of operation: a look-up in a table larger than the caches waits for memory twice, for a bucket and for a record. Packets of a burst
-//! are independent, so all buckets are asked for first and then all records: the waits overlap. A small table is in the caches anyway.
+//! Theory of operation: a look-up in a table larger than the caches waits for memory twice, for a bucket and for a record (for TCP from outside,
+//! twice). Packets of a burst are independent, so all buckets are asked for first and then all records: the waits overlap. A small table
+//! is in the caches anyway.
 
 use std::net::Ipv4Addr;
 
@@ -22,7 +23,8 @@ const SMALL: usize = 4096;
 #[derive(Clone, Copy)]
 enum Place {
     Hash(Hash),
-    Outside(Protocol, Endpoint),
+    /// The outside endpoint, and who sent to it.
+    Outside(Protocol, Endpoint, Endpoint),
 }
 
 impl NatTable {
@@ -36,7 +38,7 @@ impl NatTable {
             *place = self.place_of(side, cx, frame);
             match *place {
                 Some(Place::Hash(hash)) => self.index.foresee(hash),
-                Some(Place::Outside(protocol, outside)) => self.ports.foresee(protocol, outside),
+                Some(Place::Outside(protocol, outside, _)) => self.ports.foresee(protocol, outside),
                 None => {}
             }
         }
@@ -45,10 +47,24 @@ impl NatTable {
                 Place::Hash(hash) => {
                     let _ = self.index.find(hash, |slot| self.ask_for(slot));
                 }
-                Place::Outside(protocol, outside) => {
+                Place::Outside(protocol, outside, _) => {
                     self.ports.owner(protocol, outside).map(|slot| self.ask_for(slot));
                 }
             }
+        }
+        // From outside, a TCP session is found by what its mapping says.
+        let mut sessions = [None; BURST];
+        for (session, place) in sessions.iter_mut().zip(places.into_iter().flatten()) {
+            if let Place::Outside(Protocol::Tcp, outside, remote) = place
+                && let Some((_, mapping)) = self.owner(Protocol::Tcp, outside)
+            {
+                let hash = self.index.hash(mapping.key.session(remote));
+                self.index.foresee(hash);
+                *session = Some(hash);
+            }
+        }
+        for hash in sessions.into_iter().flatten() {
+            let _ = self.index.find(hash, |slot| self.ask_for(slot));
         }
     }
 
@@ -72,7 +88,7 @@ impl NatTable {
         let source = Endpoint::new(Ipv4Addr::new(a, b, c, d), u16::from_be_bytes([i, j]));
         let destination = Endpoint::new(Ipv4Addr::new(e, f, g, h), u16::from_be_bytes([k, l]));
         if side == Side::Outside {
-            return Some(Place::Outside(protocol, destination));
+            return Some(Place::Outside(protocol, destination, source));
         }
         let mapping = Key::mapping(protocol, head.origin.nic, source);
         let key = if protocol == Protocol::Tcp { mapping.session(destination) } else { mapping };
