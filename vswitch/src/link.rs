@@ -15,6 +15,7 @@
 //! write before its read, with a full fence between, so one of the two sees the other. Read first: [`sys::spsc`], [`wire::port`].
 
 use std::{
+    collections::VecDeque,
     io,
     os::fd::{AsRawFd, RawFd},
     sync::{
@@ -108,8 +109,12 @@ pub struct LinkSpec {
     pub frame: usize,
 }
 
+fn places(spec: LinkSpec) -> usize {
+    spec.depth.clamp(1, 1 << 16).next_power_of_two()
+}
+
 fn sides(spec: LinkSpec) -> io::Result<(Side, Side)> {
-    let depth = spec.depth.clamp(1, 1 << 16).next_power_of_two();
+    let depth = places(spec);
     let bell = || {
         io::Result::Ok(Arc::new(Bell {
             asleep: AtomicBool::new(false),
@@ -152,18 +157,57 @@ pub fn link(spec: LinkSpec) -> io::Result<(LinkPort, LinkPort)> {
     Ok((LinkPort::new(one, Accepts::ALL), LinkPort::new(other, Accepts::ALL)))
 }
 
-/// A link between a worker and a plain thread, which gets frames that owe nothing: checksums complete, super-frames cut.
+/// A link between a worker and a plain thread, which gets frames that owe nothing: checksums complete, super-frames cut. Of the places
+/// on it, a NIC that floods leaves the others theirs.
 ///
 /// # Errors
 /// What eventfd(2) reported: too many open files.
 pub fn link_to_thread(spec: LinkSpec) -> io::Result<(LinkPort, LinkEnd)> {
     let (one, other) = sides(spec)?;
-    Ok((LinkPort::new(one, Accepts::NONE), LinkEnd { side: other }))
+    let shares = Some(Shares::new(places(spec)));
+    Ok((LinkPort { shares, ..LinkPort::new(one, Accepts::NONE) }, LinkEnd { side: other }))
+}
+
+/// Who has how many frames on their way to a thread that may be slower than those who send.
+///
+/// A sender may have as many as there are places free: one that floods takes half of them, two a third each, and there is always room
+/// for one who sends little ("dynamic thresholds", Choudhury and Hahne 1998).
+struct Shares {
+    /// The senders of what is on its way, in order.
+    order: VecDeque<NicId>,
+    held: Box<[u32]>,
+    places: usize,
+}
+
+impl Shares {
+    fn new(places: usize) -> Shares {
+        Shares { order: VecDeque::with_capacity(places), held: vec![0; 1 << 16].into(), places }
+    }
+
+    /// Takes note that only `waiting` frames are still on their way; whether `nic` may send one more.
+    fn admits(&mut self, nic: NicId, waiting: usize) -> bool {
+        while self.order.len() > waiting {
+            let Some(gone) = self.order.pop_front() else { break };
+            if let Some(held) = self.held.get_mut(gone.index()) {
+                *held = held.saturating_sub(1);
+            }
+        }
+        let held = self.held.get(nic.index()).map_or(0, |held| *held as usize);
+        held < self.places.saturating_sub(self.order.len())
+    }
+
+    fn sent(&mut self, nic: NicId) {
+        self.order.push_back(nic);
+        if let Some(held) = self.held.get_mut(nic.index()) {
+            *held += 1;
+        }
+    }
 }
 
 /// A worker's end. See the module's documentation.
 pub struct LinkPort {
     side: Side,
+    shares: Option<Shares>,
     /// What may cross still owed.
     accepts: Accepts,
     keeps_origin: bool,
@@ -171,7 +215,7 @@ pub struct LinkPort {
 
 impl LinkPort {
     fn new(side: Side, accepts: Accepts) -> Self {
-        LinkPort { side, accepts, keeps_origin: false }
+        LinkPort { side, shares: None, accepts, keeps_origin: false }
     }
 
     /// Frames that come in keep the origin that they had on the other side, instead of the NIC that this port is a lane of. Only where both
@@ -186,6 +230,10 @@ impl LinkPort {
     fn send(&mut self, cx: &mut Context, frame: Frame) {
         let head = cx.heads.get(&frame);
         let (len, offload, origin) = (head.len(), head.offload, head.origin);
+        let waiting = self.side.full.waiting();
+        if self.shares.as_mut().is_some_and(|shares| !shares.admits(origin.nic, waiting)) {
+            return cx.drop(frame, DropReason::RingFull);
+        }
         let mut parcel = match self.side.empty(len) {
             Ok(parcel) => parcel,
             Err(reason) => return cx.drop(frame, reason),
@@ -197,7 +245,12 @@ impl LinkPort {
         (parcel.offload, parcel.origin, parcel.len) = (offload, origin, len);
         // The ring has room for all parcels there are.
         match self.side.full.push(parcel) {
-            Ok(()) => cx.transmitted(1, len as u64),
+            Ok(()) => {
+                if let Some(shares) = &mut self.shares {
+                    shares.sent(origin.nic);
+                }
+                cx.transmitted(1, len as u64);
+            }
             Err(_) => cx.drop(frame, DropReason::RingFull),
         }
     }

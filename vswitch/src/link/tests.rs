@@ -113,7 +113,7 @@ fn a_turn_without_memory_loses_frames_with_a_reason_and_gets_the_next() {
 
 #[test]
 fn who_sleeps_is_rung_once_and_who_polls_never() {
-    let (mut port, mut end) = link_to_thread(SPEC).unwrap();
+    let (mut port, mut end) = link_to_thread(LinkSpec { depth: 16, ..SPEC }).unwrap();
     let mut cx = context();
     let rung = |end: &LinkEnd| end.side.ours.event.drain().unwrap();
     transmit(&mut cx, &mut port, &[60], Offload::NONE);
@@ -181,6 +181,32 @@ fn a_thread_gets_frames_that_owe_nothing() {
         assert!(sum.is_valid());
     }
     assert!(end.receive(|_, _| ()).is_none());
+}
+
+#[test]
+fn one_who_floods_a_thread_leaves_room_for_others() {
+    let (mut port, mut end) = link_to_thread(LinkSpec { depth: 64, frame: 2048 }).unwrap();
+    let mut cx = context();
+    let mut send = |cx: &mut Context, nic: u16, frames: usize| {
+        cx.begin_turn(Instant::START);
+        let mut burst = Burst::default();
+        for _ in 0..frames {
+            burst.push(cx.originate(Origin { nic: NicId(nic), lane: 0 }, &[0; 60]).unwrap()).unwrap();
+        }
+        let before = cx.ledger.dropped;
+        port.transmit(cx, &mut burst).unwrap();
+        assert!(cx.ledger.balances());
+        frames - (cx.ledger.dropped - before) as usize
+    };
+    assert_eq!(send(&mut cx, 1, 64), 32);
+    assert_eq!(send(&mut cx, 1, 64), 0);
+    assert_eq!(send(&mut cx, 2, 64), 16);
+    for quiet in 3..8 {
+        assert_eq!(send(&mut cx, quiet, 1), 1);
+    }
+    // What was taken makes room, for those who flood as well.
+    while end.receive(|_, _| ()).is_some() {}
+    assert_eq!(send(&mut cx, 1, 64), 32);
 }
 
 /// A station: sends numbered frames to the other one, as long as the window is open, and checks what arrives.
