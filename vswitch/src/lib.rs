@@ -12,6 +12,7 @@ pub mod fdb;
 pub mod forward;
 mod guard;
 pub mod host;
+pub mod mac_nat;
 pub mod membership;
 mod memo;
 pub mod thread;

@@ -104,6 +104,8 @@ reasons! {
     NoConnection = "no_connection",
     /// An echo request, where this host allows no ping sockets (net.ipv4.ping_group_range).
     PingNotPermitted = "ping_not_permitted",
+    /// Neither ARP nor IP, or of a router: nothing that leaves by an uplink with one MAC.
+    OneMac = "one_mac",
 }
 
 impl DropReason {
