@@ -82,7 +82,9 @@ impl Rewrite {
         }
         place.copy_from_slice(new);
         let Some((sum, zero_is_none)) = self.sum else { return };
-        let Some(field) = bytes.get_mut(usize::from(sum)..).and_then(|rest| rest.first_chunk_mut::<2>()) else { return };
+        let Some(field) = bytes.get_mut(usize::from(sum)..).and_then(|rest| rest.first_chunk_mut::<2>()) else {
+            return;
+        };
         let before = u16::from_be_bytes(*field);
         if zero_is_none && before == 0 {
             return;

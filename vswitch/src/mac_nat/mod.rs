@@ -96,3 +96,6 @@ impl Port for MacNatPort {
         self.uplink.awake();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,12 +24,26 @@ fn nat() -> MacNat {
     MacNat::new(Mac::new(UPLINK), vec![HOST.into()])
 }
 
-fn arp_frame(operation: u8, to: [u8; 6], from: [u8; 6], sender: [u8; 4], target_mac: [u8; 6], target: [u8; 4]) -> Vec<u8> {
+fn arp_frame(
+    operation: u8,
+    to: [u8; 6],
+    from: [u8; 6],
+    sender: [u8; 4],
+    target_mac: [u8; 6],
+    target: [u8; 4],
+) -> Vec<u8> {
     let fixed: &[u8] = &[8, 6, 0, 1, 8, 0, 6, 4, 0, operation];
     [&to, &from, fixed, &from, &sender, &target_mac, &target].concat()
 }
 
-fn udp4(to: [u8; 6], from: [u8; 6], source: [u8; 4], destination: [u8; 4], ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
+fn udp4(
+    to: [u8; 6],
+    from: [u8; 6],
+    source: [u8; 4],
+    destination: [u8; 4],
+    ports: (u16, u16),
+    payload: &[u8],
+) -> Vec<u8> {
     let mut bytes = Vec::new();
     let builder = PacketBuilder::ethernet2(from, to).ipv4(source, destination, 64).udp(ports.0, ports.1);
     builder.write(&mut bytes, payload).unwrap();
@@ -137,7 +151,10 @@ fn guests_announce_no_routers_and_options_that_cannot_be_seen_do_not_leave() {
     assert_eq!(out(&mut nat, &solicitation(GUEST, A6, 137, &[]), 1, START), Err(DropReason::OneMac));
     let hidden = [&[14, 10][..], &[0; 78], &[1, 1], &GUEST].concat();
     assert_eq!(out(&mut nat, &solicitation(GUEST, A6, 135, &hidden), 1, START), Err(DropReason::BadPacket));
-    assert_eq!(out(&mut nat, &solicitation(GUEST, A6, 135, &[1, 0, 0, 0, 0, 0, 0, 0]), 1, START), Err(DropReason::BadPacket));
+    assert_eq!(
+        out(&mut nat, &solicitation(GUEST, A6, 135, &[1, 0, 0, 0, 0, 0, 0, 0]), 1, START),
+        Err(DropReason::BadPacket)
+    );
 }
 
 fn bootp(kind: u8, flags: u8, client: [u8; 6]) -> Vec<u8> {
