@@ -5,6 +5,7 @@
 
 Three network namespaces of its own, `guest | host -- far`; the system that is measured joins guest and host, the far end serves. The cases take
 turns, round after round, each set up anew, so that drift of the machine meets all of them alike. A cell of the table is `median (least - most)`.
+The row of UDP is limited by iperf3 as well (its receiver's buffer; steps of 6 kpps): where nft has the same, it is not the system that was seen.
 A case that cannot start, or a figure that cannot be had, is `-`, and why is said below the table.
 Needs root, iproute2, iperf3, nginx, ab, and what is compared. Two CPUs or more, and nothing else running on them.
 """
