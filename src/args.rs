@@ -82,6 +82,20 @@ pub enum Verb {
     /// Takes two CPUs for themselves for as long as it runs, one that loads and one that switches; installs and changes nothing. Without
     /// WHAT, a look at everything within about a minute.
     Bench(BenchArguments),
+    /// Check this host and the networks of a file: what is wrong, and how to mend it
+    ///
+    /// Changes nothing without --repair. Exit code 0 when there is no problem; a warning is none.
+    Doctor {
+        /// Put back what a killed daemon left of a bridged network
+        #[arg(long)]
+        repair: bool,
+    },
+    /// Hold a NIC that is joined to a bridge; started by `up`
+    #[command(hide = true)]
+    Keeper {
+        /// What the NIC had
+        file: PathBuf,
+    },
     /// Print the completion script of a shell
     Completions {
         /// Which shell.

@@ -145,11 +145,8 @@ fn notes(config: &Config) -> Vec<String> {
         }
     }
     for port in &config.ports {
-        if !port.addresses.is_empty() && port.guard {
-            notes.push(format!(
-                "port {}: the guard checks the MAC; `addresses` are not checked in this version",
-                port.name
-            ));
+        if !port.addresses.is_empty() && !port.guard {
+            notes.push(format!("port {}: without `mac` and `guard` its `addresses` are not checked", port.name));
         }
         if matches!(port.tagging, Tagging::Trunk { native: None, .. }) {
             notes.push(format!("port {}: a trunk without `native` drops untagged frames", port.name));

@@ -6,8 +6,9 @@
 //! Read first: `gateway`'s crate page.
 
 use std::{
+    fmt::Display,
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv6Addr},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
@@ -16,6 +17,7 @@ use std::{
 use gateway::{
     Elsewhere, Gateway, LeaseBook, Leg, RouterV4, RouterV6,
     dhcp::{Client, DhcpConfig, Guest, Lease, LeaseState, Reservation, Route, SavedLease, Snapshot},
+    dhcp6::Dhcp6Config,
     lease_book,
 };
 use serde::{Deserialize, Serialize};
@@ -23,14 +25,16 @@ use sys::tsc;
 use wire::{Instant, Mac, NicId};
 
 use crate::{
-    config::{Config, Mode, Nat, NatEngine, Network},
+    config::{Config, Dhcp6, Mode, Nat, NatEngine, Network, Subnet},
     hash,
     model::LeaseEntry,
     state,
 };
 
+/// The port of DNS, by UDP and TCP.
+const DNS: u16 = 53;
 /// The MTU of a network that names none.
-const MTU: u16 = 1500;
+pub const MTU: u16 = 1500;
 
 /// A router that was made: its leg in the network, and its address.
 pub struct Made {
@@ -38,6 +42,8 @@ pub struct Made {
     pub leg: Leg,
     /// What no guest may send from.
     pub mac: Mac,
+    /// What guests reach it by.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// A guest and its address.
@@ -67,7 +73,7 @@ struct Book {
 /// A lease in the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Saved {
-    address: Ipv4Addr,
+    address: IpAddr,
     mac: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     client_id: Vec<u8>,
@@ -94,6 +100,10 @@ impl Leases {
     pub fn make(&self, config: &Config, network: &Network, beside: &[&Network], seed: u64) -> io::Result<Option<Made>> {
         let Some(router) = router(config, network, beside, seed) else { return Ok(None) };
         let mac = router.mac;
+        let v4 = router.v4.iter().map(|v4| IpAddr::from(v4.address));
+        let v6 =
+            router.v6.iter().flat_map(|v6| v6.global.map(|(address, _)| address).into_iter().chain([v6.link_local]));
+        let addresses = v4.chain(v6.map(IpAddr::from)).collect();
         let now = Instant::from_nanos(tsc::now_ns());
         let mut gateway = Gateway::new(router, now).map_err(|error| {
             io::Error::other(format!("network {}: no router can be made of it: {error}", network.name))
@@ -106,7 +116,7 @@ impl Leases {
         }
         let (sender, book) = lease_book();
         self.lock().push(Book { network: network.name.to_string(), file, book, saved });
-        Ok(Some(Made { leg: Leg::new(gateway).with_book(sender), mac }))
+        Ok(Some(Made { leg: Leg::new(gateway).with_book(sender), mac, addresses }))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Book>> {
@@ -119,15 +129,10 @@ impl Leases {
         let mut books = self.lock();
         let of = |book: &mut Book| {
             let network = book.network.clone();
-            let bound = book.book.leases().filter(move |lease| lease.state == LeaseState::Bound && lease.expires > now);
-            let entry = |lease: &Lease| LeaseEntry {
-                network: network.clone(),
-                mac: lease.client.mac.to_string(),
-                address: lease.address.to_string(),
-                hostname: lease.name.as_deref().map(str::to_owned),
-                expires_s: lease.expires.since(now).as_secs(),
-            };
-            bound.map(entry).collect::<Vec<_>>()
+            let mut list: Vec<LeaseEntry> =
+                book.book.leases().filter_map(|lease| entry(&network, lease, now)).collect();
+            list.extend(book.book.leases6().filter_map(|lease| entry(&network, lease, now)));
+            list
         };
         books.iter_mut().flat_map(of).collect()
     }
@@ -153,7 +158,8 @@ impl Leases {
     pub fn save(&self) {
         for book in self.lock().iter_mut() {
             let (now, since_1970) = (Instant::from_nanos(tsc::now_ns()), since_1970());
-            let leases: Vec<Saved> = book.book.leases().filter_map(|lease| saved(lease, now, since_1970)).collect();
+            let mut leases: Vec<Saved> = book.book.leases().filter_map(|lease| saved(lease, now, since_1970)).collect();
+            leases.extend(book.book.leases6().filter_map(|lease| saved(lease, now, since_1970)));
             if is_same(&leases, &book.saved) {
                 continue;
             }
@@ -172,6 +178,17 @@ pub fn mtu(network: &Network) -> u16 {
     network.mtu.unwrap_or(MTU)
 }
 
+/// A lease in force, as tables have it.
+fn entry<A: Copy + Display>(network: &str, lease: &Lease<A>, now: Instant) -> Option<LeaseEntry> {
+    (lease.state == LeaseState::Bound && lease.expires > now).then(|| LeaseEntry {
+        network: network.to_owned(),
+        mac: lease.client.mac.to_string(),
+        address: lease.address.to_string(),
+        hostname: lease.name.as_deref().map(str::to_owned),
+        expires_s: lease.expires.since(now).as_secs(),
+    })
+}
+
 /// Who the router of a network is.
 fn router(config: &Config, network: &Network, beside: &[&Network], seed: u64) -> Option<gateway::Config> {
     let subnet = network.subnet.filter(|_| network.has_router())?;
@@ -183,14 +200,7 @@ fn router(config: &Config, network: &Network, beside: &[&Network], seed: u64) ->
     if network.dhcp {
         v4.dhcp = Some(dhcp(config, network, beside, &v4)?);
     }
-    let v6 = network.subnet6.and_then(|subnet| match subnet.host(network.router_number())? {
-        IpAddr::V6(first) => Some(RouterV6 {
-            global: Some((first, subnet.length())),
-            default_router: leads_out || beside.iter().any(|other| other.subnet6.is_some()),
-            ..RouterV6::new(link_local(mac))
-        }),
-        IpAddr::V4(_) => None,
-    });
+    let v6 = network.subnet6.and_then(|subnet| router6(config, network, beside, subnet, mac));
     let subnets = || beside.iter().flat_map(|other| [other.subnet, other.subnet6].map(|subnet| (*other, subnet)));
     let sockets = matches!(&network.nat, Some(Nat { engine: NatEngine::Sockets { .. }, .. }));
     Some(gateway::Config {
@@ -200,6 +210,7 @@ fn router(config: &Config, network: &Network, beside: &[&Network], seed: u64) ->
         elsewhere: if leads_out { Elsewhere::Forward } else { Elsewhere::Unreachable },
         // Published connections come from the router's address, and so their packets go back there.
         own_goes_on: sockets,
+        services: vec![DNS],
         routes: subnets().filter_map(|(_, subnet)| Some((subnet?.host(0)?, subnet?.length()))).collect(),
         aliases: subnets().filter_map(|(other, subnet)| subnet?.host(other.router_number())).collect(),
         seed,
@@ -207,10 +218,37 @@ fn router(config: &Config, network: &Network, beside: &[&Network], seed: u64) ->
     })
 }
 
+/// The router in IPv6.
+fn router6(config: &Config, network: &Network, beside: &[&Network], subnet: Subnet, mac: Mac) -> Option<RouterV6> {
+    let IpAddr::V6(first) = subnet.host(network.router_number())? else { return None };
+    let stateful = network.dhcp6 == Dhcp6::Stateful;
+    let mut dhcp = Dhcp6Config::new(stateful);
+    for port in config.ports_of(&network.name) {
+        let in_subnet =
+            |address: &&IpAddr| subnet.overlaps(Subnet::of(**address, 128)) && **address != IpAddr::V6(first);
+        if let (Some(mac), Some(IpAddr::V6(address))) = (port.mac, port.addresses.iter().find(in_subnet)) {
+            dhcp.reservations.push(Reservation { guest: Guest::Mac(mac), address: *address });
+        }
+    }
+    Some(RouterV6 {
+        global: Some((first, subnet.length())),
+        default_router: network.mode == Mode::Nat || beside.iter().any(|other| other.subnet6.is_some()),
+        managed: stateful,
+        other: network.dhcp6 != Dhcp6::Off,
+        dhcp: (network.dhcp && network.dhcp6 != Dhcp6::Off).then_some(dhcp),
+        dns: vec![first],
+        search: vec![network.search_domain()],
+        ..RouterV6::new(link_local(mac))
+    })
+}
+
 /// What the DHCP server of a network's router gives out.
 fn dhcp(config: &Config, network: &Network, beside: &[&Network], v4: &RouterV4) -> Option<DhcpConfig> {
     let subnet = network.subnet?;
     let mut dhcp = DhcpConfig { router: network.mode == Mode::Nat, ..DhcpConfig::new(v4) };
+    dhcp.dns = vec![v4.address];
+    dhcp.domain = Some(network.search_domain());
+    dhcp.search = std::iter::once(network).chain(beside.iter().copied()).take(3).map(Network::search_domain).collect();
     for other in beside.iter().filter_map(|other| other.subnet) {
         if let Some(IpAddr::V4(network)) = other.host(0) {
             dhcp.routes.push(Route { network, prefix: other.length(), via: v4.address });
@@ -242,7 +280,7 @@ fn since_1970() -> u64 {
 }
 
 /// A lease as it is written; offers are not.
-fn saved(lease: &Lease, now: Instant, since_1970: u64) -> Option<Saved> {
+fn saved<A: Copy + Into<IpAddr>>(lease: &Lease<A>, now: Instant, since_1970: u64) -> Option<Saved> {
     let state = match lease.state {
         LeaseState::Offered => return None,
         LeaseState::Bound => SavedState::Bound,
@@ -250,7 +288,7 @@ fn saved(lease: &Lease, now: Instant, since_1970: u64) -> Option<Saved> {
         LeaseState::Declined => SavedState::Declined,
     };
     Some(Saved {
-        address: lease.address,
+        address: lease.address.into(),
         mac: lease.client.mac.to_string(),
         client_id: lease.client.id.to_vec(),
         hostname: lease.name.as_deref().map(str::to_owned),
@@ -268,29 +306,39 @@ fn is_same(a: &[Saved], b: &[Saved]) -> bool {
 /// What a router takes back of what was written.
 fn snapshot(saved: &[Saved]) -> Snapshot {
     let now = since_1970();
-    let lease = |saved: &Saved| {
-        Some(SavedLease {
-            address: saved.address,
-            client: Client { mac: saved.mac.parse().ok()?, id: saved.client_id.clone().into() },
-            state: match saved.state {
-                SavedState::Bound => LeaseState::Bound,
-                SavedState::Released => LeaseState::Released,
-                SavedState::Declined => LeaseState::Declined,
-            },
-            name: saved.hostname.as_deref().map(Into::into),
-            remaining: Duration::from_secs(saved.until.saturating_sub(now)),
-        })
-    };
-    Snapshot { leases: saved.iter().filter_map(lease).collect() }
+    let mut snapshot = Snapshot::default();
+    for saved in saved {
+        match saved.address {
+            IpAddr::V4(address) => snapshot.leases.extend(saved_lease(saved, address, now)),
+            IpAddr::V6(address) => snapshot.leases6.extend(saved_lease(saved, address, now)),
+        }
+    }
+    snapshot
+}
+
+fn saved_lease<A>(saved: &Saved, address: A, now: u64) -> Option<SavedLease<A>> {
+    Some(SavedLease {
+        address,
+        client: Client { mac: saved.mac.parse().ok()?, id: saved.client_id.clone().into() },
+        state: match saved.state {
+            SavedState::Bound => LeaseState::Bound,
+            SavedState::Released => LeaseState::Released,
+            SavedState::Declined => LeaseState::Declined,
+        },
+        name: saved.hostname.as_deref().map(Into::into),
+        remaining: Duration::from_secs(saved.until.saturating_sub(now)),
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     fn lease(n: u8, state: SavedState, until: u64) -> Saved {
         Saved {
-            address: Ipv4Addr::new(10, 0, 0, n),
+            address: Ipv4Addr::new(10, 0, 0, n).into(),
             mac: format!("02:00:00:00:00:{n:02x}"),
             client_id: vec![1, n],
             hostname: Some("web".to_owned()),

@@ -6,9 +6,11 @@
 mod api;
 mod args;
 mod bench;
+mod bridged;
 mod client;
 mod config;
 mod demo;
+mod doctor;
 mod engines;
 mod explain;
 mod gateways;
@@ -24,6 +26,7 @@ mod routers;
 mod run;
 mod run_dir;
 mod seed;
+mod service;
 mod show;
 mod socket;
 mod state;
@@ -61,6 +64,9 @@ enum Failed {
     Guest(#[from] guests::GuestError),
     #[error(transparent)]
     Machine(#[from] machine::Error),
+    /// A NIC is not as it was.
+    #[error("keeper: {0}")]
+    Keeper(#[from] io::Error),
     #[error("cannot write to standard output: {0}")]
     Output(io::Error),
     #[error(transparent)]
@@ -85,7 +91,7 @@ impl Failed {
             | Failed::NotHeld
             | Failed::NotApplied => ExitCode::from(1),
             Failed::Guest(guests::GuestError::Unknown(..) | guests::GuestError::External(_)) => ExitCode::from(2),
-            Failed::Guest(_) | Failed::Machine(_) | Failed::Bench(_) => ExitCode::from(1),
+            Failed::Guest(_) | Failed::Machine(_) | Failed::Bench(_) | Failed::Keeper(_) => ExitCode::from(1),
         }
     }
 }
@@ -122,6 +128,8 @@ fn carry_out(args: &Args) -> Result<(), Failed> {
             if demo::run(options)? { Ok(()) } else { Err(Failed::NotHeld) }
         }
         Verb::Guest { what } => guest(what, global),
+        Verb::Keeper { file } => Ok(bridged::keeper::run(file)?),
+        Verb::Doctor { repair } => doctor(*repair, global),
         Verb::Machine(asked) => {
             let MachineArguments { port, mac, name, memory, image, run, lock } = asked;
             let options = machine::Options {
@@ -167,6 +175,19 @@ fn guest(what: &GuestVerb, global: &Global) -> Result<(), Failed> {
     };
     let told = if done { format!("{name} {word}\n") } else { format!("{name} is {word} already\n") };
     print(told.as_bytes())
+}
+
+/// Without a file that is right, `doctor` looks at the host alone.
+fn doctor(repair: bool, global: &Global) -> Result<(), Failed> {
+    let around = Surroundings::here();
+    let config = match config::find(global.config.as_deref()).and_then(|file| config::load(&file, &around)) {
+        Ok(config) => Ok(config),
+        Err(error) if global.config.is_some() => return Err(error.into()),
+        Err(error) => Err(error),
+    };
+    let report = doctor::examine(config, &around, repair);
+    print(report.text(global.json).as_bytes())?;
+    if report.ok { Ok(()) } else { Err(Failed::NotHeld) }
 }
 
 fn check(file: &FileArgument, global: &Global) -> Result<(), Failed> {
@@ -232,7 +253,7 @@ fn print(bytes: &[u8]) -> Result<(), Failed> {
 /// Logs to stderr: `up` tells what it does, other verbs only what goes wrong; `-v` and `-vv` more.
 fn log_to_stderr(args: &Args) {
     let level = match (&args.verb, args.global.verbose) {
-        (Verb::Up(_), 0) => LevelFilter::INFO,
+        (Verb::Up(_) | Verb::Keeper { .. }, 0) => LevelFilter::INFO,
         (_, 0) => LevelFilter::WARN,
         (_, 1) => LevelFilter::DEBUG,
         (_, _) => LevelFilter::TRACE,

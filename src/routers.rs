@@ -7,7 +7,7 @@ use std::io;
 
 use gateway::GatewayPort;
 use vswitch::{
-    BridgeSpec, NicSpec,
+    BridgeSpec, NicSpec, Role,
     change::{BridgeId, Change},
     thread::Changes,
 };
@@ -19,6 +19,7 @@ use crate::{
     nat::{Nats, Outside},
     place::{self, On, Places},
     seed,
+    service::Networks,
 };
 
 /// The router of a network, or its NIC outside: a NIC that no port of the configuration stands for.
@@ -42,17 +43,21 @@ pub fn start(
     inboxes: &[Changes],
     leases: &Leases,
     nats: &Nats,
+    services: &mut Networks,
 ) -> io::Result<Vec<Router>> {
     let mut all = Vec::new();
     for members in place::routers(config) {
         let networks: Vec<&Network> = members.iter().filter_map(|at| config.networks.get(*at)).collect();
+        let first_served = services.len();
         let (mut legs, mut nics, mut outsides) = (Vec::new(), Vec::new(), Vec::new());
         for (at, network) in members.iter().zip(&networks) {
             let Some((worker, bridge)) = places.networks.get(*at).copied() else { continue };
             let beside: Vec<&Network> = networks.iter().copied().filter(|other| other.name != network.name).collect();
-            let Some(Made { leg, mac }) = leases.make(config, network, &beside, seed::random()?)? else { continue };
+            let Some(made) = leases.make(config, network, &beside, seed::random()?)? else { continue };
+            let Made { leg, mac, addresses } = made;
+            let leg = leg.with_service(Box::new(services.add(config, places, network, addresses.clone())?));
             let nic = places.nic(worker);
-            nics.push((worker, bridge, nic, mac));
+            nics.push((worker, bridge, nic, mac, addresses));
             all.push(Router {
                 network: network.name.to_string(),
                 at: (worker, nic),
@@ -66,15 +71,17 @@ pub fn start(
                 None => legs.push(leg),
             }
         }
-        let Some((worker, _, first, _)) = nics.first().copied() else { continue };
+        services.join(first_served);
+        let Some((worker, first)) = nics.first().map(|(worker, _, nic, ..)| (*worker, *nic)) else { continue };
         let Some(inbox) = inboxes.get(worker) else { continue };
-        for (_, bridge, nic, mac) in &nics {
-            let spec = NicSpec { guard: Some(*mac), ..NicSpec::default() };
-            inbox.send(Change::AddNic { nic: *nic, bridge: *bridge, spec });
+        let others: Vec<NicId> = nics.iter().skip(1).map(|(_, _, nic, ..)| *nic).collect();
+        for (_, bridge, nic, mac, addresses) in nics {
+            let spec = NicSpec { guard: Some(mac), addresses, role: Role::Router, ..NicSpec::default() };
+            inbox.send(Change::AddNic { nic, bridge, spec });
         }
         inbox.send(Change::Attach { nic: first, lane: 0, port: Box::new(GatewayPort::new(legs)) });
-        for (_, _, nic, _) in nics.iter().skip(1) {
-            inbox.send(Change::AttachToo { nic: *nic, to: first });
+        for nic in others {
+            inbox.send(Change::AttachToo { nic, to: first });
         }
         for (worker, network, outside) in outsides {
             all.extend(go_outside(config, places, inbox, (worker, first), &network, outside)?);
@@ -93,7 +100,7 @@ fn go_outside(
     outside: Outside,
 ) -> io::Result<Vec<Router>> {
     let nic = places.nic(worker);
-    let spec = NicSpec { guard: Some(outside.mac), ..NicSpec::default() };
+    let spec = NicSpec { guard: Some(outside.mac), role: Role::Host, ..NicSpec::default() };
     let mut all = vec![Router { network: network.to_string(), at: (worker, nic), name: format!("{network}/outside") }];
     let bridge: BridgeId = match &outside.network {
         Some(name) => {
@@ -110,7 +117,7 @@ fn go_outside(
     inbox.send(Change::AttachToo { nic, to: router });
     if let Some(uplink) = outside.uplink {
         let nic = places.nic(worker);
-        inbox.send(Change::AddNic { nic, bridge, spec: NicSpec::default() });
+        inbox.send(Change::AddNic { nic, bridge, spec: NicSpec { role: Role::Host, ..NicSpec::default() } });
         inbox.send(Change::Attach { nic, lane: 0, port: uplink });
         all.push(Router { network: network.to_string(), at: (worker, nic), name: format!("{network}/uplink") });
     }

@@ -5,6 +5,7 @@
 
 use crate::{
     api::{self, Query},
+    bridged,
     config::{Attach, Config, Port, Role},
     guests,
     model::PortState,
@@ -64,6 +65,7 @@ pub fn up(config: Config) -> Result<(), RunError> {
 fn run(mut config: Config, control: std::os::unix::net::UnixListener) -> Result<(), RunError> {
     sys::sigbus::install()?;
     let file = config.clone();
+    bridged::prepare(&mut config);
     subnets::choose(&mut config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let signals = {
@@ -75,7 +77,7 @@ fn run(mut config: Config, control: std::os::unix::net::UnixListener) -> Result<
     let names = switch.config().ports.iter().map(|port| port.name.to_string()).collect();
     let wiring = SwitchWiring::new(names, places.clone(), states.clone());
     let sessions = SessionThread::spawn(vhost_user_ports(switch.config(), &states), Box::new(wiring))?;
-    let _taps = taps::attach(switch.config(), &places, &states);
+    let taps = taps::attach(switch.config(), &places, &states);
     start_guests(switch.config());
     switch.view().settle_nats();
     let ended = runtime.block_on(serve(&switch, control, signals));
@@ -83,6 +85,8 @@ fn run(mut config: Config, control: std::os::unix::net::UnixListener) -> Result<
     info!("ending");
     // Sessions first: they take their lanes home while the workers still turn.
     sessions.stop();
+    // What was joined comes apart while its TAP is there.
+    drop(taps);
     switch.stop();
     ended
 }

@@ -88,7 +88,7 @@ fn free(taken: &[Subnet]) -> Option<Subnet> {
 }
 
 /// The destinations in a routing table as /proc has it, without default routes: words in hexadecimal, as they lie in a little-endian memory.
-fn routes(table: &str) -> Vec<Subnet> {
+pub fn routes(table: &str) -> Vec<Subnet> {
     let route = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let word = |n: usize| u32::from_str_radix(fields.get(n)?, 16).ok().map(u32::swap_bytes);

@@ -11,7 +11,8 @@ use std::{
 };
 
 use vswitch::{
-    BridgeSpec, Membership, NicSpec,
+    BridgeSpec, Membership, NicSpec, Role,
+    budget::{Budget, Budgets},
     change::{BridgeId, Change, Failure},
     thread::{Changes, Idle, WorkerHandle, WorkerSpec},
 };
@@ -25,6 +26,7 @@ use crate::{
     place::Places,
     routers::{self, Router},
     seed,
+    service::{NameServers, Networks, Service},
     view::View,
 };
 
@@ -84,6 +86,8 @@ pub struct Switch {
     nats: Nats,
     /// As it was read last.
     file: Arc<Mutex<Config>>,
+    /// What routers do that may have to wait; none where there are no routers.
+    _service: Option<Service>,
 }
 
 impl Switch {
@@ -115,9 +119,23 @@ impl Switch {
                 }
             }
         }
-        let routers = routers::start(&config, &mut places, &inboxes, &leases, &nats)?;
+        let mut services = Networks::default();
+        let routers = routers::start(&config, &mut places, &inboxes, &leases, &nats, &mut services)?;
+        let service = serve(&config, services, &leases)?;
         let (places, file) = (places.ports, Arc::new(Mutex::new(file)));
-        Ok(Switch { config, started: Instant::now(), workers, inboxes, places, states, routers, leases, nats, file })
+        Ok(Switch {
+            config,
+            started: Instant::now(),
+            workers,
+            inboxes,
+            places,
+            states,
+            routers,
+            leases,
+            nats,
+            file,
+            _service: service,
+        })
     }
 
     /// What it carries out.
@@ -159,6 +177,19 @@ impl Switch {
     }
 }
 
+/// Starts the service of those routers, if there are any.
+fn serve(config: &Config, networks: Networks, leases: &Leases) -> io::Result<Option<Service>> {
+    if networks.len() == 0 {
+        return Ok(None);
+    }
+    let servers = match config.host.resolvers.as_slice() {
+        [] => NameServers::File(config.host.resolv_conf.clone()),
+        given => NameServers::Given(given.to_vec()),
+    };
+    let (networks, names) = networks.finish(leases.clone());
+    Service::start(networks, servers, names).map(Some)
+}
+
 fn idle(host: &config::Host) -> Idle {
     match host.idle {
         config::Idle::Adaptive => Idle::Adaptive(Duration::from_micros(u64::from(host.spin_us))),
@@ -181,11 +212,17 @@ fn nic_spec(port: &Port) -> NicSpec {
             Tagging::Trunk { trunk, native } => Membership::Trunk { vlans: trunk.clone(), native: *native },
         },
         guard: port.mac.filter(|_| port.guard),
+        addresses: if port.guard { port.addresses.clone() } else { Vec::new() },
+        role: if port.is_host { Role::Host } else { Role::Guest },
         isolated: port.isolated,
         pass_reserved: port.pass_reserved,
-        ..NicSpec::default()
+        // Behind an uplink are many stations, and what holds their storms is the physical network.
+        budgets: if port.is_uplink { UNLIMITED } else { Budgets::default() },
     }
 }
+
+const UNLIMITED: Budgets =
+    Budgets { broadcast: Budget::UNLIMITED, multicast: Budget::UNLIMITED, unknown: Budget::UNLIMITED };
 
 /// Puts a port's static stations into the forwarding table of its network.
 fn add_stations(inbox: &Changes, bridge: BridgeId, nic: NicId, port: &Port) -> io::Result<()> {

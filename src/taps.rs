@@ -9,14 +9,24 @@ use sys::tap::{Tap, TapDevice, TapError};
 use vswitch::{change::Change, host::tap::TapPort};
 
 use crate::{
-    config::{Attach, Config, Port},
+    bridged::{self, Joined},
+    config::{Attach, Config, Network, Port},
     model::PortState,
     switch::{Place, States},
 };
 
+/// The devices that were made, and the networks that are joined by some of them.
+#[derive(Default)]
+pub struct Taps {
+    // Fields go in this order: networks come apart first.
+    _joined: Vec<Joined>,
+    /// The devices.
+    pub devices: Vec<TapDevice>,
+}
+
 /// Makes the TAPs of all TAP ports and attaches their queues. Keep what is returned for as long as the devices are wanted.
-pub fn attach(config: &Config, places: &[Place], states: &States) -> Vec<TapDevice> {
-    let mut devices = Vec::new();
+pub fn attach(config: &Config, places: &[Place], states: &States) -> Taps {
+    let (mut devices, mut joined) = (Vec::new(), Vec::new());
     for (index, (port, place)) in config.ports.iter().zip(places).enumerate() {
         let Attach::Tap { tap, netns } = &port.attach else { continue };
         let network = config.networks.iter().find(|network| network.name == port.network);
@@ -35,6 +45,9 @@ pub fn attach(config: &Config, places: &[Place], states: &States) -> Vec<TapDevi
                     place.changes.send(Change::Attach { nic: place.nic, lane: lane as u16, port });
                 }
                 states.set(index, PortState::Up, None);
+                if let Some(network) = network.filter(|_| port.is_uplink) {
+                    joined.extend(join(config, network, &device, (states, index)));
+                }
                 devices.push(device);
             }
             Err(error) => {
@@ -44,7 +57,29 @@ pub fn attach(config: &Config, places: &[Place], states: &States) -> Vec<TapDevi
             }
         }
     }
-    devices
+    Taps { _joined: joined, devices }
+}
+
+/// Joins a bridged network by its TAP; how that goes is the state of the uplink port.
+fn join(config: &Config, network: &Network, device: &TapDevice, (states, index): (&States, usize)) -> Option<Joined> {
+    // The TAP is a cable: the host itself has no address on it.
+    let ipv6 = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", device.name());
+    if std::path::Path::new(&ipv6).exists() && std::fs::write(&ipv6, "1").is_err() {
+        tracing::warn!(tap = device.name(), "the host keeps an IPv6 address on the uplink's TAP");
+    }
+    let (later, name) = (states.clone(), network.name.to_string());
+    let down = move |reason: String| {
+        tracing::error!(network = name, reason, "the uplink is down");
+        later.set(index, PortState::Down, Some(reason));
+    };
+    match bridged::join(&config.host, network, device.name(), down) {
+        Ok(joined) => Some(joined),
+        Err(reason) => {
+            tracing::error!(network = %network.name, reason, "the uplink is down");
+            states.set(index, PortState::Down, Some(reason));
+            None
+        }
+    }
 }
 
 fn open(port: &Port, name: &str, netns: Option<&str>, mtu: Option<u16>) -> Result<Tap, TapError> {

@@ -8,7 +8,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     sync::mpsc::{Receiver, SyncSender, sync_channel},
     time::Duration,
 };
@@ -16,7 +16,7 @@ use std::{
 use wire::Instant;
 
 use crate::{
-    dhcp::{Lease, LeaseEvent},
+    dhcp::{Event, Lease},
     gateway::Gateway,
 };
 
@@ -26,14 +26,14 @@ const ROOM: usize = 1024;
 const AGAIN: Duration = Duration::from_secs(1);
 
 enum Entry {
-    Change(LeaseEvent),
-    All(Vec<Lease>),
+    Change(Event),
+    All(Vec<Lease>, Vec<Lease<Ipv6Addr>>),
 }
 
 /// Both ends of the way from a port to whoever looks at its leases.
 pub fn lease_book() -> (LeaseSender, LeaseBook) {
     let (send, receive) = sync_channel(ROOM);
-    (LeaseSender { send, again: None }, LeaseBook { receive, leases: BTreeMap::new() })
+    (LeaseSender { send, again: None }, LeaseBook { receive, leases: BTreeMap::new(), leases6: BTreeMap::new() })
 }
 
 /// The port's end.
@@ -45,7 +45,7 @@ pub struct LeaseSender {
 }
 
 impl LeaseSender {
-    pub(crate) fn changed(&mut self, event: LeaseEvent, now: Instant) {
+    pub(crate) fn changed(&mut self, event: Event, now: Instant) {
         if self.again.is_none() && self.send.try_send(Entry::Change(event)).is_err() {
             self.again = Some(now + AGAIN);
         }
@@ -64,7 +64,7 @@ impl LeaseSender {
         if self.again.is_none_or(|again| now < again) {
             return;
         }
-        let all = Entry::All(gateway.leases().cloned().collect());
+        let all = Entry::All(gateway.leases().cloned().collect(), gateway.leases6().cloned().collect());
         self.again = match self.send.try_send(all) {
             Err(std::sync::mpsc::TrySendError::Full(_)) => Some(now + AGAIN),
             // When nobody will ever read, nothing needs to be sent.
@@ -78,24 +78,38 @@ impl LeaseSender {
 pub struct LeaseBook {
     receive: Receiver<Entry>,
     leases: BTreeMap<Ipv4Addr, Lease>,
+    leases6: BTreeMap<Ipv6Addr, Lease<Ipv6Addr>>,
 }
 
 impl LeaseBook {
     /// Every lease, offer and address put aside, by address. Those whose time is over are still there, remembered for their client.
     pub fn leases(&mut self) -> impl Iterator<Item = &Lease> {
+        self.catch_up();
+        self.leases.values()
+    }
+
+    /// The same of DHCPv6.
+    pub fn leases6(&mut self) -> impl Iterator<Item = &Lease<Ipv6Addr>> {
+        self.catch_up();
+        self.leases6.values()
+    }
+
+    fn catch_up(&mut self) {
         for entry in self.receive.try_iter() {
             match entry {
-                Entry::Change(event) => {
-                    if let Some(left) = event.left {
-                        self.leases.remove(&left);
-                    }
+                Entry::Change(Event::V4(event)) => {
+                    event.left.and_then(|left| self.leases.remove(&left));
                     self.leases.insert(event.lease.address, event.lease);
                 }
-                Entry::All(leases) => {
+                Entry::Change(Event::V6(event)) => {
+                    event.left.and_then(|left| self.leases6.remove(&left));
+                    self.leases6.insert(event.lease.address, event.lease);
+                }
+                Entry::All(leases, leases6) => {
                     self.leases = leases.into_iter().map(|lease| (lease.address, lease)).collect();
+                    self.leases6 = leases6.into_iter().map(|lease| (lease.address, lease)).collect();
                 }
             }
         }
-        self.leases.values()
     }
 }

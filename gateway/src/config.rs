@@ -11,7 +11,7 @@ use std::{
 
 use wire::Mac;
 
-use crate::dhcp::DhcpConfig;
+use crate::{dhcp::DhcpConfig, dhcp6::Dhcp6Config};
 
 /// What happens to packets whose destination is not the router.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +83,8 @@ pub struct RouterV6 {
     pub dns: Vec<Ipv6Addr>,
     /// Search list (DNSSL).
     pub search: Vec<String>,
+    /// The DHCPv6 server, if there is to be one. The flags above are not set by it.
+    pub dhcp: Option<Dhcp6Config>,
     /// Longest time between unsolicited advertisements, 4 s to 1800 s (RFC 4861 section 6.2.1).
     pub max_interval: Duration,
     /// How long an advertised prefix is valid.
@@ -102,6 +104,7 @@ impl RouterV6 {
             other: false,
             dns: Vec::new(),
             search: Vec::new(),
+            dhcp: None,
             max_interval: Duration::from_secs(600),
             valid: Duration::from_secs(2_592_000),
             preferred: Duration::from_secs(604_800),

@@ -9,7 +9,7 @@
 //! to be remembered: an error from the budget, a lease, a solicitation. Trace and tests call `decide` only.
 //! Read first: RFC 1812 sections 4 and 5 (routers), then the module of a protocol.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use wire::{DropReason, Instant, L3, Layers, Mac, NicId, Origin, Verdict, layers::ETHERNET_LEN};
 
@@ -17,7 +17,8 @@ use crate::{
     arp,
     bytes::array,
     config::{Config, ConfigError},
-    dhcp::{Dhcp, Lease, LeaseEvent, LeaseState, Snapshot},
+    dhcp::{Dhcp, Event, Lease, LeaseEvent, LeaseState, Snapshot},
+    dhcp6::Dhcp6,
     errors::ErrorBudget,
     ipv4, ipv6, ndisc,
     neighbours::{Neighbour, Neighbours},
@@ -74,6 +75,8 @@ pub(crate) enum Change {
     },
     /// A lease begins, goes on or ends.
     Lease(Box<Lease>),
+    /// The same in DHCPv6.
+    Lease6(Box<Lease<Ipv6Addr>>),
 }
 
 /// What is to happen to a frame.
@@ -121,6 +124,7 @@ pub struct Gateway {
     advertiser: Option<Advertiser>,
     dhcp: Option<Dhcp>,
     neighbours: Neighbours,
+    dhcp6: Option<Dhcp6>,
 }
 
 impl Gateway {
@@ -128,12 +132,20 @@ impl Gateway {
     pub fn new(config: Config, now: Instant) -> Result<Self, ConfigError> {
         config.check()?;
         let dhcp = config.v4.as_ref().and_then(|v4| Dhcp::new(v4, config.mtu, config.seed)).transpose()?;
+        let dhcp6 = config.v6.as_ref().and_then(|v6| Dhcp6::new(v6, config.mac, config.seed)).transpose()?;
         let advertiser = match &config.v6 {
             Some(v6) => Some(Advertiser::new(&config, v6, now)?),
             None => None,
         };
-        let errors = ErrorBudget::new(config.errors_per_second);
-        Ok(Gateway { errors, defended: None, advertiser, dhcp, neighbours: Neighbours::default(), config })
+        Ok(Gateway {
+            errors: ErrorBudget::new(config.errors_per_second),
+            defended: None,
+            advertiser,
+            dhcp,
+            dhcp6,
+            neighbours: Neighbours::default(),
+            config,
+        })
     }
 
     /// Who it is.
@@ -187,12 +199,13 @@ impl Gateway {
             errors: &self.errors,
             advertiser: self.advertiser.as_ref(),
             dhcp: self.dhcp.as_ref(),
+            dhcp6: self.dhcp6.as_ref(),
             now,
         }
     }
 
     /// Remembers what was decided; what it did to the leases.
-    pub fn commit(&mut self, decision: Decision, now: Instant) -> Option<LeaseEvent> {
+    pub fn commit(&mut self, decision: Decision, now: Instant) -> Option<Event> {
         match decision.change {
             Change::None => {}
             Change::Error(nic) => self.errors.take(nic, now),
@@ -204,12 +217,25 @@ impl Gateway {
             }
             Change::Heard { address, mac, nic } => self.neighbours.heard(address, mac, nic, now),
             Change::Lease(lease) => return self.lease(*lease),
+            Change::Lease6(lease) => return self.lease6(*lease),
         }
         None
     }
 
-    fn lease(&mut self, lease: Lease) -> Option<LeaseEvent> {
+    fn lease(&mut self, lease: Lease) -> Option<Event> {
         let event = self.dhcp.as_mut()?.commit(lease);
+        self.remember(&event);
+        Some(Event::V4(event))
+    }
+
+    fn lease6(&mut self, lease: Lease<Ipv6Addr>) -> Option<Event> {
+        let event = self.dhcp6.as_mut()?.commit(lease);
+        self.remember(&event);
+        Some(Event::V6(event))
+    }
+
+    /// A client is where its lease says.
+    fn remember<A: Copy + Into<IpAddr>>(&mut self, event: &LeaseEvent<A>) {
         if let Some(left) = event.left {
             self.neighbours.ended(left.into());
         }
@@ -219,7 +245,6 @@ impl Gateway {
             (LeaseState::Released | LeaseState::Declined, _) => self.neighbours.ended((*address).into()),
             _ => {}
         }
-        Some(event)
     }
 
     /// What is known of who has `address` in the segment.
@@ -267,15 +292,23 @@ impl Gateway {
         self.dhcp.iter().flat_map(Dhcp::leases)
     }
 
+    /// The same of DHCPv6.
+    pub fn leases6(&self) -> impl Iterator<Item = &Lease<Ipv6Addr>> {
+        self.dhcp6.iter().flat_map(Dhcp6::leases)
+    }
+
     /// What is to outlive a restart.
     pub fn snapshot(&self, now: Instant) -> Snapshot {
-        self.dhcp.as_ref().map(|dhcp| dhcp.snapshot(now)).unwrap_or_default()
+        let mut all = self.dhcp.as_ref().map(|dhcp| dhcp.snapshot(now)).unwrap_or_default();
+        all.leases6 = self.dhcp6.as_ref().map(|dhcp| dhcp.snapshot(now)).unwrap_or_default();
+        all
     }
 
     /// Takes over what an earlier router of the segment left `away` ago. What does not fit the configuration any more is left out;
     /// the number of leases that were taken over.
     pub fn restore(&mut self, snapshot: &Snapshot, now: Instant, away: std::time::Duration) -> usize {
         self.dhcp.as_mut().map_or(0, |dhcp| dhcp.restore(snapshot, now, away))
+            + self.dhcp6.as_mut().map_or(0, |dhcp| dhcp.restore(&snapshot.leases6, now, away))
     }
 }
 
@@ -286,5 +319,6 @@ pub(crate) struct Protocols<'a> {
     pub(crate) errors: &'a ErrorBudget,
     pub(crate) advertiser: Option<&'a Advertiser>,
     pub(crate) dhcp: Option<&'a Dhcp>,
+    pub(crate) dhcp6: Option<&'a Dhcp6>,
     pub(crate) now: Instant,
 }

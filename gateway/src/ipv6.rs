@@ -11,6 +11,7 @@ use wire::{DropReason, Layers, Verdict, checksum::Checksum};
 use crate::{
     bytes::{array, be16},
     config::{Elsewhere, RouterV6},
+    dhcp6::{self, ALL_SERVERS},
     gateway::{Change, Decision, Incoming, Interest, Protocols},
     icmp::{self, Path},
     ndisc,
@@ -40,6 +41,7 @@ enum Course {
     RouterSolicitation,
     Echo,
     Service,
+    Dhcp,
     Forward,
     /// An error, with the reason that the packet ends for.
     Error(DropReason, u8, u8),
@@ -70,6 +72,16 @@ fn course(on: Protocols<'_>, v6: &RouterV6, head: &Incoming<'_>, layers: Layers)
             Some(icmp::V6_ECHO) if is_node(header.from) => return Course::Echo,
             _ => {}
         }
+    }
+    if (mine || header.to == ALL_SERVERS)
+        && on.dhcp6.is_some()
+        && layers.protocol == Some(UDP)
+        && layers.l4 == Some(L4_OVER_V6)
+        && !layers.fragment
+        && be16(head.bytes, L4_OVER_V6 + 2) == Some(dhcp6::SERVER_PORT)
+        && is_node(header.from)
+    {
+        return Course::Dhcp;
     }
     let to_group = head.macs().0.is_group();
     if to_group || header.to.is_multicast() || !is_node(header.from) || v6.owns(header.from) {
@@ -128,9 +140,11 @@ pub(crate) fn same_prefix(a: Ipv6Addr, b: Ipv6Addr, prefix: u8) -> bool {
 pub(crate) fn interest(on: Protocols<'_>, head: &Incoming<'_>, layers: Layers) -> Interest {
     let Some(v6) = &on.config.v6 else { return Interest::None(DropReason::NotForGateway) };
     match course(on, v6, head, layers) {
-        Course::NeighborSolicitation | Course::NeighborAdvertisement | Course::RouterSolicitation | Course::Echo => {
-            Interest::All
-        }
+        Course::NeighborSolicitation
+        | Course::NeighborAdvertisement
+        | Course::RouterSolicitation
+        | Course::Echo
+        | Course::Dhcp => Interest::All,
         Course::Forward => Interest::Forward,
         Course::Service => Interest::Service,
         Course::Error(..) if on.errors.allows(head.origin.nic, on.now) => Interest::All,
@@ -156,15 +170,27 @@ pub(crate) fn decide(on: Protocols<'_>, incoming: &Incoming<'_>, layers: Layers,
         }
         Course::Forward | Course::Service => return Decision { verdict: Verdict::Forward, change: Change::None },
         Course::Drop(reason) => return Decision::drop(reason),
-        Course::NeighborSolicitation | Course::NeighborAdvertisement | Course::RouterSolicitation | Course::Echo => {}
+        Course::NeighborSolicitation
+        | Course::NeighborAdvertisement
+        | Course::RouterSolicitation
+        | Course::Echo
+        | Course::Dhcp => {}
     }
     let Some(message) = layers.l4.and_then(|at| packet.get(at - layers.l2_len..)) else { return bad() };
-    if message.len() < 8 || !(incoming.checksum_owed || is_intact(&header, message)) {
+    let protocol = if matches!(course, Course::Dhcp) { UDP } else { ICMPV6 };
+    if message.len() < 8 || !(incoming.checksum_owed || is_intact(&header, protocol, message)) {
         return bad();
     }
     if matches!(course, Course::Echo) {
         icmp::echo_reply_v6(out, &path, message);
         return Decision::reply();
+    }
+    if let (Course::Dhcp, Some(dhcp)) = (&course, on.dhcp6) {
+        let Some(message) = be16(message, 4).and_then(|length| message.get(8..usize::from(length))) else {
+            return bad();
+        };
+        let path = Path { from: v6.source_for(header.from), ..path };
+        return dhcp.decide(&path, header.to == ALL_SERVERS, incoming.origin.nic, message, on.now, out);
     }
     if header.hop_limit != 255 || message.get(1) != Some(&0) {
         return bad();
@@ -187,9 +213,9 @@ pub(crate) fn decide(on: Protocols<'_>, incoming: &Incoming<'_>, layers: Layers,
     }
 }
 
-fn is_intact(header: &Header, message: &[u8]) -> bool {
+fn is_intact(header: &Header, protocol: u8, message: &[u8]) -> bool {
     let (from, to) = (header.from.octets(), header.to.octets());
-    let mut sum = Checksum::pseudo_v6(from, to, ICMPV6, message.len() as u32);
+    let mut sum = Checksum::pseudo_v6(from, to, protocol, message.len() as u32);
     sum.add_bytes(message);
     sum.is_valid()
 }

@@ -16,6 +16,8 @@ mod book;
 mod bytes;
 pub mod config;
 pub mod dhcp;
+pub mod dhcp6;
+pub mod dns;
 mod errors;
 mod gateway;
 mod held;

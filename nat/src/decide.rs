@@ -109,6 +109,23 @@ pub struct Translation {
     now: u32,
 }
 
+impl Translation {
+    /// Whether later fragments of its packet can go after it.
+    #[inline]
+    pub(crate) fn is_first_fragment(&self) -> bool {
+        self.remember.is_some()
+    }
+
+    /// Where the transport header begins, if it has one.
+    #[inline]
+    pub(crate) fn l4(&self) -> Option<usize> {
+        match self.rewrite.shape {
+            Shape::Transport { l4, .. } => Some(l4.into()),
+            Shape::Error { .. } | Shape::Bare => None,
+        }
+    }
+}
+
 /// What crossing means to the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Leg {
@@ -137,6 +154,11 @@ impl NatTable {
             Ok(decision) => decision,
             Err(refusal) => Decision::Drop(refusal),
         }
+    }
+
+    /// Which packet a fragment belongs to.
+    pub(crate) fn packet_of(&self, side: Side, head: &Head) -> Option<Which> {
+        Packet::of(head).ok().map(|packet| which(side, head.origin.nic, &packet))
     }
 
     fn consider(&self, side: Side, head: &Head, now: u32) -> Result<Decision, Refusal> {

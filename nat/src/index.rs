@@ -66,6 +66,16 @@ impl Index {
         (home ^ (step as usize | 1)) & self.mask
     }
 
+    /// Asks for the buckets of a hash.
+    #[inline]
+    pub(crate) fn foresee(&self, hash: Hash) {
+        for home in self.homes(hash) {
+            if let Some(bucket) = self.buckets.get(home) {
+                sys::prefetch(bucket);
+            }
+        }
+    }
+
     /// The first slot of this hash that `is` the one looked for.
     #[inline]
     pub(crate) fn find(&self, hash: Hash, is: impl Fn(Slot) -> bool) -> Option<Slot> {

@@ -1,7 +1,7 @@
-//! The NAT of Trunkline: one bounded [`NatTable`] of mappings, and the packet engine on it. No sockets, no clock, no I/O.
+//! The NAT of Trunkline: one bounded [`NatTable`] of mappings, and the packet engine on it, which is a port. No sockets, no clock, no I/O.
 //!
 //! Read in this order: [`config`] (what may be set), [`table`] (who holds what, and for how long), [`decide`] (what is to be done with a
-//! packet), [`rewrite`] (how its head is changed). [`nptv6`] is a translation of its own that keeps nothing.
+//! packet), [`rewrite`] (how its head is changed), [`port`] (who forwards). [`nptv6`] is a translation of its own that keeps nothing.
 //!
 //! ```text
 //!   frame's head --decide(&table)--> Decision --commit(&mut table, head)--> the head rewritten, the mapping renewed
@@ -19,11 +19,13 @@
 pub mod config;
 pub mod control;
 pub mod decide;
+mod foresee;
 mod fragments;
 mod holders;
 mod index;
 pub mod nptv6;
 mod packet;
+pub mod port;
 mod ports;
 pub mod publish;
 mod record;
@@ -38,6 +40,7 @@ pub use config::{Config, ConfigError, Filtering, Lifetimes, Pooling};
 pub use control::{Command, Inbox, Line, Publication, Remote, remote};
 pub use decide::{Decision, Refusal, Translation};
 pub use nptv6::Nptv6;
+pub use port::{PacketPort, PortConfig, PortConfigError, PortConfigV6};
 pub use publish::{Forward, PublishError};
 pub use record::{Endpoint, Protocol, Side, State};
 pub use snapshot::{Entry, Kind, Snapshot};

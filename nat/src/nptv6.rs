@@ -41,9 +41,14 @@ impl Nptv6 {
         if layers.l3 != L3::V6 {
             return Err(Refusal::Malformed);
         }
-        let (at, from, to) = match side {
-            Side::Inside => (layers.l2_len + 8, self.inside, self.outside),
-            Side::Outside => (layers.l2_len + 24, self.outside, self.inside),
+        self.exchange_at(side, head, layers.l2_len + if side == Side::Inside { 8 } else { 24 })
+    }
+
+    /// Exchanges the prefix of the address at `at`.
+    pub(crate) fn exchange_at(&self, side: Side, head: &mut Head, at: usize) -> Result<(), Refusal> {
+        let (from, to) = match side {
+            Side::Inside => (self.inside, self.outside),
+            Side::Outside => (self.outside, self.inside),
         };
         let place =
             head.bytes_mut().get_mut(at..).and_then(|rest| rest.first_chunk_mut::<16>()).ok_or(Refusal::Malformed)?;
@@ -54,6 +59,11 @@ impl Nptv6 {
     /// The address outside of one inside, or nothing when it does not have the prefix or cannot be translated.
     pub fn outside(&self, inside: Ipv6Addr) -> Option<Ipv6Addr> {
         self.exchange(inside.to_bits(), self.inside, self.outside).ok().map(Ipv6Addr::from_bits)
+    }
+
+    /// The address inside of one outside, or nothing when it does not have the prefix or cannot be translated.
+    pub fn inside(&self, outside: Ipv6Addr) -> Option<Ipv6Addr> {
+        self.exchange(outside.to_bits(), self.outside, self.inside).ok().map(Ipv6Addr::from_bits)
     }
 
     fn exchange(&self, address: u128, from: u128, to: u128) -> Result<u128, Refusal> {

@@ -67,23 +67,21 @@ impl Packet {
     #[inline]
     pub(crate) fn of(head: &Head) -> Result<Packet, Refusal> {
         let bytes = head.bytes();
-        let layers = Layers::parse(bytes).ok_or(Refusal::Malformed)?;
-        if layers.l3 != L3::V4 {
-            return Err(if layers.ethertype == wire::layers::ETHERTYPE_IPV4 {
-                Refusal::Malformed
-            } else {
-                Refusal::NotIpv4
-            });
-        }
-        let l3 = layers.l2_len;
+        let l3 = match head.ethertype() {
+            wire::layers::ETHERTYPE_IPV4 => wire::layers::ETHERNET_LEN,
+            _ => tagged(bytes)?,
+        };
         let header: &[u8; 20] = bytes.get(l3..).and_then(|at| at.first_chunk()).ok_or(Refusal::Malformed)?;
-        let [first, _, l, m, i, d, flags, _, _, number, _, _, s0, s1, s2, s3, d0, d1, d2, d3] = *header;
+        let [first, _, l, m, i, d, flags, offset, _, number, _, _, s0, s1, s2, s3, d0, d1, d2, d3] = *header;
         let l4 = l3 + usize::from(first & 0x0f) * 4;
+        if first >> 4 != 4 || l4 < l3 + 20 || l4 > bytes.len() {
+            return Err(Refusal::Malformed);
+        }
         let len = u16::from_be_bytes([l, m]);
-        let part = match (layers.fragment, layers.l4) {
-            (_, None) => Part::Later,
-            (true, Some(_)) => Part::First,
-            (false, Some(_)) => Part::Whole,
+        let part = match (u16::from_be_bytes([flags & 0x1f, offset]), flags & 0x20 != 0) {
+            (0, false) => Part::Whole,
+            (0, true) => Part::First,
+            _ => Part::Later,
         };
         let protocol = Protocol::from_number(number).ok_or(Refusal::UnknownProtocol)?;
         // What is said to be there is there, and is no padding.
@@ -122,6 +120,17 @@ impl Packet {
             Content::Error(_) | Content::Nothing => (0, 0),
         };
         (Endpoint::new(self.source, source), Endpoint::new(self.destination, destination))
+    }
+}
+
+/// Where the IPv4 header of a frame with tags begins.
+#[cold]
+fn tagged(bytes: &[u8]) -> Result<usize, Refusal> {
+    let layers = Layers::parse(bytes).ok_or(Refusal::Malformed)?;
+    match (layers.l3, layers.ethertype) {
+        (L3::V4, _) => Ok(layers.l2_len),
+        (_, wire::layers::ETHERTYPE_IPV4) => Err(Refusal::Malformed),
+        _ => Err(Refusal::NotIpv4),
     }
 }
 

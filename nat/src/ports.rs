@@ -72,6 +72,14 @@ impl Ports {
         (owner != 0 && owner & RESTING == 0).then(|| Slot(owner - 1))
     }
 
+    /// Asks for what [`Ports::owner`] will read.
+    #[inline]
+    pub(crate) fn foresee(&self, protocol: Protocol, outside: Endpoint) {
+        if let Some(owner) = self.place(protocol, outside).and_then(|place| self.owners.get(place)) {
+            sys::prefetch(owner);
+        }
+    }
+
     /// The outside address of an inside one, and, for arbitrary pooling, those after it.
     pub(crate) fn paired(&self, inside: Ipv4Addr) -> impl Iterator<Item = Ipv4Addr> {
         let spread = u64::from(inside.to_bits()).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;

@@ -49,7 +49,7 @@ pub struct NatStats {
 /// See the module's documentation.
 pub struct NatTable {
     pub(crate) records: Box<[Record]>,
-    index: Index,
+    pub(crate) index: Index,
     pub(crate) holders: Holders,
     pub(crate) ports: Ports,
     pub(crate) fragments: Fragments,
@@ -78,6 +78,11 @@ impl NatTable {
     /// An empty table. All memory is taken here: for each of [`Config::mappings`] 160 bytes, for each outside address 792 KiB.
     pub fn new(config: &Config) -> Result<NatTable, ConfigError> {
         config.check()?;
+        Ok(NatTable::made(config))
+    }
+
+    /// As [`NatTable::new`], of what has been checked, or has no outside address and maps nothing.
+    pub(crate) fn made(config: &Config) -> NatTable {
         let records = config.mappings.clamp(64, 1 << 20) * 2;
         let mut seed = config.seed;
         let mut secret = || splitmix(&mut seed);
@@ -90,7 +95,7 @@ impl NatTable {
         for (n, record) in all.iter_mut().enumerate() {
             record.after = if n + 1 < records { Slot(n as u32 + 1) } else { Slot::NONE };
         }
-        Ok(NatTable {
+        NatTable {
             records: all.into(),
             index,
             holders: Holders::default(),
@@ -114,7 +119,7 @@ impl NatTable {
             parity: config.parity,
             inbound_refresh: config.inbound_refresh,
             stats: NatStats::default(),
-        })
+        }
     }
 
     /// NICs up to `nic` may hold mappings from here on. Allocates.
@@ -194,6 +199,21 @@ impl NatTable {
     /// Records of a NIC.
     pub fn count(&self, nic: NicId) -> usize {
         self.holders.count(nic)
+    }
+
+    /// The outside addresses.
+    pub fn outside(&self) -> &[std::net::Ipv4Addr] {
+        self.ports.addresses()
+    }
+
+    /// The outside address that an inside one is given first.
+    pub(crate) fn paired(&self, inside: std::net::Ipv4Addr) -> std::net::Ipv4Addr {
+        self.ports.paired(inside).next().unwrap_or(std::net::Ipv4Addr::UNSPECIFIED)
+    }
+
+    /// Whether SYNs wait that nobody inside has asked for.
+    pub(crate) fn awaits_answers(&self) -> bool {
+        self.unsolicited.len() > 0
     }
 
     /// What happened so far.

@@ -46,6 +46,10 @@ impl Unsolicited {
         }
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     /// A SYN goes the other way.
     #[inline]
     pub(crate) fn answer(&mut self, outside: Endpoint, remote: Endpoint) {

@@ -138,12 +138,19 @@ fn rfc4787_req6_outbound_refreshes_and_inbound_may() {
     }
 }
 
-/// RFC 4787 REQ-7 | packet | not met | The engine is given its outside addresses; that they differ from what is inside is for the program to check.
+/// RFC 4787 REQ-7 | packet | met | The outside is configured, not learnt; a configuration whose inside and outside overlap is refused, and packets that claim the other side's addresses are.
 #[test]
 fn rfc4787_req7_addresses_of_both_sides_are_kept_apart() {
     let mut nat = nat();
     assert_eq!(nat.out(&udp(ep(OUTSIDE, 4000), ep(PEER, 9999), b"")).refused(), Refusal::NotOurs);
     assert_eq!(nat.back(&udp(ep(PEER, 4000), ep(GUEST, 9999), b"")).refused(), Refusal::NotOurs);
+    for (inside, bits, overlaps) in [(GUEST, 24, false), (OUTSIDE, 30, true), (Ipv4Addr::new(192, 0, 0, 0), 16, true)] {
+        let config = nat::PortConfig { inside: vec![(inside, bits)], ..port::port_config(config()) };
+        match nat::PacketPort::new(config) {
+            Ok(_) => assert!(!overlaps, "{inside}/{bits}"),
+            Err(error) => assert!(overlaps && error.to_string().contains("overlap"), "{inside}/{bits}: {error}"),
+        }
+    }
 }
 
 /// RFC 4787 REQ-8 | packet | met | Filtering is endpoint-independent or address-dependent, as chosen.
@@ -219,9 +226,9 @@ fn rfc4787_req11_behaviour_is_deterministic() {
     }
 }
 
-/// RFC 4787 section 11 (MTU) | packet | met | ICMP errors are passed on: without that, path MTU discovery (fragmentation needed) would not work.
+/// RFC 4787 REQ-12b | packet | met | Destination unreachable is passed on: without that, path MTU discovery (fragmentation needed) would not work.
 #[test]
-fn rfc4787_section11_fragmentation_needed_reaches_the_sender() {
+fn rfc4787_req12b_fragmentation_needed_reaches_the_sender() {
     let mut nat = nat();
     let sent = nat.out(&udp(ep(GUEST, 4000), ep(PEER, 9999), &[7; 60])).outward();
     let told = nat.back(&error(ROUTER, OUTSIDE, 3, 4, &sent.frame, 28)).inward();
@@ -231,7 +238,47 @@ fn rfc4787_section11_fragmentation_needed_reaches_the_sender() {
     assert_eq!((about.source, about.destination), (ep(GUEST, 4000), ep(PEER, 9999)));
 }
 
-/// RFC 4787 REQ-13 | packet | not met | The engine knows no MTU: "fragmentation needed" is for who forwards. A packet is translated whole, its DF bit kept.
+/// RFC 4787 REQ-10 | packet | met | There are no application level gateways: payload is left alone.
+#[test]
+fn rfc4787_req10_payload_is_left_alone() {
+    let mut nat = nat();
+    let payload = b"c=IN IP4 10.0.0.2 m=audio 4000";
+    let sent = nat.out(&udp(ep(GUEST, 5060), ep(SERVER, 5060), payload)).outward();
+    assert_eq!(&sent.frame[42..], payload);
+}
+
+/// RFC 4787 REQ-13 | packet | met | A packet that does not fit and may not be cut is answered with "fragmentation needed" and the MTU, on both sides.
+#[test]
+fn rfc4787_req13_what_may_not_be_cut_is_told_the_mtu() {
+    let mut gate = port::Gate::new(nat::PortConfig { mtu: 1000, inside_mtu: 900, ..port::port_config(config()) });
+    let long = |from, to| udp(from, to, &[7; 1100]);
+    let told = port::one(gate.out(0, &long(ep(GUEST, 4000), ep(SERVER, 9000))), nat::Side::Inside);
+    assert_eq!((port::icmp(&told), seen(&told).destination.address), ((3, 4, 1000), GUEST));
+    assert_eq!(quoted(&told).source, ep(GUEST, 4000));
+    let fits = udp(ep(GUEST, 4000), ep(SERVER, 9000), &[7; 972]);
+    let source = seen(&port::one(gate.out(0, &fits), nat::Side::Outside)).source;
+    let told = port::one(gate.reply(long(ep(SERVER, 9000), source)), nat::Side::Outside);
+    assert_eq!((port::icmp(&told), seen(&told).source.address), ((3, 4, 900), OUTSIDE));
+    assert_eq!((quoted(&told).destination, seen(&told).destination.address), (source, SERVER));
+}
+
+/// RFC 4787 REQ-13a | packet | met | A packet that does not fit and may be cut leaves in fragments, in order.
+#[test]
+fn rfc4787_req13a_what_may_be_cut_leaves_in_fragments() {
+    let mut gate = port::Gate::new(nat::PortConfig { mtu: 600, ..port::port_config(config()) });
+    let mut long = udp(ep(GUEST, 4000), ep(SERVER, 9000), &(0..1400).map(|n| n as u8).collect::<Vec<_>>());
+    let sum = wire::checksum::update(u16::from_be_bytes([long[24], long[25]]), 0x4000, 0);
+    long[20] = 0;
+    long[24..26].copy_from_slice(&sum.to_be_bytes());
+    let parts: Vec<Vec<u8>> = gate.out(0, &long).into_iter().map(|out| out.frame).collect();
+    assert_eq!(parts.len(), 3);
+    assert!(parts.iter().all(|part| part.len() <= 614));
+    let offsets: Vec<u16> = parts.iter().map(|part| u16::from_be_bytes([part[20], part[21]])).collect();
+    assert_eq!(offsets, [0x2000, 0x2000 | 72, 144]);
+    assert_eq!(reassemble(&parts)[42..], long[42..]);
+}
+
+/// RFC 4787 REQ-13 | packet | met | The DF bit of what passes is kept.
 #[test]
 fn rfc4787_req13_the_df_bit_is_kept() {
     let mut nat = nat();
@@ -247,7 +294,23 @@ fn rfc4787_req13_the_df_bit_is_kept() {
     }
 }
 
-/// RFC 4787 REQ-14 | packet | met | Fragments are translated in order, and out of order if who forwards keeps what is told to be held.
+/// RFC 4787 REQ-14 | packet | met | Fragments that come before the first wait for it, on both sides, and go on behind it.
+#[test]
+fn rfc4787_req14_fragments_out_of_order_wait_for_the_first() {
+    let mut gate = port::Gate::new(port::port_config(config()));
+    let parts = fragments(&udp(ep(GUEST, 4000), ep(SERVER, 9000), &[7; 100]), 40, 9);
+    assert!(gate.out(0, &parts[2]).is_empty() && gate.out(0, &parts[1]).is_empty());
+    let sent: Vec<Vec<u8>> = gate.out(0, &parts[0]).into_iter().map(|out| out.frame).collect();
+    assert_eq!(sent.len(), 3);
+    let source = seen(&reassemble(&sent)).source;
+    let answer = udp(ep(SERVER, 9000), source, &[8; 100]);
+    let parts: Vec<Vec<u8>> = fragments(&answer, 40, 10).into_iter().map(port::from_outside).collect();
+    assert!(gate.back(&parts[1]).is_empty() && gate.back(&parts[2]).is_empty());
+    let back: Vec<Vec<u8>> = gate.back(&parts[0]).into_iter().map(|out| out.frame).collect();
+    assert_eq!(seen(&reassemble(&back)).destination, ep(GUEST, 4000));
+}
+
+/// RFC 4787 REQ-14 | packet | met | Fragments are translated as their first was, whatever their order; the table says which are to wait.
 #[test]
 fn rfc4787_req14_fragments_follow_the_first() {
     let mut nat = nat();

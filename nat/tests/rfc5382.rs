@@ -70,7 +70,7 @@ fn rfc5382_req3_filtering_is_as_chosen() {
     assert_eq!(strict.back(&tcp(ep(SERVER, 9), source, "S")).inward().destination, ep(GUEST, 4000));
 }
 
-/// RFC 5382 REQ-4 | packet | met | An unsolicited SYN is dropped in silence for six seconds, then answered by an ICMP error (who forwards makes it of what the engine gives out), unless a SYN from inside met it.
+/// RFC 5382 REQ-4 | packet | met | An unsolicited SYN is dropped in silence for six seconds, then answered by "port unreachable", unless a SYN from inside met it.
 #[test]
 fn rfc5382_req4_unsolicited_syns_wait_six_seconds() {
     let mut nat = nat();
@@ -120,6 +120,26 @@ fn rfc5382_req5_idle_connections_last() {
         change(&mut short.lifetimes);
         assert!(nat::NatTable::new(&short).is_err_and(|error| error.to_string().contains("RFC 5382 REQ-5")));
     }
+}
+
+/// RFC 5382 REQ-4 | packet | met | The answer is "port unreachable" from the address that the SYN was sent to.
+#[test]
+fn rfc5382_req4_port_unreachable_is_sent() {
+    let mut gate = port::Gate::new(port::port_config(config()));
+    let second = std::time::Duration::from_secs(1);
+    let syn = tcp(ep(PEER, 4000), ep(OUTSIDE, 4000), "S");
+    assert!(gate.reply(syn.clone()).is_empty());
+    assert!(gate.wait(second * 6).iter().all(|out| out.frame[12..14] != [8, 0]));
+    let told: Vec<port::Out> = gate.wait(second * 2).into_iter().filter(|out| out.frame[12..14] == [8, 0]).collect();
+    let told = port::one(told, Side::Outside);
+    assert_eq!(
+        (port::icmp(&told), seen(&told).source.address, seen(&told).destination.address),
+        ((3, 3, 0), OUTSIDE, PEER)
+    );
+    assert_eq!(quoted(&told).destination, ep(OUTSIDE, 4000));
+    assert!(gate.reply(syn).is_empty());
+    gate.out(0, &tcp(ep(GUEST, 4000), ep(PEER, 4000), "S"));
+    assert!(gate.wait(second * 9).iter().all(|out| out.frame[12..14] != [8, 0]), "met by a SYN from inside");
 }
 
 /// RFC 5382 REQ-6 | packet | met | There are no application level gateways that would have to be off: payload is left alone.

@@ -148,7 +148,20 @@ fn rfc5508_req7_errors_are_hairpinned() {
     assert_eq!(a.address, OUTSIDE);
 }
 
-/// RFC 5508 REQ-8 | packet | met | A packet refused for want of room is told apart (`quota`, `full`, `no_port`), so that who forwards can answer "administratively prohibited".
+/// RFC 5508 REQ-8 | packet | met | A packet refused for want of room is dropped and answered with "communication administratively prohibited".
+#[test]
+fn rfc5508_req8_want_of_room_is_answered() {
+    let mut gate = port::Gate::new(port::port_config(Config { quota: 8, ..config() }));
+    for n in 0..8 {
+        port::one(gate.out(0, &udp(ep(GUEST, 4000 + n), ep(PEER, 9999), b"")), Side::Outside);
+    }
+    let told = port::one(gate.out(0, &udp(ep(GUEST, 5000), ep(PEER, 9999), b"")), Side::Inside);
+    assert_eq!((port::icmp(&told), seen(&told).destination.address), ((3, 13, 0), GUEST));
+    assert_eq!(quoted(&told).source, ep(GUEST, 5000));
+    assert_eq!(gate.drops(wire::NicId(0), wire::DropReason::NatQuota), 1);
+}
+
+/// RFC 5508 REQ-8 | packet | met | The table tells the reasons apart: `quota`, `full`, `no_port`.
 #[test]
 fn rfc5508_req8_want_of_room_is_told() {
     let mut nat = Packets::new(&Config { quota: 8, ..config() });
@@ -158,9 +171,35 @@ fn rfc5508_req8_want_of_room_is_told() {
     assert_eq!(nat.out(&udp(ep(GUEST, 5000), ep(PEER, 9999), b"")).refused(), Refusal::Quota);
 }
 
-/// RFC 5508 REQ-9 | packet | not met | The engine makes no ICMP errors itself; those of the program get the address of the side they leave on.
+/// RFC 5508 REQ-9 | packet | met | How many errors are made for a NIC is limited, and can be set to none.
 #[test]
-fn rfc5508_req9_nothing_is_made_up() {
+fn rfc5508_req9_errors_can_be_switched_off() {
+    for (errors, expected) in [(10, 1), (0, 0)] {
+        let config = nat::PortConfig { errors, mtu: 600, ..port::port_config(config()) };
+        let mut gate = port::Gate::new(config);
+        assert_eq!(gate.out(0, &udp(ep(GUEST, 4000), ep(PEER, 9999), &[7; 700])).len(), expected);
+    }
+}
+
+/// RFC 5508 REQ-10a | packet | met | "Time exceeded" is sent for what comes to its end at the NAT, with the address it was sent to.
+#[test]
+fn rfc5508_req10a_time_exceeded_is_sent() {
+    let mut gate = port::Gate::new(port::port_config(config()));
+    let source = seen(&port::one(gate.out(0, &udp(ep(GUEST, 4000), ep(PEER, 9999), b"")), Side::Outside)).source;
+    let mut tired = udp(ep(PEER, 9999), source, b"");
+    let sum = wire::checksum::update(u16::from_be_bytes([tired[24], tired[25]]), 64 << 8 | 17, 1 << 8 | 17);
+    tired[22] = 1;
+    tired[24..26].copy_from_slice(&sum.to_be_bytes());
+    let told = port::one(gate.reply(tired), Side::Outside);
+    assert_eq!(
+        (port::icmp(&told), seen(&told).source.address, seen(&told).destination.address),
+        ((11, 0, 0), OUTSIDE, PEER)
+    );
+}
+
+/// RFC 5508 REQ-10a | packet | met | An unsolicited SYN is answered from the address that it was sent to.
+#[test]
+fn rfc5508_req10a_port_unreachable_has_the_address_asked() {
     let mut nat = nat();
     nat.back(&tcp(ep(PEER, 4000), ep(OUTSIDE, 4000), "S"));
     nat.seconds(7);

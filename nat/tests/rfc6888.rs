@@ -47,9 +47,19 @@ fn rfc6888_req2_pooling_is_paired_by_default() {
     assert_eq!(Config::new(vec![OUTSIDE], 1).pooling, nat::Pooling::Paired);
 }
 
-/// RFC 6888 REQ-3 | packet | met | Ports per guest are limited by a quota; one guest takes nothing of another's.
+/// RFC 6888 REQ-3 | packet | met | The pool may be any 64 addresses, next to one another or not. (More are no case here.)
 #[test]
-fn rfc6888_req3_a_guest_has_a_quota() {
+fn rfc6888_req3_a_pool_need_not_be_contiguous() {
+    let outside = vec![OUTSIDE, Ipv4Addr::new(203, 0, 113, 77), Ipv4Addr::new(198, 51, 100, 200)];
+    let mut nat = Packets::new(&Config { outside: outside.clone(), ..config() });
+    let hosts = (2..60).map(|n| Ipv4Addr::new(10, 0, 0, n));
+    let used = hosts.map(|host| nat.out(&udp(ep(host, 4000), ep(PEER, 9999), b"")).outward().source.address);
+    assert_eq!(used.collect::<std::collections::HashSet<_>>().len(), outside.len());
+}
+
+/// RFC 6888 REQ-4 | packet | met | Ports per guest are limited by a quota; one guest takes nothing of another's.
+#[test]
+fn rfc6888_req4_a_guest_has_a_quota() {
     let mut nat = Packets::new(&Config { quota: 100, ..config() });
     nat.cross(Side::Inside, 1, &udp(ep(OTHER, 1), ep(PEER, 9999), b"")).outward();
     for n in 0..1000 {
@@ -62,9 +72,9 @@ fn rfc6888_req3_a_guest_has_a_quota() {
     assert_eq!((nat.table.count(NicId(0)), nat.table.count(NicId(1))), (100, 100));
 }
 
-/// RFC 6888 REQ-4 | packet | met | State per guest is limited; at the limit a guest's own short-lived state gives way first, established connections never.
+/// RFC 6888 REQ-5 | packet | met | State per guest is limited; at the limit a guest's own short-lived state gives way first, established connections never.
 #[test]
-fn rfc6888_req4_own_brief_state_gives_way_first() {
+fn rfc6888_req5_own_brief_state_gives_way_first() {
     let mut nat = Packets::new(&Config { quota: 100, ..config() });
     let source = nat.out(&tcp(ep(GUEST, 4000), ep(SERVER, 80), "S")).outward().source;
     nat.back(&tcp(ep(SERVER, 80), source, "SA")).inward();
@@ -73,6 +83,15 @@ fn rfc6888_req4_own_brief_state_gives_way_first() {
     }
     nat.back(&tcp(ep(SERVER, 80), source, "A")).inward();
     assert!(nat.table.count(NicId(0)) <= 100 && nat.table.stats().over_quota > 900);
+}
+
+/// RFC 6888 REQ-6 | packet | not met | Translation cannot be turned off for some destinations: everything that leaves is translated.
+#[test]
+fn rfc6888_req6_everything_is_translated() {
+    let mut nat = nat();
+    for to in [SERVER, PEER, ROUTER] {
+        assert_eq!(nat.out(&udp(ep(GUEST, 4000), ep(to, 1), b"")).outward().source.address, OUTSIDE);
+    }
 }
 
 /// RFC 6888 REQ-7 | packet | met | Filtering is endpoint-independent unless chosen otherwise.
@@ -101,7 +120,7 @@ fn rfc6888_req8_ports_rest() {
     assert_eq!(other(&mut nat, 3), source);
 }
 
-/// RFC 6888 REQ-9 | packet | met | Ports can be published (by the control side; a port control protocol is not spoken), live and with the client's address kept.
+/// RFC 6888 REQ-9 | packet | not met | No port control protocol is spoken. Ports are published by the control side instead, live and with the client's address kept.
 #[test]
 fn rfc6888_req9_ports_can_be_published() {
     for filtering in [Filtering::EndpointIndependent, Filtering::AddressDependent] {

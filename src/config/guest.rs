@@ -147,6 +147,7 @@ impl Reader<'_> {
             isolated: section.map("isolated", Entry::boolean)?.unwrap_or(false),
             pass_reserved: section.map("pass_reserved", Entry::boolean)?.unwrap_or(false),
             is_host: false,
+            is_uplink: false,
         };
         Ok((port, stations))
     }

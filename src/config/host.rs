@@ -11,10 +11,23 @@ use super::{
     types::{Group, Host, Idle},
     units::SocketMode,
 };
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
-const KEYS: &[&str] =
-    &["name", "run_dir", "state_dir", "worker_cpus", "idle", "spin_us", "socket_group", "socket_mode"];
+const KEYS: &[&str] = &[
+    "name",
+    "run_dir",
+    "state_dir",
+    "worker_cpus",
+    "idle",
+    "spin_us",
+    "socket_group",
+    "socket_mode",
+    "resolvers",
+    "resolv_conf",
+];
+
+/// Most name servers that one host can name.
+const RESOLVERS_MAX: usize = 8;
 
 /// Most workers that one host can have.
 const WORKERS_MAX: usize = 128;
@@ -48,6 +61,11 @@ pub(super) fn read(root: &Section<'_>, around: &Surroundings) -> Result<Host, Fa
         idle: get("idle").map_or(Ok(Idle::Adaptive), |entry| entry.choice(&choices))?,
         spin_us: get("spin_us").map_or(Ok(50), |entry| entry.integer(0, SPIN_MAX_US))?,
         socket_group: get("socket_group").map(|entry| group(&entry, around)).transpose()?,
+        resolvers: get("resolvers").map(|entry| resolvers(&entry)).transpose()?.unwrap_or_default(),
+        resolv_conf: match get("resolv_conf") {
+            Some(entry) => absolute_path(&entry)?,
+            None => PathBuf::from("/etc/resolv.conf"),
+        },
         socket_mode: get("socket_mode").map_or(Ok(SocketMode::DEFAULT), |entry| entry.parse())?,
         control_socket,
     })
@@ -100,6 +118,24 @@ fn workers(entry: &Entry<'_>, around: &Surroundings) -> Result<Vec<Option<u32>>,
         cpus.push(Some(cpu));
     }
     Ok(cpus)
+}
+
+fn resolvers(entry: &Entry<'_>) -> Result<Vec<SocketAddr>, Fault> {
+    let list = entry.list()?;
+    if list.is_empty() || list.len() > RESOLVERS_MAX {
+        let what = format!("{} name servers are given; allowed are 1 to {RESOLVERS_MAX}", list.len());
+        return Err(entry.fault(what).help("leave the key out to ask those of resolv.conf"));
+    }
+    let server = |element: &Entry<'_>| {
+        let text = element.text()?;
+        gateway::dns::parse_server(text, crate::service::scope).ok_or_else(|| {
+            let what = format!("`{text}` is not the address of a name server");
+            element
+                .fault(what)
+                .help("write \"192.0.2.1\", \"192.0.2.1:5353\", \"2001:db8::1\" or \"[fe80::1%eth0]:53\"")
+        })
+    };
+    list.iter().map(server).collect()
 }
 
 fn group(entry: &Entry<'_>, around: &Surroundings) -> Result<Group, Fault> {

@@ -9,6 +9,7 @@
 //! unique. What is right but not available in this version is collected and told last, so that a real mistake comes
 //! first. Read first: the TOML 1.0 specification.
 
+mod bridged;
 mod claims;
 mod error;
 mod guest;
@@ -30,7 +31,7 @@ pub use error::ConfigError;
 pub use names::Name;
 pub use nat::{Nat, NatEngine, Proto, Publish, Target, Via};
 pub use surroundings::Surroundings;
-pub use types::{Attach, Config, Engine, Guest, Host, Idle, Mode, Network, Port, Role, Station, Tagging};
+pub use types::{Attach, Config, Dhcp6, Engine, Guest, Host, Idle, Mode, Network, Port, Role, Station, Tagging};
 pub use units::Subnet;
 
 use claims::Claims;
@@ -123,6 +124,8 @@ fn read(text: &str, file: &Path, around: &Surroundings) -> Result<Config, Fault>
     let networks = network::read(&root, &vteps, &mut reading)?;
     let (guests, mut ports) = guest::read(&root, &host, &networks, &mut reading)?;
     ports.extend(networks.iter().filter_map(Network::host_port));
+    let uplinks: Vec<Port> = networks.iter().filter_map(|network| network.uplink_port(&ports)).collect();
+    ports.extend(uplinks);
 
     match reading.refused.into_iter().min_by_key(|fault| fault.span.start) {
         Some(first) => Err(first),

@@ -90,6 +90,11 @@ impl PortName {
         PortName(format!("{network}/host"))
     }
 
+    /// The name of the port that leads from a bridged network to the physical one.
+    pub fn uplink(network: &Name) -> PortName {
+        PortName(format!("{network}/uplink"))
+    }
+
     /// The default name of port number `index` (from 0) of `guest`.
     pub fn of(guest: &Name, index: usize) -> PortName {
         PortName(format!("{guest}/{index}"))

@@ -5,12 +5,13 @@
 
 use super::{
     Reading,
+    bridged::{self, Bridged},
     error::Fault,
     names::{Interface, Name, NameError, PortName},
-    nat::{self, Nat, NatEngine, Via},
+    nat::{self, NatEngine, Via},
     overlay,
     reader::{Entry, Section},
-    types::{Mode, Network},
+    types::{Dhcp6, Mode, Network},
     units::Subnet,
 };
 
@@ -29,6 +30,7 @@ const KEYS: &[&str] = &[
     "engine",
     "publish",
     "dhcp",
+    "dhcp6",
     "mtu",
     "uplink",
     "tap",
@@ -43,20 +45,25 @@ const KEYS: &[&str] = &[
     "prefix6",
     "via",
     "route",
+    "domain",
 ];
 
 const MODES: [(&str, Mode); 4] =
     [("isolated", Mode::Isolated), ("host-only", Mode::HostOnly), ("nat", Mode::Nat), ("bridged", Mode::Bridged)];
 
+const DHCP6: [(&str, Dhcp6); 3] = [("stateless", Dhcp6::Stateless), ("stateful", Dhcp6::Stateful), ("off", Dhcp6::Off)];
+
 /// Keys that mean something in some modes only.
-const ONLY_IN: [(&str, &[Mode]); 16] = [
+const ONLY_IN: [(&str, &[Mode]); 18] = [
     ("host_access", &[Mode::Nat]),
+    ("domain", &[Mode::Isolated, Mode::HostOnly, Mode::Nat]),
     ("prefix6", &[Mode::Nat]),
     ("via", &[Mode::Nat]),
     ("route", &[Mode::Isolated, Mode::HostOnly, Mode::Nat]),
     ("subnet", &[Mode::Isolated, Mode::HostOnly, Mode::Nat]),
     ("subnet6", &[Mode::Isolated, Mode::HostOnly, Mode::Nat]),
     ("dhcp", &[Mode::Isolated, Mode::HostOnly, Mode::Nat]),
+    ("dhcp6", &[Mode::Isolated, Mode::HostOnly, Mode::Nat]),
     ("engine", &[Mode::Nat]),
     ("publish", &[Mode::Nat]),
     ("outside", &[Mode::Nat]),
@@ -94,24 +101,28 @@ fn network(name: &str, entry: &Entry<'_>, vteps: &[Name], reading: &mut Reading)
     let subnet6 = section.map("subnet6", subnet6)?.flatten();
     let mtu = section.map("mtu", |entry| entry.integer(MTU_MIN, MTU_MAX))?;
     let dhcp = section.map("dhcp", Entry::boolean)?;
-    bridged(&section, mode)?;
+    let dhcp6 = section.map("dhcp6", |entry| entry.choice(&DHCP6))?.unwrap_or_default();
+    section.map("gateway_host", Entry::text)?;
     let nat = if mode == Mode::Nat { Some(nat::read(&section)?) } else { None };
-    if let Some(Nat { engine: NatEngine::Packet { via: Via::Tap(tap), .. }, .. }) = &nat {
-        let given = section.get("tap");
-        reading.claims.claim("TAP", tap, &format!("network {name}"), given.as_ref().unwrap_or(entry))?;
+    match nat.as_ref().map(|nat| &nat.engine) {
+        Some(NatEngine::Packet { via: Via::Tap(tap), .. }) => {
+            let given = section.get("tap");
+            reading.claims.claim("TAP", tap, &format!("network {name}"), given.as_ref().unwrap_or(entry))?;
+        }
+        Some(NatEngine::Packet { via: Via::Uplink(uplink), .. }) => {
+            let given = section.get("uplink");
+            reading.claims.claim("uplink", uplink, &format!("network {name}"), given.as_ref().unwrap_or(entry))?;
+        }
+        _ => {}
     }
     let route = section.map("route", |entry| route(entry, &name))?.unwrap_or_default();
-
-    if let Some(entry) = section.get("mode").filter(|_| mode == Mode::Bridged) {
-        let instead = "write mode = \"isolated\", \"host-only\" or \"nat\"";
-        reading.refuse(&entry, &format!("mode \"{mode}\""), instead);
-    }
+    let Bridged { uplink, bridge, mac_nat, tap: bridged_tap } = bridged::read(&name, mode, entry, &section, reading)?;
     let dhcp = dhcp.unwrap_or(matches!(mode, Mode::HostOnly | Mode::Nat));
     if dhcp || matches!(mode, Mode::HostOnly | Mode::Nat) {
         let at = ["dhcp", "subnet", "mode"].iter().find_map(|key| section.get(key));
         check_dhcp(at.as_ref().unwrap_or(entry), mode, subnet, subnet6, mtu)?;
     }
-    let tap = if mode == Mode::HostOnly { Some(host_tap(&name, entry, &section, reading)?) } else { None };
+    let tap = if mode == Mode::HostOnly { Some(host_tap(&name, entry, &section, reading)?) } else { bridged_tap };
     if let Some(entry) = section.get("overlay") {
         overlay::overlay(&entry, vteps)?;
         reading.refuse(&entry, "an overlay", "leave the key out");
@@ -122,7 +133,24 @@ fn network(name: &str, entry: &Entry<'_>, vteps: &[Name], reading: &mut Reading)
             return Err(entry.key_fault("`vlan_vni` maps VLANs onto an overlay; give `overlay` too"));
         }
     }
-    Ok(Network { name, mode, subnet, subnet6, without6, dhcp, tap, nat, route, mtu })
+    let domain = section.map("domain", domain)?;
+    Ok(Network {
+        name,
+        mode,
+        subnet,
+        subnet6,
+        without6,
+        dhcp,
+        dhcp6,
+        tap,
+        nat,
+        route,
+        domain,
+        mtu,
+        uplink,
+        bridge,
+        mac_nat,
+    })
 }
 
 /// Whether the subnet has room for those who get addresses of it, and packets for what they are told.
@@ -169,15 +197,19 @@ fn subnet6(entry: &Entry<'_>) -> Result<Option<Subnet>, Fault> {
     entry.parse_with(Subnet::v6).map(Some)
 }
 
-/// Checks the keys of mode bridged.
-fn bridged(section: &Section<'_>, mode: Mode) -> Result<(), Fault> {
-    section.map("bridge", Entry::parse::<Interface>)?;
-    section.map("mac_nat", Entry::boolean)?;
-    section.map("gateway_host", Entry::text)?;
-    if mode == Mode::Bridged {
-        section.need("uplink", "mode = \"bridged\" needs uplink, an interface of this host")?.parse::<Interface>()?;
+fn domain(entry: &Entry<'_>) -> Result<String, Fault> {
+    let text = entry.text()?;
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let fit = |label: &str| {
+        (1..=63).contains(&label.len()) && label.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_".contains(&c))
+    };
+    // Names of guests have room in front of it, and it has room in a router advertisement.
+    if name.len() > 128 || !name.split('.').all(fit) {
+        let what =
+            format!("`{text}` is not a search domain; allowed are labels of letters, digits and `-`, 128 bytes in all");
+        return Err(entry.fault(what));
     }
-    Ok(())
+    Ok(name.to_ascii_lowercase())
 }
 
 /// Other networks that this one's router reaches.

@@ -104,6 +104,34 @@ fn the_host_is_in_host_only_networks() {
 }
 
 #[test]
+fn bridged_networks_have_an_uplink_port_which_carries_the_vlans_of_the_others() {
+    let text = "[networks.lan]\nmode = \"bridged\"\nuplink = \"eth0\"\n[networks.office]\nmode = \"bridged\"\nbridge = \"br0\"\n\
+                [guests.g]\nports = [{ network = \"lan\" }, { network = \"office\", vlan = 7 }, { network = \"office\", trunk = [9, 1] }]";
+    let config = read(text).unwrap();
+    let uplinks = config.ports.iter().filter(|port| port.is_uplink);
+    let told: Vec<_> = uplinks.map(|port| (port.name.as_str(), port.tagging.to_string())).collect();
+    assert_eq!(told, [("lan/uplink", "untagged".to_owned()), ("office/uplink", "trunk 7,9 native 1".to_owned())]);
+    let tap = |name: &str| Attach::Tap { tap: name.parse().unwrap(), netns: None };
+    assert!(config.ports.iter().any(|port| port.is_uplink && port.attach == tap("tlp-lan")));
+    let twice = "[networks.a]\nmode = \"bridged\"\nuplink = \"e\"\n[networks.b]\nmode = \"bridged\"\nuplink = \"e\"";
+    assert!(told_message(twice).contains("the uplink e is taken by network a"));
+    let long = "[networks.a-very-long-name]\nmode = \"bridged\"\nbridge = \"br0\"";
+    assert!(
+        read(long)
+            .unwrap()
+            .ports
+            .iter()
+            .all(|port| matches!(&port.attach, Attach::Tap { tap, .. } if tap.as_str().len() <= 15))
+    );
+    let nat = "[networks.a]\nmode = \"bridged\"\nuplink = \"e\"\nmac_nat = true";
+    assert!(told_message(nat).contains("MAC-NAT is not available"));
+}
+
+fn told_message(text: &str) -> String {
+    told(text).message.clone()
+}
+
+#[test]
 fn guests_have_engines() {
     let text = "[networks.n]\n[guests.a]\nengine = \"machine\"\nports = [{ network = \"n\" }]\n[guests.b]\nports = []";
     let guests = read(text).unwrap().guests;
@@ -148,7 +176,7 @@ fn the_message_points_at_the_place() {
     let wanted = "t.toml:2:8: networks.lan.mtu: 12 is out of range; allowed are 68 to 65521\n  |\n2 |  mtu = 12 # ö\n  |        ^^";
     assert_eq!(read(text).unwrap_err().to_string(), wanted);
     let text = "[host]\nidel = \"poll\"";
-    let wanted = "t.toml:2:1: host.idel: unknown key `idel`; the nearest known key is `idle`\n  |\n2 | idel = \"poll\"\n  | ^^^^\n  = known in host: name, run_dir, state_dir, worker_cpus, idle, spin_us, socket_group, socket_mode";
+    let wanted = "t.toml:2:1: host.idel: unknown key `idel`; the nearest known key is `idle`\n  |\n2 | idel = \"poll\"\n  | ^^^^\n  = known in host: name, run_dir, state_dir, worker_cpus, idle, spin_us, socket_group, socket_mode, resolvers, resolv_conf";
     assert_eq!(read(text).unwrap_err().to_string(), wanted);
 }
 

@@ -12,7 +12,7 @@ use super::{
 use serde::{Serialize, Serializer};
 use std::{
     fmt,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
 use wire::{Mac, Vid};
@@ -78,6 +78,11 @@ pub struct Host {
     pub socket_group: Option<Group>,
     /// Permissions of the sockets. Default: 0660.
     pub socket_mode: SocketMode,
+    /// Name servers that guests' queries are forwarded to. Default: those of `resolv_conf`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub resolvers: Vec<SocketAddr>,
+    /// The file that names them, as it changes. Default: /etc/resolv.conf.
+    pub resolv_conf: PathBuf,
     /// The control socket. Default: `<run_dir>/control.sock`; `--socket` overrides it.
     pub control_socket: PathBuf,
 }
@@ -135,6 +140,19 @@ impl fmt::Display for Mode {
     }
 }
 
+/// What a router does by DHCPv6.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dhcp6 {
+    /// Guests make their addresses themselves, and may ask for name servers.
+    #[default]
+    Stateless,
+    /// It gives out addresses, too.
+    Stateful,
+    /// Nothing.
+    Off,
+}
+
 /// `[networks.NAME]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Network {
@@ -148,7 +166,9 @@ pub struct Network {
     pub subnet6: Option<Subnet>,
     /// A router in the segment gives out addresses of `subnet` by DHCP and, with `subnet6`, tells the prefix to guests. Default: false.
     pub dhcp: bool,
-    /// Host-only: the host's interface. Default: tl-NETWORK.
+    /// What the router does by DHCPv6, where there is `dhcp` and `subnet6`. Default: stateless.
+    pub dhcp6: Dhcp6,
+    /// Host-only: the host's interface. Default: tl-NETWORK. Bridged: tlp-NETWORK.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tap: Option<Interface>,
     /// There is to be no IPv6. Default: false.
@@ -160,9 +180,21 @@ pub struct Network {
     /// Other networks whose guests its own reach over their routers, and the other way round. Default: none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub route: Vec<Name>,
+    /// The guests' search domain. Default: NETWORK.internal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
     /// Largest IP packet in bytes that guests are told of, 68 to 65521. Default: not told, for nothing lies underneath
     /// an isolated network that would limit it.
     pub mtu: Option<u16>,
+    /// Bridged: the NIC of this host that the network is joined to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uplink: Option<Interface>,
+    /// Bridged: an existing bridge of this host that is joined instead of making one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<Interface>,
+    /// Bridged: the NIC is not joined to a bridge; guests go out by its address. Default: false.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub mac_nat: bool,
 }
 
 impl Network {
@@ -186,6 +218,11 @@ impl Network {
         self.mode != Mode::Isolated || !self.route.is_empty()
     }
 
+    /// The domain that its guests search.
+    pub fn search_domain(&self) -> String {
+        self.domain.clone().unwrap_or_else(|| format!("{}.internal", self.name).to_ascii_lowercase())
+    }
+
     /// Which address of the subnet its router has: the first that the host has not.
     pub fn router_number(&self) -> u32 {
         if self.mode == Mode::HostOnly { 2 } else { 1 }
@@ -193,13 +230,43 @@ impl Network {
 
     /// The port by which the host is in a host-only network.
     pub fn host_port(&self) -> Option<Port> {
-        let tap = self.tap.clone()?;
-        Some(Port {
-            name: PortName::host(&self.name),
+        let tap = self.tap.clone().filter(|_| self.mode == Mode::HostOnly)?;
+        Some(Port { is_host: true, ..self.own_port(PortName::host(&self.name), tap, Tagging::Untagged {}) })
+    }
+
+    /// The port by which a network that is bridged by a Linux bridge is joined to it; `ports` are those of the guests. Where they name VLANs it carries
+    /// all of these with tags, and without a tag what ports without `vlan` send.
+    pub fn uplink_port(&self, ports: &[Port]) -> Option<Port> {
+        let tap = self.tap.clone().filter(|_| self.mode == Mode::Bridged)?;
+        let mut vids: Vec<Vid> = Vec::new();
+        for port in ports.iter().filter(|port| port.network == self.name) {
+            match &port.tagging {
+                Tagging::Untagged {} => {}
+                Tagging::Access { vlan } => vids.push(*vlan),
+                Tagging::Trunk { trunk, native } => vids.extend(trunk.iter().chain(native)),
+            }
+        }
+        let native = Vid::new(1);
+        let tagging = match vids.is_empty() {
+            true => Tagging::Untagged {},
+            false => {
+                vids.sort();
+                vids.dedup();
+                vids.retain(|vid| Some(*vid) != native);
+                Tagging::Trunk { trunk: vids, native }
+            }
+        };
+        Some(Port { is_uplink: true, ..self.own_port(PortName::uplink(&self.name), tap, tagging) })
+    }
+
+    /// A port that no guest has.
+    fn own_port(&self, name: PortName, tap: Interface, tagging: Tagging) -> Port {
+        Port {
+            name,
             guest: self.name.clone(),
             network: self.name.clone(),
             attach: Attach::Tap { tap, netns: None },
-            tagging: Tagging::Untagged {},
+            tagging,
             mac: None,
             addresses: Vec::new(),
             fdb: Vec::new(),
@@ -207,8 +274,9 @@ impl Network {
             guard: false,
             isolated: false,
             pass_reserved: false,
-            is_host: true,
-        })
+            is_host: false,
+            is_uplink: false,
+        }
     }
 }
 
@@ -274,6 +342,9 @@ pub struct Port {
     /// It is the host's own, in a host-only network.
     #[serde(skip)]
     pub is_host: bool,
+    /// It leads from a bridged network to the physical one.
+    #[serde(skip)]
+    pub is_uplink: bool,
 }
 
 /// A static entry of the forwarding table.

@@ -21,7 +21,7 @@ use crate::{
     model::PortStatus,
     run,
     switch::{Place, Switch},
-    taps,
+    taps::{self, Taps},
     view::{Sums, View},
     wiring::SwitchWiring,
 };
@@ -50,7 +50,7 @@ impl Drop for Directory {
 pub(super) struct Net {
     view: View,
     places: Vec<Place>,
-    taps: Vec<TapDevice>,
+    taps: Taps,
     /// Why there is no TAP, if so.
     pub(super) no_tap: Option<String>,
     config: Config,
@@ -73,7 +73,7 @@ impl Net {
         let sessions = SessionThread::spawn(run::vhost_user_ports(&config, &states), Box::new(wiring))?;
         let (taps, no_tap) = match own_network {
             Ok(()) => (taps::attach(&config, &places, &states), None),
-            Err(why) => (Vec::new(), Some(why)),
+            Err(why) => (Taps::default(), Some(why)),
         };
         let view = switch.view();
         Ok(Net { view, places, taps, no_tap, config, sessions: Some(sessions), switch, _directory: directory })
@@ -112,7 +112,7 @@ impl Net {
 
     /// The first TAP.
     pub(super) fn tap(&self) -> Option<&TapDevice> {
-        self.taps.first()
+        self.taps.devices.first()
     }
 
     /// The port's counters.

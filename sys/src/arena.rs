@@ -123,6 +123,40 @@ impl Arena {
     /// One `readv` from `fd`: first into `front`, what does not fit there into up to `more` pooled bytes. Returns the bytes read in all and
     /// the pooled part of them. The error is `OutOfMemory` when the pool cannot take `more`.
     pub fn read_from(&mut self, fd: BorrowedFd<'_>, front: [&mut [u8]; 2], more: usize) -> io::Result<(usize, Lent)> {
+        self.read_with(front, more, |iov| {
+            // SAFETY: `read_with` vouches for the ranges.
+            unsafe { libc::readv(fd.as_raw_fd(), iov.as_mut_ptr(), 3) }
+        })
+    }
+
+    /// As [`Arena::read_from`], of a socket: one `recvmsg`, with its ancillary data in `control` (aligned as `struct cmsghdr`).
+    pub(crate) fn receive_from(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        front: [&mut [u8]; 2],
+        more: usize,
+        control: &mut [u8],
+    ) -> io::Result<(usize, Lent)> {
+        self.read_with(front, more, |iov| {
+            // SAFETY: all zeros is a valid msghdr.
+            let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+            message.msg_iov = iov.as_mut_ptr();
+            message.msg_iovlen = 3;
+            message.msg_control = control.as_mut_ptr().cast();
+            message.msg_controllen = control.len() as _;
+            // SAFETY: `read_with` vouches for the ranges; the ancillary data is written to an exclusive borrow that lives past the call.
+            unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) }
+        })
+    }
+
+    /// Has `read` fill three ranges that are writable until it returns: `front` and up to `more` pooled bytes.
+    #[inline]
+    fn read_with(
+        &mut self,
+        front: [&mut [u8]; 2],
+        more: usize,
+        read: impl FnOnce(&mut [libc::iovec; 3]) -> libc::ssize_t,
+    ) -> io::Result<(usize, Lent)> {
         let lent = self.reserve(more).ok_or(io::ErrorKind::OutOfMemory)?;
         let [a, b] = front;
         let fronts = a.len() + b.len();
@@ -131,9 +165,7 @@ impl Arena {
         for (entry, mut part) in iov.iter_mut().zip(parts) {
             *entry = libc::iovec { iov_base: part.as_mut_ptr().cast(), iov_len: part.len() };
         }
-        // SAFETY: the three ranges are writable for their lengths: two exclusive borrows that live past the call, and pool bytes.
-        let n = unsafe { libc::readv(fd.as_raw_fd(), iov.as_ptr(), 3) };
-        let n = usize::try_from(n).map_err(|_| io::Error::last_os_error())?;
+        let n = usize::try_from(read(&mut iov)).map_err(|_| io::Error::last_os_error())?;
         let pooled = n.saturating_sub(fronts);
         self.keep(pooled);
         Ok((n, Lent { len: pooled as u32, ..lent }))

@@ -45,6 +45,7 @@ impl Events {
             let (flags, token) = (event.events as libc::c_int, event.u64);
             let change = Change {
                 readable: flags & (libc::EPOLLIN | libc::EPOLLRDHUP) != 0,
+                ended: flags & libc::EPOLLRDHUP != 0,
                 writable: flags & libc::EPOLLOUT != 0,
                 failed: flags & (libc::EPOLLERR | libc::EPOLLHUP) != 0,
             };
@@ -58,6 +59,8 @@ impl Events {
 pub struct Change {
     /// It can be read, to its end perhaps.
     pub readable: bool,
+    /// Nothing will come after what waits already.
+    pub ended: bool,
     /// It can be written, or is connected.
     pub writable: bool,
     /// It failed, or both directions have ended.
@@ -145,7 +148,7 @@ mod tests {
             epoll.look(&mut events).unwrap();
             events.changes().next()
         };
-        let writable = Change { readable: false, writable: true, failed: false };
+        let writable = Change { readable: false, ended: false, writable: true, failed: false };
         assert_eq!((change(), change()), (Some((7, writable)), None));
         two.write_all(b"x").unwrap();
         assert_eq!((change(), change()), (Some((7, Change { readable: true, ..writable })), None));

@@ -23,13 +23,21 @@ pub mod inet;
 pub mod kvm;
 pub mod memory;
 pub mod netns;
+pub mod packet;
 pub mod poll;
 pub mod process;
 pub mod sigbus;
 pub mod socket;
+pub mod spsc;
 pub mod tap;
 #[cfg(test)]
 mod testing;
 pub mod tsc;
+
+/// Asks for the cache line that a value begins in, to use it soon.
+#[inline(always)]
+pub fn prefetch<T>(value: &T) {
+    copy::prefetch_read(std::ptr::from_ref(value).cast());
+}
 
 pub use guest::{GuestMemory, Lent, MapRef, Region, Room};

@@ -28,6 +28,14 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
     Ok(limit.rlim_cur)
 }
 
+/// From now on this process passes over the signals that end a service or a terminal's programs: SIGTERM, SIGINT, SIGHUP, SIGQUIT.
+pub fn outlive_signals() {
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
+        // SAFETY: no handler of ours is involved; the signals are valid, so the call cannot fail.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::{io::ErrorKind, os::unix::process::ExitStatusExt, process::Command};

@@ -4,14 +4,14 @@
 //! names only members. Everything here runs between turns and may allocate; nothing of it runs on a frame's path.
 //! Read first: [`crate::membership`], [`crate::fdb`].
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use wire::{Instant, Mac, NicId, Segment, Vid};
 
 use crate::{
     budget::{Budgets, Pacers},
     fdb::{self, Entry, Fdb, FdbStats, StaticError},
-    guard::Claims,
+    guard::{Addresses, Claims, Role},
     membership::{Labels, Membership, Segments},
     vlan::Label,
 };
@@ -46,6 +46,11 @@ pub struct NicSpec {
     pub membership: Membership,
     /// The address it must send from, and that no other NIC of its segments may take while it is attached; none: any.
     pub guard: Option<Mac>,
+    /// Its IP addresses. Under guard it must send from these (a family of which none is given is not checked). Nobody else of its segments
+    /// may speak for them while it is attached.
+    pub addresses: Vec<IpAddr>,
+    /// What may be expected of it.
+    pub role: Role,
     /// No frames between it and other isolated NICs.
     pub isolated: bool,
     /// Its frames to 01:80:C2:00:00:0X are forwarded like other multicast instead of eaten.
@@ -88,6 +93,8 @@ pub(crate) struct Member {
     pub(crate) labels: Labels,
     pub(crate) vlan_aware: bool,
     pub(crate) guard: Option<Mac>,
+    pub(crate) addresses: Addresses,
+    pub(crate) role: Role,
     pub(crate) isolated: bool,
     pub(crate) pass_reserved: bool,
     pub(crate) pacers: Pacers,
@@ -135,11 +142,15 @@ impl Bridge {
         if let Some(mac) = spec.guard {
             self.claims.add(mac, nic);
         }
+        let addresses = Addresses::new(&spec.addresses, spec.guard);
+        self.claims.add_addresses(&addresses, nic);
         if let Some(place) = self.members.get_mut(nic.index()) {
             *place = Some(Member {
                 labels: self.segments.labels(&spec.membership),
                 vlan_aware: spec.membership.is_vlan_aware(),
                 guard: spec.guard,
+                addresses,
+                role: spec.role,
                 isolated: spec.isolated,
                 pass_reserved: spec.pass_reserved,
                 pacers: Pacers::new(spec.budgets),

@@ -10,6 +10,7 @@
 //!   segment     from tag and membership, else VlanNotAllowed, UntaggedNotAllowed
 //!   reserved    01:80:C2:00:00:0X stays here, unless the NIC passes it
 //!   source      one station's address (BadSource), under guard a declared or static one of this NIC, and nobody else's (SpoofedSource)
+//!   inspect     what the packet says of its sender: SpoofedAddress, SpoofedArp, SpoofedNd, RogueDhcp, RogueRa (`inspect.rs`)
 //!   learn       the source is behind the origin NIC
 //!   destination known: SamePort, Isolated, NotReady or forward; group or unknown: NoDestination, over budget or flood
 //! ```
@@ -73,6 +74,7 @@ impl Bridge {
             learn: Learn::Current,
             outcome: Outcome::Drop(DropReason::Runt),
         };
+        memo.inspects = false;
         let Some(ingress) = memo.ingress else {
             decision.outcome = Outcome::Drop(DropReason::NoDestination);
             return decision;
@@ -113,6 +115,15 @@ impl Bridge {
                     decision.outcome = Outcome::Drop(reason);
                     return decision;
                 }
+            }
+        }
+
+        if ingress.inspection.concerns(tpid) {
+            memo.inspects = true;
+            if let Err(reason) = self.inspect(memo.origin, decision.segment, bytes) {
+                decision.learn = Learn::Current;
+                decision.outcome = Outcome::Drop(reason);
+                return decision;
             }
         }
 

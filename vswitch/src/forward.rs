@@ -30,6 +30,12 @@ impl Bridge {
             if memo.covers(head.origin.nic, head.bytes()) {
                 head.segment = memo.decision.segment;
                 head.tagged = memo.decision.label.is_tagged();
+                if memo.inspects
+                    && let Err(reason) = self.inspect(memo.origin, memo.decision.segment, head.bytes())
+                {
+                    cx.drop_at(memo.origin, frame, reason);
+                    continue;
+                }
                 self.commit(&memo, &memo.decision, cx, frame, egress);
             } else {
                 self.forward_other(&mut memo, cx, frame, egress);

@@ -1,31 +1,107 @@
-//! [`Claims`]: which NIC was declared with which address.
+//! What ports are declared with: [`Claims`] of addresses, [`Addresses`] of one NIC, its [`Role`].
 //!
-//! Invariant: an address that an attached NIC was declared with is never learnt behind another NIC of the same segment, so a port without a
-//! guard cannot draw a guarded port's frames to itself. The check that a guarded port sends from its own address alone is one comparison
-//! on the data path; this table is asked only when an address is about to be learnt anew. Read first: [`crate::decide`].
+//! Invariant: an address that an attached NIC was declared with is never learnt behind another NIC of the same segment, and nobody else speaks
+//! for it by ARP or neighbour discovery, guarded or not. The check that a guarded port sends from its own MAC alone is one comparison
+//! on the data path; these tables are asked only when an address is about to be learnt anew, and for ARP and neighbour discovery.
+//! Read first: [`crate::decide`], then `inspect.rs`.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use wire::{Mac, NicId};
 
+/// What may be expected of a NIC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// No router advertisements, redirects or words of a DHCP server: from a guarded port, and from any where the segment has a router.
+    #[default]
+    Guest,
+    /// Trusted with these, as the host is; others are not kept from them for its sake.
+    Host,
+    /// The segment's router, the only one to send these there. It passes packets of others on, so its IP sources are not checked.
+    Router,
+}
+
+/// The addresses of one NIC.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Addresses {
+    pub(crate) v4: Vec<Ipv4Addr>,
+    /// Without the link-local ones.
+    pub(crate) v6: Vec<Ipv6Addr>,
+    /// The declared ones, and with a guard the one that is made of the MAC.
+    pub(crate) link_local: Vec<Ipv6Addr>,
+    /// Link-local addresses are declared, so no others are allowed.
+    pub(crate) fixed_link_local: bool,
+}
+
+impl Addresses {
+    pub(crate) fn new(declared: &[IpAddr], guard: Option<Mac>) -> Addresses {
+        let mut all = Addresses::default();
+        for address in declared {
+            match address {
+                IpAddr::V4(address) => all.v4.push(*address),
+                IpAddr::V6(address) if address.is_unicast_link_local() => all.link_local.push(*address),
+                IpAddr::V6(address) => all.v6.push(*address),
+            }
+        }
+        all.fixed_link_local = !all.link_local.is_empty();
+        all.link_local.extend(guard.map(link_local));
+        all
+    }
+
+    fn all(&self) -> impl Iterator<Item = IpAddr> {
+        let v6 = self.v6.iter().chain(&self.link_local).map(|address| IpAddr::V6(*address));
+        self.v4.iter().map(|address| IpAddr::V4(*address)).chain(v6)
+    }
+}
+
+/// The link-local address that an interface with this MAC makes itself (RFC 4291 appendix A).
+pub(crate) fn link_local(mac: Mac) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = mac.bytes().map(u16::from);
+    Ipv6Addr::new(0xfe80, 0, 0, 0, (a ^ 2) << 8 | b, c << 8 | 0xff, 0xfe00 | d, e << 8 | f)
+}
+
 /// Addresses and the NICs declared with them, ordered.
 #[derive(Default)]
-pub(crate) struct Claims(Vec<(u64, NicId)>);
+pub(crate) struct Claims {
+    macs: Vec<(u64, NicId)>,
+    addresses: Vec<(IpAddr, NicId)>,
+}
 
 impl Claims {
     /// `nic` was declared with `mac`.
     pub(crate) fn add(&mut self, mac: Mac, nic: NicId) {
-        self.0.push((mac.to_bits(), nic));
-        self.0.sort_unstable();
+        self.macs.push((mac.to_bits(), nic));
+        self.macs.sort_unstable();
+    }
+
+    /// `nic` was declared with `addresses`.
+    pub(crate) fn add_addresses(&mut self, addresses: &Addresses, nic: NicId) {
+        self.addresses.extend(addresses.all().map(|address| (address, nic)));
+        self.addresses.sort_unstable();
+        self.addresses.dedup();
     }
 
     /// `nic` is gone.
     pub(crate) fn remove(&mut self, nic: NicId) {
-        self.0.retain(|(_, claimant)| *claimant != nic);
+        self.macs.retain(|(_, claimant)| *claimant != nic);
+        self.addresses.retain(|(_, claimant)| *claimant != nic);
     }
 
     /// The NICs declared with an address, as [`Mac::to_bits`] has it.
     pub(crate) fn claimants(&self, mac: u64) -> impl Iterator<Item = NicId> {
-        let from = self.0.partition_point(|(claimed, _)| *claimed < mac);
-        self.0.iter().skip(from).take_while(move |(claimed, _)| *claimed == mac).map(|(_, nic)| *nic)
+        let from = self.macs.partition_point(|(claimed, _)| *claimed < mac);
+        self.macs.iter().skip(from).take_while(move |(claimed, _)| *claimed == mac).map(|(_, nic)| *nic)
+    }
+
+    /// The NICs declared with an IP address.
+    pub(crate) fn claimants_of(&self, address: IpAddr) -> impl Iterator<Item = NicId> {
+        let from = self.addresses.partition_point(|(claimed, _)| *claimed < address);
+        self.addresses.iter().skip(from).take_while(move |(claimed, _)| *claimed == address).map(|(_, nic)| *nic)
+    }
+
+    /// Whether anybody was declared with an IP address.
+    pub(crate) fn has_addresses(&self) -> bool {
+        !self.addresses.is_empty()
     }
 }
 

@@ -15,6 +15,7 @@ use crate::{
     bridge::Bridge,
     decide::{Decision, Outcome},
     fdb::{Key, Learn, Tick},
+    inspect::{Inspection, is_inspected},
     vlan::{Label, TPID_ON_WIRE},
 };
 
@@ -26,6 +27,8 @@ pub(crate) struct Memo {
     /// The origin's part of every decision; nothing when it is no member.
     pub(crate) ingress: Option<Ingress>,
     header: Header,
+    /// Frames with `header` are inspected one by one.
+    pub(crate) inspects: bool,
     /// The decision about frames with `header`.
     pub(crate) decision: Decision,
     /// The source learnt last, behind `origin`.
@@ -45,6 +48,7 @@ pub(crate) struct Ingress {
     pub(crate) untagged: Option<Segment>,
     /// [`Mac::to_bits`] of the declared address; zero for none.
     pub(crate) guard: u64,
+    pub(crate) inspection: Inspection,
     pub(crate) isolated: bool,
     pub(crate) pass_reserved: bool,
 }
@@ -92,6 +96,7 @@ impl Memo {
         let header = Header::read(bytes);
         let holds = decision.learn == Learn::Current
             && !matches!(decision.outcome, Outcome::Flood(_))
+            && !matches!(decision.outcome, Outcome::Drop(reason) if is_inspected(reason))
             && !header.is(Header::SHORT);
         self.header = if holds { header } else { Header::NONE };
         self.decision = decision;
@@ -111,10 +116,12 @@ impl Bridge {
                 vlan_aware: self.vlan_aware,
                 untagged: member.labels.untagged,
                 guard: member.guard.map_or(0, Mac::to_bits),
+                inspection: self.inspection(member),
                 isolated: member.isolated,
                 pass_reserved: member.pass_reserved,
             }),
             header: Header::NONE,
+            inspects: false,
             decision: Decision {
                 segment: Segment::default(),
                 label: Label::NONE,

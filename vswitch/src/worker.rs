@@ -17,7 +17,7 @@
 
 use std::io;
 
-use wire::{Burst, Context, DropReason, Instant, NicId, Origin, Port, Sizes, Wake, filter::RxFilter};
+use wire::{BURST, Burst, Context, DropReason, Instant, NicId, Origin, Port, Sizes, Wake, filter::RxFilter};
 
 use crate::{
     bridge::Bridge,
@@ -187,20 +187,33 @@ impl Worker {
         }
     }
 
-    /// Forwards what ports sent back, in the order in which they sent it, each frame as if received where its origin says.
+    /// Forwards what ports sent back, in the order in which they sent it, each frame as if received where its origin says. What follows one
+    /// another from the same NIC is forwarded as one burst; before more than a burst could meet at one lane, the lanes are served.
     fn forward_answers(&mut self) {
-        let Worker { cx, nics, bridges, egress, burst, .. } = self;
-        let mut answers = std::mem::take(&mut cx.answers);
-        for frame in answers.drain() {
-            let nic = cx.heads.get(&frame).origin.nic;
+        let mut answers = std::mem::take(&mut self.cx.answers);
+        let mut frames = answers.drain().peekable();
+        let mut waiting = 0;
+        while let Some(first) = frames.next() {
+            let Worker { cx, nics, bridges, egress, burst, .. } = self;
+            let nic = cx.heads.get(&first).origin.nic;
+            let _ = burst.push(first);
+            while burst.room() > 0
+                && let Some(next) = frames.next_if(|next| cx.heads.get(next).origin.nic == nic)
+            {
+                let _ = burst.push(next);
+            }
             cx.nic = nic;
+            waiting += burst.len();
             let bridge = nics.get(nic.index()).and_then(Option::as_ref).map(|nic| nic.bridge.0);
             match bridge.and_then(|id| bridges.get_mut(usize::from(id))).and_then(Option::as_mut) {
-                Some(bridge) => {
-                    let _ = burst.push(frame);
-                    bridge.forward(cx, burst, egress);
+                Some(bridge) => bridge.forward(cx, burst, egress),
+                None => burst.drain().for_each(|frame| cx.drop(frame, DropReason::NoDestination)),
+            }
+            if waiting + frames.len().min(BURST) > BURST {
+                waiting = 0;
+                while let Some(index) = self.egress.next_touched() {
+                    self.transmit(index);
                 }
-                None => cx.drop(frame, DropReason::NoDestination),
             }
         }
     }

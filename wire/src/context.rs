@@ -10,7 +10,7 @@ use sys::{Lent, arena::Arena};
 
 use crate::{
     clock::Instant,
-    frame::{Burst, Frame, Head, NicId, Origin},
+    frame::{ANSWERS, Burst, Frame, Head, NicId, Origin},
     verdict::{Counters, DropReason},
 };
 
@@ -156,7 +156,7 @@ pub struct Context {
     /// The NIC whose port is being called.
     pub nic: NicId,
     /// Frames that ports sent back, to be forwarded in this turn as if received from where they say.
-    pub answers: Burst,
+    pub answers: Burst<ANSWERS>,
     /// The sums over all NICs.
     pub ledger: Ledger,
     counters: Vec<Counters>,

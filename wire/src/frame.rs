@@ -19,6 +19,8 @@ pub const HEADROOM: usize = 80;
 pub const MAX_FRAME: usize = 65_550;
 /// Frames in a burst, at most.
 pub const BURST: usize = 64;
+/// Answers of a round, at most: a burst of a router or NAT, each frame of which may have become several.
+pub const ANSWERS: usize = 256;
 
 /// Which NIC of a worker, by its place in the worker's table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -224,19 +226,19 @@ impl Head {
     }
 }
 
-/// Up to [`BURST`] frames.
-pub struct Burst {
-    frames: [Frame; BURST],
+/// Up to `N` frames, [`BURST`] if not said.
+pub struct Burst<const N: usize = BURST> {
+    frames: [Frame; N],
     len: usize,
 }
 
-impl Default for Burst {
+impl<const N: usize> Default for Burst<N> {
     fn default() -> Self {
-        Burst { frames: [const { Frame::NONE }; BURST], len: 0 }
+        Burst { frames: [const { Frame::NONE }; N], len: 0 }
     }
 }
 
-impl Burst {
+impl<const N: usize> Burst<N> {
     /// Frames in it.
     #[inline]
     pub fn len(&self) -> usize {
@@ -252,7 +254,7 @@ impl Burst {
     /// How many more fit.
     #[inline]
     pub fn room(&self) -> usize {
-        BURST - self.len
+        N - self.len
     }
 
     /// Puts `frame` at the end; gives it back when there is no room.

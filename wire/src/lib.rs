@@ -26,7 +26,7 @@ pub use addr::{AddrError, Mac, Vid, Vni};
 pub use clock::{Clock, Instant, SystemClock, VirtualClock};
 pub use context::{Context, Heads, Ledger, Sizes};
 pub use flow::FlowKey;
-pub use frame::{BURST, Burst, Drain, Frame, HEAD_BYTES, Head, MAX_FRAME, NicId, Origin, Segment, Tag};
+pub use frame::{ANSWERS, BURST, Burst, Drain, Frame, HEAD_BYTES, Head, MAX_FRAME, NicId, Origin, Segment, Tag};
 pub use layers::{L3, Layers};
 pub use offload::{Accepts, Gso, Offload};
 pub use port::{Port, Wake};

@@ -104,6 +104,32 @@ reasons! {
     NoConnection = "no_connection",
     /// An echo request, where this host allows no ping sockets (net.ipv4.ping_group_range).
     PingNotPermitted = "ping_not_permitted",
+    /// Longer than the MTU of the way it would go, and not to be cut; its sender was told, within a limit.
+    MtuExceeded = "mtu_exceeded",
+    /// To an outside address of a NAT that nothing inside is mapped to.
+    NatNoMapping = "nat_no_mapping",
+    /// From an address that a NAT's mapping does not let in.
+    NatFiltered = "nat_filtered",
+    /// A TCP segment of no connection that the NAT knows.
+    NatNoSession = "nat_no_session",
+    /// All ports of the NAT's outside address are taken.
+    NatNoPort = "nat_no_port",
+    /// Its guest has as many mappings and connections as it may.
+    NatQuota = "nat_quota",
+    /// The NAT's table is full.
+    NatFull = "nat_full",
+    /// A protocol that the NAT does not translate.
+    NatUnsupported = "nat_unsupported",
+    /// An IP packet whose source is none of the addresses that the port was declared with.
+    SpoofedAddress = "spoofed_address",
+    /// An ARP packet whose sender is not the port, or is an address that another port was declared with.
+    SpoofedArp = "spoofed_arp",
+    /// A neighbour discovery message that speaks for an address that is not the port's.
+    SpoofedNd = "spoofed_nd",
+    /// What only a DHCP server says, from a port that is none.
+    RogueDhcp = "rogue_dhcp",
+    /// A router advertisement or redirect from a port that is no router's, or headers that could hide one.
+    RogueRa = "rogue_ra",
     /// Neither ARP nor IP, or of a router: nothing that leaves by an uplink with one MAC.
     OneMac = "one_mac",
 }

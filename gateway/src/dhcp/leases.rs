@@ -12,34 +12,62 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
 
 use wire::{Instant, NicId};
 
-use super::{Client, Lease, LeaseEvent, LeaseState, SavedLease, Snapshot, mix};
+use super::{Client, Lease, LeaseEvent, LeaseState, SavedLease, mix};
+
+/// An address that can be leased.
+pub(crate) trait Address: Copy + Ord {
+    /// As a number.
+    fn number(self) -> u128;
+    /// The address of a number that one of its kind had, or one between two.
+    fn numbered(number: u128) -> Self;
+}
+
+impl Address for Ipv4Addr {
+    fn number(self) -> u128 {
+        self.to_bits().into()
+    }
+
+    fn numbered(number: u128) -> Self {
+        (number as u32).into()
+    }
+}
+
+impl Address for Ipv6Addr {
+    fn number(self) -> u128 {
+        self.to_bits()
+    }
+
+    fn numbered(number: u128) -> Self {
+        number.into()
+    }
+}
 
 #[derive(Debug)]
-pub(crate) struct Leases {
-    by_address: BTreeMap<Ipv4Addr, Lease>,
-    by_client: HashMap<Client, Ipv4Addr>,
+pub(crate) struct Leases<A = Ipv4Addr> {
+    by_address: BTreeMap<A, Lease<A>>,
+    by_client: HashMap<Client, A>,
     /// By the end of the current state.
-    by_end: BTreeSet<(Instant, Ipv4Addr)>,
+    by_end: BTreeSet<(Instant, A)>,
     /// Addresses of the pool, by who holds them and by the end of the current state.
-    by_nic: BTreeMap<NicId, BTreeSet<(Instant, Ipv4Addr)>>,
+    by_nic: BTreeMap<NicId, BTreeSet<(Instant, A)>>,
     /// Those of them that are offered.
-    offers: BTreeMap<NicId, BTreeSet<(Instant, Ipv4Addr)>>,
+    offers: BTreeMap<NicId, BTreeSet<(Instant, A)>>,
     /// Addresses of the pool without a lease.
-    free: BTreeSet<Ipv4Addr>,
+    free: BTreeSet<A>,
     /// The pool: addresses to be given to anybody.
-    pool: BTreeSet<Ipv4Addr>,
+    pool: BTreeSet<A>,
     share: usize,
     seed: u64,
 }
 
-impl Leases {
-    pub(crate) fn new(pool: BTreeSet<Ipv4Addr>, share: usize, seed: u64) -> Self {
+impl<A: Address> Leases<A> {
+    pub(crate) fn new(pool: BTreeSet<A>, share: usize, seed: u64) -> Self {
         Leases {
             by_address: BTreeMap::new(),
             by_client: HashMap::new(),
@@ -54,25 +82,25 @@ impl Leases {
         }
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Lease> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Lease<A>> {
         self.by_address.values()
     }
 
-    pub(crate) fn at(&self, address: Ipv4Addr) -> Option<&Lease> {
+    pub(crate) fn at(&self, address: A) -> Option<&Lease<A>> {
         self.by_address.get(&address)
     }
 
     /// What the client has or had; never an address put aside.
-    pub(crate) fn of(&self, client: &Client) -> Option<&Lease> {
+    pub(crate) fn of(&self, client: &Client) -> Option<&Lease<A>> {
         self.by_address.get(self.by_client.get(client)?)
     }
 
-    pub(crate) fn in_pool(&self, address: Ipv4Addr) -> bool {
+    pub(crate) fn in_pool(&self, address: A) -> bool {
         self.pool.contains(&address)
     }
 
     /// Whether `address` can be given to a client who has no claim to it.
-    pub(crate) fn is_free(&self, address: Ipv4Addr, now: Instant) -> bool {
+    pub(crate) fn is_free(&self, address: A, now: Instant) -> bool {
         self.by_address.get(&address).is_none_or(|lease| lease.expires <= now)
     }
 
@@ -82,7 +110,7 @@ impl Leases {
     }
 
     /// An address of the pool for a client behind `nic` who has none.
-    pub(crate) fn choose(&self, client: &Client, nic: NicId, now: Instant) -> Option<Ipv4Addr> {
+    pub(crate) fn choose(&self, client: &Client, nic: NicId, now: Instant) -> Option<A> {
         if !self.within_share(nic) {
             return self.own(nic, now);
         }
@@ -92,16 +120,16 @@ impl Leases {
     }
 
     /// Where the search for a free address begins.
-    fn place_of(&self, client: &Client) -> Option<Ipv4Addr> {
-        let (first, last) = (self.pool.first()?.to_bits(), self.pool.last()?.to_bits());
+    fn place_of(&self, client: &Client) -> Option<A> {
+        let (first, last) = (self.pool.first()?.number(), self.pool.last()?.number());
         let hash = client.id.iter().fold(mix(client.mac.to_bits() ^ self.seed), |hash, c| mix(hash ^ u64::from(*c)));
-        Some((first + (hash % (u64::from(last - first) + 1)) as u32).into())
+        Some(A::numbered(first + u128::from(hash) % (last - first + 1)))
     }
 
     /// An address that `nic` itself can do without.
-    fn own(&self, nic: NicId, now: Instant) -> Option<Ipv4Addr> {
+    fn own(&self, nic: NicId, now: Instant) -> Option<A> {
         let held = self.by_nic.get(&nic)?;
-        let unused = |(_, address): &&(Instant, Ipv4Addr)| {
+        let unused = |(_, address): &&(Instant, A)| {
             self.pool.contains(address)
                 && self.at(*address).is_some_and(|lease| lease.expires <= now || lease.state == LeaseState::Offered)
         };
@@ -109,13 +137,13 @@ impl Leases {
     }
 
     /// The address of the pool whose lease has been over for longest.
-    fn over(&self, now: Instant) -> Option<Ipv4Addr> {
+    fn over(&self, now: Instant) -> Option<A> {
         let ended = self.by_end.iter().take_while(|(end, _)| *end <= now);
         ended.map(|(_, address)| *address).find(|address| self.pool.contains(address))
     }
 
     /// The oldest offer to the NIC that holds more than `nic`, and most of those that have offers.
-    fn offered_by_whoever_holds_most(&self, nic: NicId) -> Option<Ipv4Addr> {
+    fn offered_by_whoever_holds_most(&self, nic: NicId) -> Option<A> {
         let held = |nic| self.by_nic.get(nic).map_or(0, BTreeSet::len);
         let mine = held(&nic);
         let more = self.offers.iter().filter(|(other, _)| held(other) > mine);
@@ -124,7 +152,7 @@ impl Leases {
     }
 
     /// Puts `lease` in the place of whatever its address and its client had.
-    pub(crate) fn put(&mut self, lease: Lease) -> LeaseEvent {
+    pub(crate) fn put(&mut self, lease: Lease<A>) -> LeaseEvent<A> {
         let left = self.by_client.get(&lease.client).copied().filter(|had| *had != lease.address);
         if let Some(had) = left {
             self.remove(had);
@@ -148,7 +176,7 @@ impl Leases {
         LeaseEvent { lease, left }
     }
 
-    fn remove(&mut self, address: Ipv4Addr) {
+    fn remove(&mut self, address: A) {
         let Some(lease) = self.by_address.remove(&address) else { return };
         self.by_end.remove(&(lease.expires, address));
         for index in [&mut self.by_nic, &mut self.offers] {
@@ -169,18 +197,18 @@ impl Leases {
         }
     }
 
-    pub(crate) fn snapshot(&self, now: Instant) -> Snapshot {
-        let saved = |lease: &Lease| SavedLease {
+    pub(crate) fn snapshot(&self, now: Instant) -> Vec<SavedLease<A>> {
+        let saved = |lease: &Lease<A>| SavedLease {
             address: lease.address,
             client: lease.client.clone(),
             state: lease.state,
             name: lease.name.clone(),
             remaining: lease.expires.since(now),
         };
-        Snapshot { leases: self.iter().map(saved).collect() }
+        self.iter().map(saved).collect()
     }
 
-    pub(crate) fn restore(&mut self, saved: &SavedLease, now: Instant, away: Duration) {
+    pub(crate) fn restore(&mut self, saved: &SavedLease<A>, now: Instant, away: Duration) {
         self.put(Lease {
             address: saved.address,
             client: saved.client.clone(),

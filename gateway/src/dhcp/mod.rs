@@ -6,19 +6,22 @@
 //! same identifier, get addresses of their own. A message whose hardware address is not the frame's source is not listened to.
 //! Read first: RFC 2131, RFC 2132; RFC 6842 (the client identifier goes back), RFC 3046 (so does the relay's option), RFC 3442 (routes).
 
-mod leases;
-mod message;
+pub(crate) mod leases;
+pub(crate) mod message;
 mod options;
 mod reply;
 mod server;
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
 use wire::{Instant, Mac, NicId};
 
 use crate::config::{ConfigError, RouterV4, encode_name};
 
-pub(crate) use server::Dhcp;
+pub(crate) use server::{Dhcp, is_for};
 
 /// The UDP port that servers listen on.
 pub(crate) const SERVER_PORT: u16 = 67;
@@ -69,11 +72,11 @@ pub struct Route {
 
 /// An address that is kept for a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reservation {
+pub struct Reservation<A = Ipv4Addr> {
     /// The guest.
     pub guest: Guest,
     /// The address.
-    pub address: Ipv4Addr,
+    pub address: A,
 }
 
 /// How a guest is known.
@@ -140,9 +143,9 @@ impl DhcpConfig {
 /// Who a client is: see the module's invariant.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Client {
-    /// `chaddr`.
+    /// `chaddr`; in DHCPv6 the source of its frames.
     pub mac: Mac,
-    /// Option 61, empty where the client sent none.
+    /// Option 61, empty where the client sent none; in DHCPv6 the DUID and, behind it, the IAID.
     pub id: Box<[u8]>,
 }
 
@@ -161,9 +164,9 @@ pub enum LeaseState {
 
 /// An address and who has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lease {
+pub struct Lease<A = Ipv4Addr> {
     /// The address.
-    pub address: Ipv4Addr,
+    pub address: A,
     /// Who has, or had, it.
     pub client: Client,
     /// What it is.
@@ -176,13 +179,32 @@ pub struct Lease {
     pub expires: Instant,
 }
 
+/// A lease of either kind that changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Of DHCPv4.
+    V4(LeaseEvent),
+    /// Of DHCPv6.
+    V6(LeaseEvent<Ipv6Addr>),
+}
+
+impl Event {
+    /// That of DHCPv4.
+    pub fn v4(self) -> Option<LeaseEvent> {
+        match self {
+            Event::V4(event) => Some(event),
+            Event::V6(_) => None,
+        }
+    }
+}
+
 /// What a commit did to the leases.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LeaseEvent {
+pub struct LeaseEvent<A = Ipv4Addr> {
     /// The lease as it is now.
-    pub lease: Lease,
+    pub lease: Lease<A>,
     /// The address that its client had before, and has no more.
-    pub left: Option<Ipv4Addr>,
+    pub left: Option<A>,
 }
 
 /// What outlives a restart: plain data, times as durations.
@@ -190,13 +212,15 @@ pub struct LeaseEvent {
 pub struct Snapshot {
     /// Every lease, by address.
     pub leases: Vec<SavedLease>,
+    /// Those of DHCPv6.
+    pub leases6: Vec<SavedLease<Ipv6Addr>>,
 }
 
 /// A lease as it is saved.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SavedLease {
+pub struct SavedLease<A = Ipv4Addr> {
     /// The address.
-    pub address: Ipv4Addr,
+    pub address: A,
     /// Whose it is.
     pub client: Client,
     /// What it is.

@@ -71,7 +71,7 @@ impl Dhcp {
     }
 
     pub(crate) fn snapshot(&self, now: Instant) -> Snapshot {
-        self.leases.snapshot(now)
+        Snapshot { leases: self.leases.snapshot(now), leases6: Vec::new() }
     }
 
     pub(crate) fn restore(&mut self, snapshot: &Snapshot, now: Instant, away: Duration) -> usize {
@@ -300,7 +300,7 @@ fn promise(lease: Lease) -> Decision {
     Decision { verdict: Verdict::Reply, change: Change::Lease(Box::new(lease)) }
 }
 
-fn is_for(guest: &Guest, mac: Mac, name: Option<&str>) -> bool {
+pub(crate) fn is_for(guest: &Guest, mac: Mac, name: Option<&str>) -> bool {
     match guest {
         Guest::Mac(reserved) => *reserved == mac,
         // Names are compared as they are kept: made fit for DNS.

@@ -71,7 +71,7 @@ impl Segment {
     pub fn say(&mut self, frame: &[u8]) -> (Verdict, Option<Vec<u8>>) {
         let decision = self.decide(frame);
         let verdict = decision.verdict;
-        self.event = self.gateway.commit(decision, self.now);
+        self.event = self.gateway.commit(decision, self.now).and_then(gateway::dhcp::Event::v4);
         (verdict, (!self.out.is_empty()).then(|| self.out.clone()))
     }
 

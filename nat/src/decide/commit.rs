@@ -36,7 +36,8 @@ impl NatTable {
         self.unsolicited.due(now)
     }
 
-    fn carry_out(&mut self, translation: &Translation, head: &mut Head) -> Result<(), Refusal> {
+    #[inline]
+    pub(crate) fn carry_out(&mut self, translation: &Translation, head: &mut Head) -> Result<(), Refusal> {
         let Translation { out, into, now, len, .. } = *translation;
         self.leg(out, len, now)?;
         self.leg(into, len, now)?;

@@ -20,7 +20,7 @@ use super::{
     packet::{Packet, body, front},
     udp::{prohibited, source_mac, tell},
 };
-use crate::{control::Line, record::Protocol};
+use crate::{config::Filtering, control::Line, record::Protocol};
 
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
@@ -29,6 +29,8 @@ const EMSGSIZE: i32 = 90;
 const TRIES: usize = 3;
 /// Replies taken from one socket in a turn, and errors.
 const MOST: usize = 16;
+/// Destinations of one identifier that are remembered, for address-dependent filtering.
+const ASKED: usize = 16;
 
 /// An identifier of a guest and its socket.
 struct Mapping {
@@ -38,8 +40,9 @@ struct Mapping {
     inside: SocketAddr,
     outside: SocketAddr,
     mac: Mac,
-    remote: Option<IpAddr>,
-    many: bool,
+    /// Who was asked, the last few of them.
+    asked: [Option<IpAddr>; ASKED],
+    next_asked: usize,
     /// Of the request sent last, to quote it.
     id: u16,
     tos: u8,
@@ -149,8 +152,8 @@ impl Ping {
             inside,
             outside,
             mac: Mac::new([0; 6]),
-            remote: None,
-            many: false,
+            asked: [None; ASKED],
+            next_asked: 0,
             id: 0,
             tos: 0,
             df: false,
@@ -174,8 +177,7 @@ impl Ping {
     fn send(&mut self, cx: &mut Context, hub: &mut Hub, frame: Frame, packet: &Packet, slot: Slot, to: SocketAddr) {
         let Some(mapping) = self.mappings.get_mut(slot) else { return cx.drop(frame, DropReason::NotReady) };
         mapping.mac = source_mac(cx, &frame);
-        mapping.many |= mapping.remote.is_some_and(|remote| remote != to.ip());
-        mapping.remote.get_or_insert(to.ip());
+        mapping.ask(to.ip());
         (mapping.id, mapping.tos, mapping.df) = (packet.id, packet.tos, packet.df);
         mapping.len = (packet.end - packet.l4) as u16;
         mapping.packets += 1;
@@ -227,6 +229,11 @@ impl Ping {
                 }
             }
             let Some(incoming) = self.batch.get(0) else { continue };
+            if hub.config.filtering == Filtering::AddressDependent && !mapping.asked.contains(&Some(incoming.from.ip()))
+            {
+                cx.lost(DropReason::Filtered);
+                continue;
+            }
             let v6 = mapping.inside.is_ipv6();
             let Some(from) = hub.seen_as(incoming.from, v6) else {
                 cx.lost(DropReason::NotTranslated);
@@ -275,12 +282,27 @@ impl Ping {
             nic: key.nic(),
             inside: mapping.inside,
             outside: Some(mapping.outside),
-            remote: mapping.remote.filter(|_| !mapping.many).map(|remote| SocketAddr::new(remote, 0)),
+            remote: mapping.only_one().map(|remote| SocketAddr::new(remote, 0)),
             state: "query",
             expires: self.mappings.ends(slot).map(|ends| ends.since(now).as_secs() as u32),
             packets: mapping.packets,
             bytes: mapping.bytes,
         }));
+    }
+}
+
+impl Mapping {
+    fn ask(&mut self, address: IpAddr) {
+        if !self.asked.contains(&Some(address)) {
+            if let Some(place) = self.asked.get_mut(self.next_asked % ASKED) {
+                *place = Some(address);
+            }
+            self.next_asked += 1;
+        }
+    }
+
+    fn only_one(&self) -> Option<IpAddr> {
+        self.asked.first().copied().flatten().filter(|_| self.next_asked == 1)
     }
 }
 

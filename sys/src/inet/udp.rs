@@ -100,6 +100,10 @@ impl Datagrams {
             Kind::Ping4 => socket.set(libc::IPPROTO_IP, libc::IP_RECVTTL, 1)?,
             Kind::Ping6 => socket.set(libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT, 1)?,
         }
+        if matches!(kind, Kind::Ping4 | Kind::Ping6) {
+            // Ping sockets share identifiers unless told not to, and then one of them gets all replies.
+            socket.set(libc::SOL_SOCKET, libc::SO_REUSEADDR, 0)?;
+        }
         // As much as the host allows, which is for the host to say.
         let _ = socket.set(libc::SOL_SOCKET, libc::SO_RCVBUF, SOCKET_BUFFER);
         let _ = socket.set(libc::SOL_SOCKET, libc::SO_SNDBUF, SOCKET_BUFFER);
@@ -186,11 +190,16 @@ impl Datagrams {
 }
 
 /// Room for the control messages of one datagram, aligned like a `cmsghdr`.
-type Control = [u64; 12];
+type Control = [u64; CONTROL_WORDS];
+/// Words of it.
+const CONTROL_WORDS: usize = 20;
 
 const _: () = {
     // SAFETY: CMSG_SPACE only computes. Three control messages go out with a datagram at most; an extended error with its offender comes in.
     assert!(size_of::<Control>() >= 3 * unsafe { libc::CMSG_SPACE(4) } as usize);
-    // SAFETY: as above.
-    assert!(size_of::<Control>() >= unsafe { libc::CMSG_SPACE(44) } as usize + unsafe { libc::CMSG_SPACE(4) } as usize);
+    // SAFETY: as above. Hop limit and traffic class come with it.
+    assert!(size_of::<Control>() >= unsafe { libc::CMSG_SPACE(44) as usize + 3 * libc::CMSG_SPACE(4) as usize });
 };
+
+#[cfg(test)]
+mod tests;

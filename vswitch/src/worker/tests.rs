@@ -98,6 +98,42 @@ fn answers_arrive_in_the_turn_of_their_questions_and_in_their_order() {
     assert!(ledger.balances() && ledger.dropped == 0, "{ledger:?}");
 }
 
+/// Answers every question three times, more than a burst to one lane.
+struct Echo;
+
+impl Port for Echo {
+    fn receive(&mut self, _: &mut Context, _: &mut Burst) -> io::Result<()> {
+        Ok(())
+    }
+    fn transmit(&mut self, cx: &mut Context, burst: &mut Burst) -> io::Result<()> {
+        for question in burst.drain() {
+            let answer = frame(ASKER, ANSWERER, number(cx, &question));
+            cx.transmitted(1, 60);
+            for _ in 0..3 {
+                let answer = cx.originate(Origin { nic: cx.nic, lane: 0 }, &answer).unwrap();
+                cx.answers.push(answer).unwrap();
+            }
+        }
+        Ok(())
+    }
+    fn release(&mut self, _: &mut Context) -> io::Result<()> {
+        Ok(())
+    }
+    fn wake(&mut self, _: &mut Wake) -> bool {
+        false
+    }
+}
+
+#[test]
+fn more_answers_than_a_burst_all_arrive_in_their_order() {
+    let (mut worker, arrivals) = worker((0..64).collect());
+    assert!(worker.apply(Change::Attach { nic: NicId(1), lane: 0, port: Box::new(Echo) }));
+    assert_eq!(worker.round(Instant::START), 64);
+    assert!(arrivals.try_iter().eq((0..64).flat_map(|n| [n; 3])));
+    let ledger = worker.context().ledger;
+    assert!(ledger.balances() && ledger.dropped == 0, "{ledger:?}");
+}
+
 /// Sends every frame on, out of its other NIC.
 struct Passage {
     nics: Vec<NicId>,

@@ -101,6 +101,8 @@ pub(super) struct Flow {
     pub(super) ended: bool,
     /// The socket may have something to read.
     pub(super) readable: bool,
+    /// The host's network has ended its direction behind what the socket has to read.
+    pub(super) hung_up: bool,
     /// It waits in the list of those to be served.
     pub(super) queued: bool,
     /// The guest is owed an acknowledgement.
@@ -137,6 +139,7 @@ impl Flow {
             fin_acked: false,
             ended: false,
             readable: false,
+            hung_up: false,
             queued: false,
             owes: false,
             deadline: Instant::START,

@@ -182,6 +182,8 @@ pub(super) fn data(cx: &mut Context, hub: &mut Hub, flow: &mut Flow) -> Served {
             end(cx, hub, flow)
         }
         Ok(n) if n == want => Served::More,
+        // The end is behind it, and was told already.
+        Ok(_) if flow.hung_up => Served::More,
         Ok(_) => {
             // There was less than asked for: whatever comes is told as an event.
             flow.readable = false;

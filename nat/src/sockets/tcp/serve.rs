@@ -46,6 +46,7 @@ impl Tcp {
     pub(crate) fn ready(&mut self, cx: &mut Context, slot: Slot, change: sys::epoll::Change, hub: &mut Hub) {
         let Some(flow) = self.table.get_mut(slot) else { return };
         flow.readable |= change.readable || change.failed;
+        flow.hung_up |= change.ended;
         match flow.state {
             State::Connecting => return self.connected(cx, slot, change, hub),
             State::Asked if change.failed => {

@@ -10,7 +10,7 @@ use std::{
     ptr,
 };
 
-use super::{BATCH, Control, Datagrams, Name};
+use super::{BATCH, CONTROL_WORDS, Control, Datagrams, Name};
 use crate::call::retry;
 
 /// The longest datagram with its headers, and what many of one size come in as together.
@@ -81,7 +81,7 @@ impl Default for RecvBatch {
         RecvBatch {
             buffers: vec![0; BATCH * STRIDE].into(),
             names: vec![Name::EMPTY; BATCH].into(),
-            controls: vec![[0; 12]; BATCH].into(),
+            controls: vec![[0; CONTROL_WORDS]; BATCH].into(),
             parts: (0..BATCH).map(|_| MaybeUninit::uninit()).collect(),
             headers: (0..BATCH).map(|_| MaybeUninit::uninit()).collect(),
             len: 0,

@@ -4,7 +4,7 @@
 
 use std::{io, mem::MaybeUninit, net::SocketAddr, os::fd::AsRawFd, ptr};
 
-use super::{BATCH, Control, Datagrams, Name};
+use super::{BATCH, CONTROL_WORDS, Control, Datagrams, Name};
 use crate::{arena::Arena, call::retry, guest::Lent};
 
 /// Bytes at the start of a datagram that are copied, at most.
@@ -34,8 +34,14 @@ struct Message {
     control_len: usize,
 }
 
-const NO_MESSAGE: Message =
-    Message { name: Name::EMPTY, front: [0; FRONT], front_len: 0, parts: (0, 0), control: [0; 12], control_len: 0 };
+const NO_MESSAGE: Message = Message {
+    name: Name::EMPTY,
+    front: [0; FRONT],
+    front_len: 0,
+    parts: (0, 0),
+    control: [0; CONTROL_WORDS],
+    control_len: 0,
+};
 
 /// Datagrams on their way out of one socket. See the module's documentation.
 pub struct SendBatch {

@@ -6,6 +6,7 @@ use std::{
     net::{TcpListener, TcpStream, UdpSocket},
     process::{Command, Stdio},
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    time::Duration,
 };
 
 use sys::{
@@ -15,7 +16,10 @@ use sys::{
     poll::Sleep,
     tap::{Tap, TapStep},
 };
-use wire::{Clock, NicId, Sizes, SystemClock};
+use wire::{
+    BURST, Burst, Clock, Context, DropReason, Instant, MAX_FRAME, NicId, Offload, Origin, Port, Sizes, SystemClock,
+    Wake,
+};
 
 use super::*;
 

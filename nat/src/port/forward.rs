@@ -1,0 +1,328 @@
+//! A packet's way through the port, from inside and from outside.
+//!
+//! Invariant: `commit` comes after everything that can still stop a packet but the table itself.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use wire::{
+    Accepts, Context, DropReason, Frame, Head,
+    layers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6},
+    segmentation::Settle,
+};
+
+use super::{
+    PacketPort,
+    bytes::{array, put_summed, word},
+    errors::{self, Owed},
+    held::{For, Held},
+    mtu::{self, Cutter, Fit},
+    neighbours::Hop,
+};
+use crate::{
+    decide::{Decision, Refusal, Translation},
+    record::Side,
+};
+
+/// Where the IP header begins: frames come without tags.
+const L3: usize = 14;
+const ICMP: u8 = 1;
+const TCP: u8 = 6;
+
+impl PacketPort {
+    /// A frame from inside.
+    #[inline]
+    pub(super) fn go_out(&mut self, cx: &mut Context, frame: Frame) {
+        let head = cx.heads.get(&frame);
+        match head.ethertype() {
+            ETHERTYPE_IPV4 => {
+                let nic = head.origin.nic;
+                let (_, mac) = head.macs();
+                let source = array::<4>(head.bytes(), L3 + 12).unwrap_or_default();
+                if !self.guests.learn(nic, Ipv4Addr::from(source), mac) {
+                    self.add_nic(nic);
+                }
+                let decision = self.table.decide(Side::Inside, head, cx.now);
+                self.carry_out(cx, frame, Side::Inside, &decision);
+            }
+            ETHERTYPE_IPV6 => self.go_out_v6(cx, frame),
+            _ => cx.drop_at(cx.heads.get(&frame).origin.nic, frame, DropReason::NotForGateway),
+        }
+    }
+
+    /// A frame from outside.
+    #[inline]
+    pub(super) fn come_in(&mut self, cx: &mut Context, frame: Frame) {
+        let head = cx.heads.get(&frame);
+        let (to, _) = head.macs();
+        match head.ethertype() {
+            ETHERTYPE_IPV4 if to == self.mac.to_bits() => {
+                let source = array::<4>(head.bytes(), L3 + 12).map(Ipv4Addr::from);
+                if !source.is_some_and(errors::is_host) {
+                    return cx.drop(frame, DropReason::BadPacket);
+                }
+                let decision = self.table.decide(Side::Outside, head, cx.now);
+                self.carry_out(cx, frame, Side::Outside, &decision);
+            }
+            ETHERTYPE_IPV6 => self.come_in_v6(cx, frame),
+            super::outside::ETHERTYPE_ARP => self.hear_arp(cx, frame),
+            _ => cx.drop(frame, DropReason::NotForGateway),
+        }
+    }
+
+    /// A frame that was held is decided anew.
+    fn again(&mut self, cx: &mut Context, frame: Frame, side: Side) {
+        match side {
+            Side::Inside => self.go_out(cx, frame),
+            Side::Outside => {
+                let decision = self.table.decide(Side::Outside, cx.heads.get(&frame), cx.now);
+                self.carry_out(cx, frame, side, &decision);
+            }
+        }
+    }
+
+    #[inline]
+    fn carry_out(&mut self, cx: &mut Context, frame: Frame, side: Side, decision: &Decision) {
+        match *decision {
+            Decision::Translate(ref translation) => self.translate(cx, frame, side, translation),
+            Decision::Hold => {
+                let which = self.table.packet_of(side, cx.heads.get(&frame));
+                match which {
+                    Some(which) => self.keep(cx, frame, side, For::First(which)),
+                    None => cx.drop(frame, DropReason::BadPacket),
+                }
+            }
+            Decision::Wait(_) => {
+                // What is to be remembered of it is; that is all that becomes of it.
+                let refusal = self.table.commit(*decision, cx.heads.get_mut(&frame)).err();
+                self.refuse(cx, frame, side, refusal.unwrap_or(Refusal::NotMapped));
+            }
+            Decision::Drop(refusal) => self.refuse(cx, frame, side, refusal),
+        }
+    }
+
+    #[inline]
+    fn translate(&mut self, cx: &mut Context, frame: Frame, side: Side, translation: &Translation) {
+        let to = translation.to;
+        if side == Side::Outside && cx.heads.get(&frame).bytes().get(L3 + 8).is_none_or(|ttl| *ttl < 2) {
+            self.tell(cx, &frame, side, Owed::Expired);
+            return cx.drop(frame, DropReason::TtlExceeded);
+        }
+        let mtu = if to == Side::Outside { self.outside_mtu } else { self.inside_mtu };
+        let fit = mtu::fit(cx.heads.get(&frame), mtu);
+        if fit == Fit::TooBig {
+            self.tell(cx, &frame, side, Owed::TooBig(mtu));
+            return self.end(cx, frame, side, DropReason::MtuExceeded);
+        }
+        let destination = translation.ends.destination.address;
+        let (frame, mac) = if translation.refused.is_some() {
+            (frame, 0)
+        } else if to == Side::Inside {
+            (frame, self.guests.find(translation.nic, destination))
+        } else {
+            match self.way_to(cx, frame, side, destination) {
+                Some(way) => way,
+                None => return,
+            }
+        };
+        let head = cx.heads.get_mut(&frame);
+        let first = translation.is_first_fragment().then(|| self.table.packet_of(side, head)).flatten();
+        if let Err(refusal) = self.table.carry_out(translation, head) {
+            return self.refuse(cx, frame, side, refusal);
+        }
+        if side == Side::Outside {
+            age(head);
+        }
+        if head.bytes().get(L3 + 9) == Some(&TCP)
+            && let Some(l4) = translation.l4()
+        {
+            mtu::clamp(head, l4, self.outside_mtu.min(self.inside_mtu), 40);
+        }
+        match fit {
+            Fit::Cut => self.cut(cx, frame, to, mac, mtu),
+            Fit::Lower(size) => {
+                head.offload = mtu::lowered(head.offload, size);
+                self.send(cx, frame, to, mac);
+            }
+            _ => self.send(cx, frame, to, mac),
+        }
+        if let Some(which) = first.filter(|_| !self.held.is_empty()) {
+            for _ in 0..Held::places() {
+                let Some((later, side, _)) = self.held.take(cx, |waits| waits == For::First(which)) else { break };
+                self.again(cx, later, side);
+            }
+        }
+    }
+
+    /// The MAC address of the next hop to a destination outside; nothing when the frame has been held or has ended.
+    #[inline]
+    fn way_to(&mut self, cx: &mut Context, frame: Frame, side: Side, to: Ipv4Addr) -> Option<(Frame, u64)> {
+        let Some(hop) = self.hop_to(to) else {
+            self.tell(cx, &frame, side, Owed::NoRoute);
+            self.end(cx, frame, side, DropReason::NoRoute);
+            return None;
+        };
+        match self.neighbours.last(hop) {
+            Some(mac) => Some((frame, mac.to_bits())),
+            None => self.look_for(cx, frame, side, hop),
+        }
+    }
+
+    /// The neighbour that is next on the way to a destination outside.
+    #[inline]
+    pub(super) fn hop_to(&self, to: Ipv4Addr) -> Option<Ipv4Addr> {
+        let (network, mask) = self.subnet;
+        if !errors::is_host(to) {
+            None
+        } else if to.to_bits() & mask != network || mask == u32::MAX {
+            self.next_hop
+        } else {
+            // Neither the subnet itself nor all of it; in one of two addresses, both are hosts (RFC 3021).
+            let host = to.to_bits() & !mask;
+            (!mask == 1 || (host != 0 && host != !mask)).then_some(to)
+        }
+    }
+
+    #[cold]
+    fn look_for(&mut self, cx: &mut Context, frame: Frame, side: Side, hop: Ipv4Addr) -> Option<(Frame, u64)> {
+        let nic = cx.heads.get(&frame).origin.nic;
+        match self.find(cx, hop.into(), nic) {
+            Hop::Known(mac) | Hop::Doubtful(mac) => Some((frame, mac.to_bits())),
+            Hop::Ask | Hop::Waiting => {
+                self.keep(cx, frame, side, For::Hop(hop.into()));
+                None
+            }
+            Hop::Silent => {
+                self.tell(cx, &frame, side, Owed::NoHost);
+                self.end(cx, frame, side, DropReason::Unresolved);
+                None
+            }
+        }
+    }
+
+    pub(super) fn keep(&mut self, cx: &mut Context, frame: Frame, side: Side, waits: For) {
+        if let Err(frame) = self.held.keep(cx, frame, side, waits) {
+            self.end(cx, frame, side, DropReason::NoBuffers);
+        }
+    }
+
+    /// Lets what waits for a neighbour go.
+    #[cold]
+    pub(super) fn settle(&mut self, cx: &mut Context, hop: IpAddr) {
+        // What has to wait once more does not come twice.
+        for _ in 0..Held::places() {
+            let Some((frame, side, waits)) = self.held.take(cx, |waits| waits.hop() == Some(hop)) else { return };
+            match waits {
+                For::OwnHop(hop) => {
+                    if let Hop::Known(mac) | Hop::Doubtful(mac) = self.find(cx, hop, cx.nic) {
+                        self.send(cx, frame, Side::Outside, mac.to_bits());
+                    } else {
+                        cx.drop(frame, DropReason::Unresolved);
+                    }
+                }
+                _ => self.again(cx, frame, side),
+            }
+        }
+    }
+
+    /// Asks again for what frames wait for, and ends those whose next hop does not answer.
+    pub(super) fn ask_again(&mut self, cx: &mut Context) {
+        if self.held.is_empty() {
+            return;
+        }
+        for at in 0..Held::places() {
+            if let Some((hop, nic)) = self.held.hop(at)
+                && self.find(cx, hop, nic) == Hop::Silent
+            {
+                self.settle(cx, hop);
+            }
+        }
+    }
+
+    /// Ends a packet: at whose NIC it came from, where that is a guest's.
+    pub(super) fn end(&mut self, cx: &mut Context, frame: Frame, side: Side, reason: DropReason) {
+        let nic = if side == Side::Inside { cx.heads.get(&frame).origin.nic } else { cx.nic };
+        cx.drop_at(nic, frame, reason);
+    }
+
+    /// Ends what is not translated, and answers what is owed an answer.
+    #[cold]
+    fn refuse(&mut self, cx: &mut Context, frame: Frame, side: Side, refusal: Refusal) {
+        let unmapped = matches!(refusal, Refusal::NotMapped | Refusal::Filtered);
+        if unmapped && cx.heads.get(&frame).bytes().get(L3 + 9) == Some(&ICMP) && self.answer_ping(cx, &frame, side) {
+            let len = cx.heads.get(&frame).len();
+            return cx.transmitted(1, len as u64);
+        }
+        if side == Side::Inside
+            && matches!(refusal, Refusal::Quota | Refusal::Full | Refusal::NoPort | Refusal::UnknownProtocol)
+        {
+            self.tell(cx, &frame, side, Owed::Prohibited);
+        }
+        self.end(cx, frame, side, reason(refusal));
+    }
+
+    /// Sends an ICMP error about a frame to where it came from.
+    #[cold]
+    pub(super) fn tell(&mut self, cx: &mut Context, frame: &Frame, to: Side, owed: Owed) {
+        let head = cx.heads.get(frame);
+        let nic = if to == Side::Inside { head.origin.nic } else { cx.nic };
+        let (_, mac) = head.macs();
+        let destination = array::<4>(head.bytes(), L3 + 16).map(Ipv4Addr::from);
+        let from = match destination {
+            Some(outside) if to == Side::Outside => outside,
+            _ => self.router,
+        };
+        let Some(len) = cx.read_all(frame, &mut self.scratch) else { return };
+        let packet = self.scratch.get(L3..len).unwrap_or_default();
+        if let Some(len) = errors::v4(owed, from, packet, &mut self.answer)
+            && self.limits.take(nic, cx.now)
+        {
+            self.originate(cx, len, to, mac);
+        }
+    }
+
+    /// Sends a frame in fragments.
+    #[cold]
+    fn cut(&mut self, cx: &mut Context, frame: Frame, to: Side, mac: u64, mtu: u16) {
+        let mut settle = Settle::new(cx, frame, Accepts::NONE);
+        while let Some(frame) = settle.next(cx) {
+            let mut whole = std::mem::take(&mut self.scratch);
+            let len = cx.read_all(&frame, &mut whole);
+            let bytes = len.and_then(|len| whole.get(..len));
+            match bytes.and_then(|bytes| Cutter::new(bytes, mtu)) {
+                Some(mut cutter) => {
+                    cx.transmitted(1, len.unwrap_or(0) as u64);
+                    while let Some(len) = cutter.next(&mut self.answer) {
+                        self.originate(cx, len, to, mac);
+                    }
+                }
+                None => cx.drop(frame, DropReason::Stale),
+            }
+            self.scratch = whole;
+        }
+    }
+}
+
+/// One hop more (RFC 1812 section 5.3.1).
+#[inline]
+fn age(head: &mut Head) {
+    let bytes = head.bytes_mut();
+    if let Some(old) = word(bytes, L3 + 8) {
+        put_summed(bytes, L3 + 8, old.wrapping_sub(0x0100), L3 + 10);
+    }
+}
+
+/// What a refusal is counted as.
+fn reason(refusal: Refusal) -> DropReason {
+    match refusal {
+        Refusal::Malformed | Refusal::BadChecksum | Refusal::BadQuote | Refusal::Stale => DropReason::BadPacket,
+        Refusal::BadOffload => DropReason::BadOffload,
+        Refusal::NotIpv4 | Refusal::UnknownProtocol | Refusal::UnknownIcmp => DropReason::NatUnsupported,
+        Refusal::NotOurs => DropReason::NoRoute,
+        Refusal::NotMapped => DropReason::NatNoMapping,
+        Refusal::Filtered => DropReason::NatFiltered,
+        Refusal::NoSession => DropReason::NatNoSession,
+        Refusal::NoPort => DropReason::NatNoPort,
+        Refusal::Quota => DropReason::NatQuota,
+        Refusal::Full | Refusal::UnknownNic => DropReason::NatFull,
+    }
+}

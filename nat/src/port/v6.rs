@@ -1,0 +1,308 @@
+//! IPv6 through the port: prefixes exchanged one for the other (RFC 6296), and neighbour discovery outside.
+//!
+//! Invariant: nothing is kept of a packet. An ICMPv6 error's quoted packet is translated with it, so that the sender knows it as its own; what
+//! is quoted of an address does not change its checksum either, and so neither does the error's.
+//! Read first: [`crate::nptv6`], RFC 6296 section 3, RFC 4861 sections 4.3 and 4.4.
+
+use std::net::Ipv6Addr;
+
+use wire::{Context, DropReason, Frame, Head, L3, Layers, Mac};
+
+use super::{
+    PacketPort,
+    bytes::{array, put},
+    config::{interface, mask6},
+    errors::{self, Owed, sum_v6},
+    held::For,
+    mtu::{self, Fit},
+    neighbours::Hop,
+};
+use crate::{decide::Refusal, record::Side};
+
+const IP: usize = 14;
+const SOURCE: usize = IP + 8;
+const DESTINATION: usize = IP + 24;
+const ICMP6: u8 = 58;
+const SOLICITATION: u8 = 135;
+const ADVERTISEMENT: u8 = 136;
+/// Bytes of a neighbour solicitation or advertisement with its option.
+const DISCOVERY_LEN: usize = IP + 40 + 24 + 8;
+
+fn addresses(head: &Head) -> Option<(Ipv6Addr, Ipv6Addr)> {
+    let bytes = head.bytes();
+    Some((array::<16>(bytes, SOURCE)?.into(), array::<16>(bytes, DESTINATION)?.into()))
+}
+
+impl PacketPort {
+    /// A frame from inside.
+    pub(super) fn go_out_v6(&mut self, cx: &mut Context, frame: Frame) {
+        let head = cx.heads.get(&frame);
+        let nic = head.origin.nic;
+        let (_, mac) = head.macs();
+        let (Some((source, to)), Some(v6)) = (addresses(head), &self.v6) else {
+            return self.end(cx, frame, Side::Inside, DropReason::NatUnsupported);
+        };
+        let (prefixes, address) = (v6.prefixes, v6.address);
+        if !self.guests.learn6(nic, source, mac) {
+            self.add_nic(nic);
+        }
+        if prefixes.inside(to).is_some() || to == address {
+            // Between guests by their outside addresses (RFC 6296 section 4, hairpinning).
+            return self.turn_round(cx, frame, to == address);
+        }
+        let hop = self.hop6(to);
+        let Some(hop) = hop else {
+            self.tell_v6(cx, &frame, Side::Inside, Owed::NoRoute);
+            return self.end(cx, frame, Side::Inside, DropReason::NoRoute);
+        };
+        if mtu::fit6(cx.heads.get(&frame), self.outside_mtu) == Fit::TooBig {
+            self.tell_v6(cx, &frame, Side::Inside, Owed::TooBig(self.outside_mtu));
+            return self.end(cx, frame, Side::Inside, DropReason::MtuExceeded);
+        }
+        let mac = match self.find(cx, hop.into(), nic) {
+            Hop::Known(mac) | Hop::Doubtful(mac) => mac,
+            Hop::Ask | Hop::Waiting => return self.keep(cx, frame, Side::Inside, For::Hop(hop.into())),
+            Hop::Silent => {
+                self.tell_v6(cx, &frame, Side::Inside, Owed::NoHost);
+                return self.end(cx, frame, Side::Inside, DropReason::Unresolved);
+            }
+        };
+        let fit = mtu::fit6(cx.heads.get(&frame), self.outside_mtu);
+        let head = cx.heads.get_mut(&frame);
+        if prefixes.translate(Side::Inside, head).is_err() {
+            // An address that is not of the prefix or cannot be translated (RFC 6296 section 3.5).
+            self.tell_v6(cx, &frame, Side::Inside, Owed::NoRoute);
+            return self.end(cx, frame, Side::Inside, DropReason::NoRoute);
+        }
+        if prefixes.translate_quote(Side::Inside, head).is_err() {
+            return self.end(cx, frame, Side::Inside, DropReason::BadPacket);
+        }
+        self.finish_v6(cx, frame, Side::Outside, mac.to_bits(), fit);
+    }
+
+    /// A packet between guests by an address outside.
+    fn turn_round(&mut self, cx: &mut Context, frame: Frame, to_us: bool) {
+        let Some(prefixes) = self.v6.as_ref().map(|v6| v6.prefixes).filter(|_| !to_us) else {
+            return self.end(cx, frame, Side::Inside, DropReason::NotForGateway);
+        };
+        let head = cx.heads.get_mut(&frame);
+        if prefixes.translate(Side::Inside, head).and_then(|()| prefixes.translate(Side::Outside, head)).is_err() {
+            return self.end(cx, frame, Side::Inside, DropReason::NoRoute);
+        }
+        let mac = addresses(head).map_or(0, |(_, to)| self.guests.whose6(to));
+        let fit = mtu::fit6(cx.heads.get(&frame), self.inside_mtu);
+        self.finish_v6(cx, frame, Side::Inside, mac, fit);
+    }
+
+    fn finish_v6(&mut self, cx: &mut Context, frame: Frame, to: Side, mac: u64, fit: Fit) {
+        let head = cx.heads.get_mut(&frame);
+        let layers = Layers::parse(head.bytes());
+        if let Some(l4) =
+            layers.filter(|layers| layers.protocol == Some(6) && !layers.fragment).and_then(|layers| layers.l4)
+        {
+            mtu::clamp(head, l4, self.outside_mtu.min(self.inside_mtu), 60);
+        }
+        if let Fit::Lower(size) = fit {
+            head.offload = mtu::lowered(head.offload, size);
+        }
+        self.send(cx, frame, to, mac);
+    }
+
+    /// A frame from outside.
+    pub(super) fn come_in_v6(&mut self, cx: &mut Context, frame: Frame) {
+        let head = cx.heads.get(&frame);
+        let (mac, _) = head.macs();
+        let (Some((source, to)), Some(v6)) = (addresses(head), &self.v6) else {
+            return cx.drop(frame, DropReason::NotForGateway);
+        };
+        let prefixes = v6.prefixes;
+        let bytes = head.bytes();
+        if bytes.get(IP + 6) == Some(&ICMP6) && bytes.get(IP + 7) == Some(&255) {
+            return self.hear_discovery(cx, frame, source);
+        }
+        if mac != self.mac.to_bits() || source.is_multicast() || source.is_unspecified() {
+            return cx.drop(frame, DropReason::NotForGateway);
+        }
+        if to == v6.address || to == self.link_local() {
+            return self.answer_ping_v6(cx, frame);
+        }
+        let limit = bytes.get(IP + 7).copied().unwrap_or(0);
+        let fit = mtu::fit6(head, self.inside_mtu);
+        if prefixes.inside(to).is_none() {
+            return cx.drop(frame, DropReason::NoRoute);
+        }
+        if limit < 2 {
+            self.tell_v6(cx, &frame, Side::Outside, Owed::Expired);
+            return cx.drop(frame, DropReason::TtlExceeded);
+        }
+        if fit == Fit::TooBig {
+            self.tell_v6(cx, &frame, Side::Outside, Owed::TooBig(self.inside_mtu));
+            return cx.drop(frame, DropReason::MtuExceeded);
+        }
+        let head = cx.heads.get_mut(&frame);
+        if prefixes.translate(Side::Outside, head).and_then(|()| prefixes.translate_quote(Side::Outside, head)).is_err()
+        {
+            return cx.drop(frame, DropReason::BadPacket);
+        }
+        put(head.bytes_mut(), IP + 7, &[limit - 1]);
+        let mac = addresses(head).map_or(0, |(_, to)| self.guests.whose6(to));
+        self.finish_v6(cx, frame, Side::Inside, mac, fit);
+    }
+
+    /// The neighbour that is next on the way to a destination outside.
+    fn hop6(&self, to: Ipv6Addr) -> Option<Ipv6Addr> {
+        let v6 = self.v6.as_ref()?;
+        let mask = mask6(v6.prefix);
+        if to.is_multicast() || to.is_unspecified() || to.is_loopback() || to.is_unicast_link_local() {
+            None
+        } else if v6.prefix < 128 && (to.to_bits() ^ v6.address.to_bits()) & mask == 0 {
+            Some(to)
+        } else {
+            v6.next_hop
+        }
+    }
+
+    /// The link-local address of the outside NIC (RFC 4291 appendix A).
+    fn link_local(&self) -> Ipv6Addr {
+        Ipv6Addr::from_bits(0xfe80 << 112 | u128::from(u64::from_be_bytes(interface(self.mac))))
+    }
+
+    /// Whether we answer for an address on the link.
+    fn is_ours_v6(&self, address: Ipv6Addr) -> bool {
+        let Some(v6) = &self.v6 else { return false };
+        address == v6.address || address == self.link_local() || (v6.proxy && v6.prefixes.inside(address).is_some())
+    }
+
+    /// Neighbour discovery from outside.
+    fn hear_discovery(&mut self, cx: &mut Context, frame: Frame, source: Ipv6Addr) {
+        let head = cx.heads.get(&frame);
+        let (bytes, len) = (head.bytes(), head.len());
+        let (_, from) = head.macs();
+        let message = bytes.get(IP + 40..).unwrap_or_default();
+        let target = array::<16>(message, 8).map(Ipv6Addr::from);
+        let length = array::<2>(bytes, IP + 4).map_or(0, |len| usize::from(u16::from_be_bytes(len)));
+        let valid = message.get(..length).is_some_and(|message| {
+            let ends = (array(bytes, SOURCE), array(bytes, DESTINATION));
+            let (Some(source), Some(to)) = ends else { return false };
+            let mut sum = wire::checksum::Checksum::pseudo_v6(source, to, ICMP6, length as u32);
+            sum.add_bytes(message);
+            sum.is_valid()
+        });
+        let option = message.get(24..).and_then(|option| array::<2>(option, 0).zip(array::<6>(option, 2)));
+        let (Some([kind, 0]), Some(target), true) = (array::<2>(message, 0), target, valid) else {
+            return cx.drop(frame, DropReason::NotForGateway);
+        };
+        match (kind, option) {
+            (SOLICITATION, _) if self.is_ours_v6(target) => {
+                if source.is_unspecified() {
+                    self.advertise(cx, target, Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1), None);
+                } else {
+                    self.neighbours.heard(source.into(), Mac::from_bits(from), cx.now);
+                    self.advertise(cx, target, source, Some(Mac::from_bits(from)));
+                }
+                cx.transmitted(1, len as u64);
+            }
+            (ADVERTISEMENT, Some(([2, 1], mac))) if self.neighbours.heard(target.into(), Mac::new(mac), cx.now) => {
+                cx.transmitted(1, len as u64);
+                if !self.held.is_empty() {
+                    self.settle(cx, target.into());
+                }
+            }
+            _ => cx.drop(frame, DropReason::NotForGateway),
+        }
+    }
+
+    /// Sends a neighbour advertisement of one of our addresses.
+    pub(super) fn advertise(&mut self, cx: &mut Context, ours: Ipv6Addr, to: Ipv6Addr, mac: Option<Mac>) {
+        // Solicited if somebody asked, and in place of what was known (RFC 4861 section 4.4).
+        let flags = if mac.is_some() { 0x60 } else { 0x20 };
+        self.discovery(cx, ADVERTISEMENT, flags, [ours, to, ours], mac);
+    }
+
+    /// Asks for a neighbour.
+    pub(super) fn solicit(&mut self, cx: &mut Context, target: Ipv6Addr) {
+        let [.., a, b, c] = target.octets();
+        let to = Ipv6Addr::from([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c]);
+        self.discovery(cx, SOLICITATION, 0, [self.link_local(), to, target], None);
+    }
+
+    fn discovery(
+        &mut self,
+        cx: &mut Context,
+        kind: u8,
+        flags: u8,
+        [from, to, target]: [Ipv6Addr; 3],
+        mac: Option<Mac>,
+    ) {
+        let [.., a, b, c, d] = to.octets();
+        let mac = mac.unwrap_or(Mac::new([0x33, 0x33, a, b, c, d]));
+        let own = self.mac.bytes();
+        let Some(bytes) = self.answer.get_mut(..DISCOVERY_LEN) else { return };
+        bytes.fill(0);
+        put(bytes, 12, &[0x86, 0xdd, 0x60]);
+        put(bytes, IP + 4, &[0, 32, ICMP6, 255]);
+        put(bytes, SOURCE, &from.octets());
+        put(bytes, DESTINATION, &to.octets());
+        put(bytes, 54, &[kind, 0, 0, 0, flags]);
+        put(bytes, 62, &target.octets());
+        put(bytes, 78, &[if kind == SOLICITATION { 1 } else { 2 }, 1]);
+        put(bytes, 80, &own);
+        if let Some(sum) = sum_v6(bytes) {
+            put(bytes, 56, &sum);
+        }
+        self.originate(cx, DISCOVERY_LEN, Side::Outside, mac.to_bits());
+    }
+
+    /// A packet to our own address: an echo request is answered.
+    fn answer_ping_v6(&mut self, cx: &mut Context, frame: Frame) {
+        let head = cx.heads.get(&frame);
+        let (_, mac) = head.macs();
+        let asks = head.bytes().get(IP + 6) == Some(&ICMP6) && array::<2>(head.bytes(), 54) == Some([128, 0]);
+        let len = cx.read_all(&frame, &mut self.scratch).filter(|len| asks && *len <= self.answer.len());
+        let Some((question, answer)) = len.and_then(|len| self.scratch.get(..len).zip(self.answer.get_mut(..len)))
+        else {
+            return cx.drop(frame, DropReason::NotForGateway);
+        };
+        answer.copy_from_slice(question);
+        put(answer, SOURCE, question.get(DESTINATION..DESTINATION + 16).unwrap_or_default());
+        put(answer, DESTINATION, question.get(SOURCE..SOURCE + 16).unwrap_or_default());
+        put(answer, IP + 7, &[64]);
+        super::bytes::put_summed(answer, 54, 129 << 8, 56);
+        cx.transmitted(1, question.len() as u64);
+        let len = question.len();
+        self.originate(cx, len, Side::Outside, mac);
+    }
+
+    /// As [`PacketPort::tell`], of IPv6.
+    #[cold]
+    fn tell_v6(&mut self, cx: &mut Context, frame: &Frame, to: Side, owed: Owed) {
+        let head = cx.heads.get(frame);
+        let nic = if to == Side::Inside { head.origin.nic } else { cx.nic };
+        let (_, mac) = head.macs();
+        let Some(from) = self.v6.as_ref().map(|v6| if to == Side::Inside { v6.router } else { v6.address }) else {
+            return;
+        };
+        let Some(len) = cx.read_all(frame, &mut self.scratch) else { return };
+        let packet = self.scratch.get(IP..len).unwrap_or_default();
+        if let Some(len) = errors::v6(owed, from, packet, &mut self.answer)
+            && self.limits.take(nic, cx.now)
+        {
+            self.originate(cx, len, to, mac);
+        }
+    }
+}
+
+impl crate::Nptv6 {
+    /// Translates the packet that an ICMPv6 error quotes, the other way round than the error itself; other packets are left alone.
+    pub fn translate_quote(&self, side: Side, head: &mut Head) -> Result<(), Refusal> {
+        let layers = Layers::parse(head.bytes()).ok_or(Refusal::Malformed)?;
+        let (L3::V6, Some(ICMP6), false, Some(l4)) = (layers.l3, layers.protocol, layers.fragment, layers.l4) else {
+            return Ok(());
+        };
+        if head.bytes().get(l4).is_none_or(|kind| *kind >= 128) {
+            return Ok(());
+        }
+        // What goes out is about what came in: the quoted destination is inside.
+        self.exchange_at(side, head, l4 + 8 + if side == Side::Inside { 24 } else { 8 })
+    }
+}

@@ -1,0 +1,107 @@
+//! Checks of a file's networks: subnets, uplinks, and what killed daemons left.
+//!
+//! Read first: [`super`], [`crate::bridged`].
+
+use std::{fs, io::ErrorKind, path::Path, time::Duration};
+
+use super::{Check, State};
+use crate::{
+    bridged::{self, Left, saved},
+    config::{Host, Mode, Network},
+    subnets,
+};
+
+/// One check for each network that is joined, or was: is it looked after?
+pub(super) fn left_over(state_dir: &Path, repair: bool) -> Vec<Check> {
+    if repair {
+        return bridged::recover(state_dir, Duration::ZERO).into_iter().map(repaired).collect();
+    }
+    saved::files(state_dir).iter().map(|file| left(file)).collect()
+}
+
+fn name(file: &Path) -> String {
+    format!("bridged {}", file.file_stem().unwrap_or_default().to_string_lossy())
+}
+
+fn left(file: &Path) -> Check {
+    match saved::lock(file, Duration::ZERO) {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => return Check::fine(name(file), error.to_string()),
+        Err(error) => {
+            let remedy = "run as the user of the daemon";
+            return Check::wrong(name(file), State::Warning, format!("{}: {error}", file.display()), remedy);
+        }
+        Ok(_) => {}
+    }
+    let remedy = "trunkline doctor --repair";
+    match saved::load(file) {
+        Ok(Some(saved)) if saved.boot == saved::boot() => {
+            let what: Vec<&str> = saved.addresses.iter().map(|item| item.what.as_str()).collect();
+            let detail = format!(
+                "{} is still in the bridge {} of a daemon that was killed; it had {}",
+                saved.nic,
+                saved.bridge,
+                what.join(", ")
+            );
+            Check::wrong(name(file), State::Problem, detail, remedy)
+        }
+        Ok(_) => Check::fine(name(file), "nothing is to be put back"),
+        Err(error) => {
+            let remedy = format!("compare `ip addr` with what the file says, and remove it: {}", file.display());
+            Check::wrong(name(file), State::Problem, format!("what was saved cannot be read: {error}"), remedy)
+        }
+    }
+}
+
+fn repaired(Left { file, outcome }: Left) -> Check {
+    match outcome {
+        Ok(notes) => Check::fine(name(&file), notes.join("; ")),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Check::fine(name(&file), error.to_string()),
+        Err(error) => {
+            let remedy = format!("see `ip addr` and `ip route`; what was is in {}", file.display());
+            Check::wrong(name(&file), State::Problem, format!("cannot be put back: {error}"), remedy)
+        }
+    }
+}
+
+/// Whether the host routes a network's subnet elsewhere.
+pub(super) fn subnet(network: &Network) -> Option<Check> {
+    let subnet = network.subnet?;
+    let table = fs::read_to_string("/proc/net/route").unwrap_or_default();
+    let own = network.tap.as_ref().map(|tap| tap.as_str());
+    let others: String =
+        table.lines().filter(|line| line.split_whitespace().next() != own).map(|line| format!("{line}\n")).collect();
+    let name = format!("subnet of {}", network.name);
+    let overlap = subnets::routes(&others).into_iter().find(|route| route.overlaps(subnet));
+    Some(match overlap {
+        None => Check::fine(name, subnet.to_string()),
+        Some(route) => {
+            // An isolated network has nothing to do with the host's routes.
+            let state = if network.mode == Mode::Isolated { State::Warning } else { State::Problem };
+            let remedy = "choose another subnet, or leave the key out and a free one is chosen";
+            Check::wrong(
+                name,
+                state,
+                format!("{subnet} overlaps with {route}, which this host routes elsewhere"),
+                remedy,
+            )
+        }
+    })
+}
+
+/// Whether a bridged network can be joined.
+pub(super) fn uplink(host: &Host, network: &Network) -> Option<Check> {
+    if network.mode != Mode::Bridged {
+        return None;
+    }
+    let name = format!("uplink of {}", network.name);
+    Some(match bridged::look(host, network) {
+        Ok(detail) => Check::fine(name, detail),
+        Err(detail) => {
+            let (detail, remedy) = match detail.split_once("; ") {
+                Some((detail, remedy)) => (detail.to_owned(), remedy.to_owned()),
+                None => (detail, String::new()),
+            };
+            Check::wrong(name, State::Problem, detail, remedy)
+        }
+    })
+}
