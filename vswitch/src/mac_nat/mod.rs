@@ -4,7 +4,7 @@
 //!
 //! Theory of operation: stacked on the uplink's port. A frame from a guest is changed in its head and handed on; what the uplink received
 //! is given the MAC of the guest that it is for, and the bridge does the rest. The body is never looked at. Frames between guests do not come
-//! here. The host is reached over a TAP of its own in the same bridge (docs/decisions/0012-mac-nat-and-the-host.md).
+//! here. The host is reached over a TAP of its own in the same bridge (docs/decisions/0014-mac-nat-and-the-host.md).
 //! Read first: [`core`], [`holders`], [`wire::port`].
 
 pub mod core;
