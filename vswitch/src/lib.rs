@@ -14,6 +14,7 @@ pub mod guard;
 pub mod host;
 mod inspect;
 pub mod link;
+pub mod mac_nat;
 pub mod membership;
 mod memo;
 pub mod thread;

@@ -130,6 +130,8 @@ reasons! {
     RogueDhcp = "rogue_dhcp",
     /// A router advertisement or redirect from a port that is no router's, or headers that could hide one.
     RogueRa = "rogue_ra",
+    /// Neither ARP nor IP, or of a router: nothing that leaves by an uplink with one MAC.
+    OneMac = "one_mac",
 }
 
 impl DropReason {

@@ -1,0 +1,325 @@
+#!/usr/bin/env python3
+"""Address translation side by side: Trunkline's socket engine, pasta, slirp4netns and the kernel's nftables.
+
+    sudo benches/nat/nat.py [--case ours,pasta1500,...] [--rounds 5] [--seconds 5] [--trunkline target/release/trunkline]
+
+Three network namespaces of its own, `guest | host -- far`; the system that is measured joins guest and host, the far end serves. The cases take
+turns, round after round, each set up anew, so that drift of the machine meets all of them alike. A cell of the table is `median (least - most)`.
+The row of UDP is limited by iperf3 as well (its receiver's buffer; steps of 6 kpps): where nft has the same, it is not the system that was seen.
+A case that cannot start, or a figure that cannot be had, is `-`, and why is said below the table.
+Needs root, iproute2, iperf3, nginx, ab, and what is compared. Two CPUs or more, and nothing else running on them.
+"""
+
+import argparse, contextlib, json, os, pathlib, shutil, statistics, subprocess, sys, tempfile, time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+FAR = "192.0.2.2"
+CASES = ["ours", "ours65520", "pasta1500", "pasta65520", "slirp1500", "slirp65520", "nft"]
+ROWS = {
+    "up": "TCP up, Gbit/s",
+    "down": "TCP down, Gbit/s",
+    "udp": "UDP of 16 B without loss, kpps",
+    "conns": "connections per second",
+    "memory": "KiB for each of 1,000 connections",
+}
+CONNECTIONS = 1000
+# Loss below this share counts as none.
+LOSS = 0.001
+
+
+class Unable(Exception):
+    """A case cannot be measured here."""
+
+
+def run(*command, ns=None, timeout=60):
+    """The output of a command that has to succeed."""
+    done = subprocess.run(inside(ns, command), capture_output=True, text=True, timeout=timeout)
+    if done.returncode:
+        raise Unable(f"{' '.join(map(str, command))}: {(done.stderr or done.stdout).strip()[-300:]}")
+    return done.stdout
+
+
+def inside(ns, command):
+    return [*(["ip", "netns", "exec", ns] if ns else []), *map(str, command)]
+
+
+@contextlib.contextmanager
+def process(*command, ns, log):
+    """A command that runs in a namespace until the block ends."""
+    with open(log, "ab") as out:
+        child = subprocess.Popen(inside(ns, command), stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+    try:
+        yield child
+    finally:
+        child.terminate()
+        try:
+            child.wait(5)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def wait(what, condition, seconds=10):
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise Unable(f"{what}: not within {seconds} s")
+        time.sleep(0.05)
+
+
+class World:
+    """The three namespaces; `host` reaches `far`, and nobody reaches `guest` yet."""
+
+    def __init__(self, directory):
+        self.dir = pathlib.Path(directory)
+        self.log = self.dir / "log"
+        self.guest, self.host, self.far = (f"tlnat{os.getpid()}{name}" for name in ("g", "h", "f"))
+
+    def __enter__(self):
+        for ns in (self.guest, self.host, self.far):
+            run("ip", "netns", "add", ns)
+            run("ip", "-n", ns, "link", "set", "lo", "up")
+            run("sysctl", "-qw", "net.ipv4.ip_local_port_range=10000 65000", "net.ipv4.tcp_tw_reuse=1", ns=ns)
+        run("ip", "link", "add", "up0", "netns", self.host, "type", "veth", "peer", "name", "eth0", "netns", self.far)
+        self.address(self.host, "up0", "192.0.2.1/24")
+        self.address(self.far, "eth0", f"{FAR}/24")
+        run("ip", "-n", self.host, "route", "add", "default", "via", FAR)
+        return self
+
+    def __exit__(self, *_):
+        for ns in (self.guest, self.host, self.far):
+            subprocess.run(["ip", "netns", "del", ns], capture_output=True)
+
+    def address(self, ns, device, address):
+        run("ip", "-n", ns, "addr", "add", address, "dev", device)
+        run("ip", "-n", ns, "link", "set", device, "up")
+
+    def lead(self, device, router):
+        """Gives the guest an address and a way out."""
+        self.address(self.guest, device, "10.0.2.15/24")
+        run("ip", "-n", self.guest, "route", "add", "default", "via", router)
+
+    def has(self, device):
+        return not subprocess.run(
+            ["ip", "-n", self.guest, "link", "show", device], capture_output=True
+        ).returncode
+
+
+@contextlib.contextmanager
+def ours(world, mtu, args):
+    binary = pathlib.Path(args.trunkline)
+    if not binary.exists():
+        raise Unable(f"{binary} is not there: cargo build --release")
+    file = world.dir / "trunkline.toml"
+    file.write_text(
+        f'[host]\nrun_dir = "{world.dir}/run"\nstate_dir = "{world.dir}/state"\n'
+        f'[networks.lan]\nmode = "nat"\nengine = "sockets"\nsubnet = "10.0.2.0/24"\nmtu = {mtu}\n'
+        f'[guests.g]\nports = [{{ network = "lan", attach = "tap", tap = "eth0", netns = "{world.guest}" }}]\n'
+    )
+    with process(binary, "up", file, ns=world.host, log=world.log) as daemon:
+        wait("trunkline", lambda: daemon.poll() is not None or world.has("eth0"))
+        if daemon.poll() is not None:
+            raise Unable(f"trunkline ended: {world.log.read_text()[-300:]}")
+        run("ip", "-n", world.guest, "link", "set", "eth0", "mtu", mtu)
+        world.lead("eth0", "10.0.2.1")
+        yield daemon.pid
+
+
+@contextlib.contextmanager
+def pasta(world, mtu, _):
+    options = "--config-net --no-map-gw -t none -u none -T none -U none --runas 0:0".split()
+    command = ["pasta", "-f", "-q", "-m", mtu, *options, "--netns-only", "--netns", f"/run/netns/{world.guest}"]
+    with process(*command, ns=world.host, log=world.log) as child:
+        yield child.pid
+
+
+@contextlib.contextmanager
+def slirp(world, mtu, _):
+    command = ["slirp4netns", "--configure", f"--mtu={mtu}", "--disable-host-loopback", "--netns-type=path"]
+    with process(*command, f"/run/netns/{world.guest}", "eth0", ns=world.host, log=world.log) as child:
+        yield child.pid
+
+
+@contextlib.contextmanager
+def nft(world, *_):
+    run("ip", "link", "add", "eth0", "netns", world.guest, "type", "veth", "peer", "name", "dn0", "netns", world.host)
+    world.address(world.host, "dn0", "10.0.2.2/24")
+    world.lead("eth0", "10.0.2.2")
+    run("sysctl", "-qw", "net.ipv4.ip_forward=1", ns=world.host)
+    rules = "add table ip n; add chain ip n p { type nat hook postrouting priority 100; }; "
+    run("nft", rules + 'add rule ip n p oifname "up0" masquerade', ns=world.host)
+    yield None
+
+
+def start(case, world, args):
+    name = case.rstrip("0123456789")
+    mtu = int(case[len(name) :] or 1500)
+    need = {"pasta": "pasta", "slirp": "slirp4netns", "nft": "nft"}.get(name)
+    if need and not shutil.which(need):
+        raise Unable(f"{need} is not installed")
+    return {"ours": ours, "pasta": pasta, "slirp": slirp, "nft": nft}[name](world, mtu, args)
+
+
+def listens(port, ns):
+    return lambda: f":{port} " in run("ss", "-Hltn", ns=ns)
+
+
+def iperf(world, args, *options):
+    """A run of iperf3 from the guest; the sums at its end."""
+    with process("iperf3", "-s", "-1", ns=world.far, log=world.log):
+        wait("iperf3", listens(5201, world.far))
+        out = run("iperf3", "-c", FAR, "-J", "-t", args.seconds, *options, ns=world.guest, timeout=args.seconds + 20)
+    return json.loads(out)["end"]
+
+
+def tcp(world, args, *options):
+    return iperf(world, args, *options)["sum_received"]["bits_per_second"] / 1e9
+
+
+def udp(world, args):
+    """The highest rate, by halving, at which nothing is lost; what arrived then."""
+    low, high, best = 0, 400_000, None
+    for _ in range(6):
+        rate = (low + high) // 2
+        end = iperf(world, args, "-u", "-l", 16, "-b", rate * 16 * 8)["sum"]
+        if end["packets"] and end["lost_packets"] <= LOSS * end["packets"]:
+            low, best = rate, (end["packets"] - end["lost_packets"]) / end["seconds"] / 1e3
+        else:
+            high = rate
+    if best is None:
+        raise Unable("datagrams are lost at every rate that was tried")
+    return best
+
+
+@contextlib.contextmanager
+def nginx(world):
+    file = world.dir / "nginx.conf"
+    file.write_text(
+        f"daemon off; master_process off; pid {world.dir}/nginx.pid; error_log {world.dir}/nginx.log;\n"
+        "events { worker_connections 4096; }\n"
+        f"http {{ access_log off; client_body_temp_path {world.dir}/a; proxy_temp_path {world.dir}/b;\n"
+        f"fastcgi_temp_path {world.dir}/c; uwsgi_temp_path {world.dir}/d; scgi_temp_path {world.dir}/e;\n"
+        'server { listen 8080 backlog=4096; location / { return 200 "x"; } } }\n'
+    )
+    with process("nginx", "-c", file, ns=world.far, log=world.log):
+        wait("nginx", listens(8080, world.far))
+        yield
+
+
+def conns(world, _):
+    with nginx(world):
+        out = run("ab", "-q", "-n", 5000, "-c", 16, f"http://{FAR}:8080/", ns=world.guest, timeout=90)
+    found = {line.split(":")[0]: line.split(":")[1].split()[0] for line in out.splitlines() if ":" in line[:30]}
+    if int(found["Failed requests"]):
+        raise Unable(f"{found['Failed requests']} requests failed")
+    return float(found["Requests per second"])
+
+
+SERVE = """
+import socket, sys
+s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); s.bind(("", 7000)); s.listen(4096)
+kept = []
+while True: kept.append(s.accept()[0])
+"""
+OPEN = """
+import socket, sys
+kept = [socket.create_connection((sys.argv[1], 7000), 10) for _ in range(int(sys.argv[2]))]
+for c in kept: c.send(b"x")
+print("open", flush=True); sys.stdin.read()
+"""
+
+
+def resident(pid):
+    for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1])
+    raise Unable("the process has no memory")
+
+
+def memory(world, pid):
+    if pid is None:
+        raise Unable("the kernel's memory is not a process's")
+    with process(sys.executable, "-c", SERVE, ns=world.far, log=world.log):
+        wait("the server", listens(7000, world.far))
+        before = resident(pid)
+        command = inside(world.guest, [sys.executable, "-c", OPEN, FAR, CONNECTIONS])
+        client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        try:
+            if client.stdout.readline() != "open\n":
+                raise Unable(f"{CONNECTIONS} connections were not to be had")
+            time.sleep(0.5)
+            return (resident(pid) - before) / CONNECTIONS
+        finally:
+            client.stdin.close()
+            try:
+                client.wait(10)
+            except subprocess.TimeoutExpired:
+                client.kill()
+                client.wait()
+
+
+def reachable(world):
+    return not subprocess.run(
+        inside(world.guest, ["iperf3", "-c", FAR, "-n", "1", "--connect-timeout", "1000"]), capture_output=True
+    ).returncode
+
+
+def measure(case, args, results, why):
+    """One round of one case."""
+    with tempfile.TemporaryDirectory() as directory, World(directory) as world, start(case, world, args) as pid:
+        with process("iperf3", "-s", ns=world.far, log=world.log):
+            wait(f"{case}: a way from guest to far end", lambda: reachable(world), 15)
+        steps = {
+            "memory": lambda: memory(world, pid),
+            "up": lambda: tcp(world, args),
+            "down": lambda: tcp(world, args, "-R"),
+            "udp": lambda: udp(world, args),
+            "conns": lambda: conns(world, args),
+        }
+        for row, step in steps.items():
+            if row in args.rows:
+                try:
+                    results.setdefault((row, case), []).append(step())
+                except (Unable, subprocess.TimeoutExpired, KeyError, ValueError) as error:
+                    why.add(f"{case}, {ROWS[row]}: {error}")
+
+
+def cell(values):
+    if not values:
+        return "-"
+    digits = 0 if statistics.median(values) >= 100 else 2
+    low, middle, high = (f"{v:,.{digits}f}" for v in (min(values), statistics.median(values), max(values)))
+    return f"{middle} ({low} - {high})"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", default=",".join(CASES), type=lambda text: text.split(","))
+    parser.add_argument("--rows", default=",".join(ROWS), type=lambda text: text.split(","))
+    parser.add_argument("--rounds", default=5, type=int)
+    parser.add_argument("--seconds", default=5, type=int)
+    parser.add_argument("--trunkline", default=ROOT / "target/release/trunkline")
+    args = parser.parse_args()
+    if os.geteuid():
+        sys.exit("nat.py makes network namespaces: run it as root")
+    missing = [name for name in ("ip", "ss", "iperf3", "nginx", "ab") if not shutil.which(name)]
+    if missing:
+        sys.exit(f"not installed: {', '.join(missing)}")
+    results, why = {}, set()
+    for number in range(args.rounds):
+        for case in args.case:
+            print(f"round {number + 1} of {args.rounds}: {case}", file=sys.stderr)
+            try:
+                measure(case, args, results, why)
+            except (Unable, subprocess.TimeoutExpired) as error:
+                why.add(f"{case}: {error}")
+    print(f"| {' | '.join(['', *args.case])} |")
+    print(f"|{' --- |' * (len(args.case) + 1)}")
+    for row in args.rows:
+        print(f"| {' | '.join([ROWS[row], *(cell(results.get((row, case))) for case in args.case)])} |")
+    print(f"\n{args.rounds} rounds of {args.seconds} s, median (least - most), MTU in the name, else 1500.")
+    for line in sorted(why):
+        print(f"- {line}")
+
+
+main()
