@@ -227,7 +227,7 @@ fn taken(cx: &Context, frame: &Frame, packet: &Packet, segment: &Segment, flow: 
     if before > segment.len() {
         return Ok(());
     }
-    let Some(socket) = &flow.socket else { return Ok(()) };
+    let Some(socket) = &mut flow.socket else { return Ok(()) };
     let (from, to) = (segment.data + before as usize, segment.end);
     let mut at = from;
     if to > from {
@@ -246,7 +246,8 @@ fn taken(cx: &Context, frame: &Frame, packet: &Packet, segment: &Segment, flow: 
         flow.expected = flow.expected.wrapping_add(1);
         flow.edge = seq::max(flow.edge, flow.expected);
         flow.ended = true;
-        if socket.end().is_err() {
+        // Where both directions have ended now, the socket is closed, which says the same.
+        if !flow.fin_acked && socket.end().is_err() {
             return Err(After::Broken);
         }
     }

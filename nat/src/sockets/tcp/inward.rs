@@ -132,10 +132,7 @@ pub(super) fn syn(cx: &mut Context, hub: &mut Hub, flow: &mut Flow) -> bool {
     let answer = flow.state == State::Answered;
     let options = if answer && flow.scale.is_none() { scaled.get(..4) } else { Some(scaled.as_slice()) };
     let flags = if answer { SYN | ACK } else { SYN };
-    // The window of a SYN is never scaled (RFC 7323 section 2.2).
-    let scale = flow.scale.take();
-    let window = flow.tell_window();
-    flow.scale = scale;
+    let window = flow.first_window();
     let first = flow.next.wrapping_sub(1);
     let said = Said { flags, seq: first, ack: if answer { flow.expected } else { 0 }, window };
     bare(cx, hub, flow, said, options.unwrap_or_default())
@@ -214,7 +211,6 @@ fn end(cx: &mut Context, hub: &mut Hub, flow: &mut Flow) -> Served {
 
 /// A frame with up to `want` bytes; how many it has, 0 at the end of what the host sends.
 fn fill(cx: &mut Context, hub: &mut Hub, flow: &mut Flow, want: usize) -> io::Result<usize> {
-    let Some(socket) = &flow.socket else { return Err(ErrorKind::NotConnected.into()) };
     let v6 = flow.key.inside.is_ipv6();
     let way = hub.way(cx, flow.mac);
     let l4 = ETHERNET_LEN + if v6 { 40 } else { 20 };
@@ -226,6 +222,7 @@ fn fill(cx: &mut Context, hub: &mut Hub, flow: &mut Flow, want: usize) -> io::Re
     let near = want.min(HEAD_BYTES - start);
     let place = head.room().get_mut(start..start + near).ok_or(ErrorKind::OutOfMemory)?;
     let offset = flow.data_on_the_way() as usize;
+    let Some(socket) = &mut flow.socket else { return Err(ErrorKind::NotConnected.into()) };
     let (n, rest) = socket.peek(&mut cx.arena, offset, place, want - near)?;
     if n == 0 {
         return Ok(0);
@@ -255,7 +252,7 @@ fn fill(cx: &mut Context, hub: &mut Hub, flow: &mut Flow, want: usize) -> io::Re
     head.offload = Offload::new(gso, start as u16, size, l4 as u16, 16);
     if !rest.is_empty() && !cx.heads.add_piece(&frame, rest) {
         // Peeked, and not sent: the next peek begins here again.
-        let _ = socket.rewind(offset);
+        let _ = flow.socket.as_ref().map(|socket| socket.rewind(offset));
         return Err(ErrorKind::OutOfMemory.into());
     }
     cx.ledger.originated += 1;
