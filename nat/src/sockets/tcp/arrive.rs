@@ -1,7 +1,7 @@
 //! A guest's segment at its flow.
 //!
 //! Invariant: nothing is acknowledged that the host socket did not take. A segment outside of what is expected changes nothing and is answered by
-//! what is expected, so that whoever guesses numbers learns and breaks nothing.
+//! what is expected, so that whoever guesses numbers learns and breaks nothing, and who asks whether we are there (RFC 9293 section 3.8.4) hears it.
 //! Read first: RFC 9293 section 3.10.7, RFC 5961 sections 3 to 5 (challenges).
 
 use std::io::ErrorKind;
@@ -121,7 +121,9 @@ impl Tcp {
             }
             return After::Go;
         }
-        if segment.has(SYN) {
+        // Neither its end before what is expected nor its beginning behind the window; a SYN is never in its place.
+        let (begins, ends) = (segment.seq, segment.seq.wrapping_add(segment.space()));
+        if segment.has(SYN) || seq::before(ends, flow.expected) || seq::before(flow.edge, begins) {
             self.owe(slot);
             return After::Go;
         }
@@ -158,9 +160,6 @@ impl Tcp {
             } else {
                 self.owe(slot);
             }
-        } else if seq::before(segment.seq, flow.expected) {
-            // Asks whether we are there (RFC 9293 section 3.8.4).
-            self.owe(slot);
         }
         After::Go
     }

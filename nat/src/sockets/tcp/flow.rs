@@ -106,6 +106,8 @@ pub(super) struct Flow {
     pub(super) readable: bool,
     /// The host's network has ended its direction behind what the socket has to read.
     pub(super) hung_up: bool,
+    /// The host's network has sent urgent data, at which peeks stop short.
+    pub(super) urgent: bool,
     /// It waits in the list of those to be served.
     pub(super) queued: bool,
     /// The guest is owed an acknowledgement.
@@ -143,6 +145,7 @@ impl Flow {
             ended: false,
             readable: false,
             hung_up: false,
+            urgent: false,
             queued: false,
             owes: false,
             deadline: Instant::START,

@@ -178,6 +178,10 @@ pub(super) fn data(cx: &mut Context, hub: &mut Hub, flow: &mut Flow) -> Served {
             flow.fin = Some(flow.next);
             end(cx, hub, flow)
         }
+        Ok(_) if flow.fin_is_sent() => {
+            flow.readable = false;
+            Served::Done
+        }
         Ok(n) if n == want => Served::More,
         // The end is behind it, and was told already.
         Ok(_) if flow.hung_up => Served::More,
@@ -232,7 +236,10 @@ fn fill(cx: &mut Context, hub: &mut Hub, flow: &mut Flow, want: usize) -> io::Re
     let mut headers = Headers::new();
     headers.ethernet(&way, v6);
     headers.ip(&label, HEADER + n, None, true);
-    let said = Said { flags: ACK | PSH, seq: flow.next, ack: flow.expected, window: flow.window_field() };
+    // All that came before the end was there when the end was told, so less than asked for is all.
+    let last = flow.hung_up && !flow.urgent && n < want;
+    let flags = if last { ACK | PSH | FIN } else { ACK | PSH };
+    let said = Said { flags, seq: flow.next, ack: flow.expected, window: flow.window_field() };
     let mut tcp = header((flow.key.remote.port(), flow.key.inside.port()), said, 5);
     // What is owed begins from the sum of the pseudo header.
     let sum = inward::pseudo(label.source, label.destination, TCP, HEADER + n).fold();
@@ -260,6 +267,10 @@ fn fill(cx: &mut Context, hub: &mut Hub, flow: &mut Flow, want: usize) -> io::Re
         cx.drop(frame, DropReason::NoBuffers);
     }
     flow.next = flow.next.wrapping_add(n as u32);
+    if last {
+        flow.fin = Some(flow.next);
+        flow.next = flow.next.wrapping_add(1);
+    }
     flow.high = seq::max(flow.high, flow.next);
     flow.owes = false;
     flow.packets += 1;

@@ -47,6 +47,7 @@ impl Tcp {
         let Some(flow) = self.table.get_mut(slot) else { return };
         flow.readable |= change.readable || change.failed;
         flow.hung_up |= change.ended;
+        flow.urgent |= change.urgent;
         match flow.state {
             State::Connecting => return self.connected(cx, slot, change, hub),
             State::Asked if change.failed => {
