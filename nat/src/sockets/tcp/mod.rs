@@ -129,7 +129,7 @@ impl Tcp {
     /// Has a flow looked at no later than at its deadline.
     fn schedule(&mut self, slot: Slot) {
         let Some(flow) = self.table.get_mut(slot) else { return };
-        if flow.deadline < flow.scheduled {
+        if self.timers.due(flow.deadline) < flow.scheduled {
             flow.scheduled = self.timers.put(slot, flow.deadline);
         }
     }
