@@ -119,6 +119,8 @@ impl Stream {
     }
 
     fn of(fd: OwnedFd) -> Stream {
+        // Urgent data stays in its place: taken out of it, it would make a hole that peeks and discards count differently.
+        let _ = set(&fd, libc::SOL_SOCKET, libc::SO_OOBINLINE, 1);
         Stream { fd, place: Place::First, sent: Sent::Nothing }
     }
 
@@ -255,7 +257,7 @@ impl Stream {
         if self.place == Place::Kernel { set_peek_off(&self.fd, offset) } else { Ok(()) }
     }
 
-    /// Discards the first `count` bytes that wait; how many there were.
+    /// Discards the first `count` bytes that wait, or those before urgent data; how many there were.
     ///
     /// # Errors
     /// What recv(2) reports.

@@ -197,10 +197,13 @@ fn asked(flow: &mut Flow, segment: &Segment, hub: &Hub) -> After {
 fn acknowledged(flow: &mut Flow, segment: &Segment) {
     let window = u32::from(segment.window) << flow.scale.unwrap_or(0);
     if seq::before(flow.first, segment.ack) {
-        let data = flow.acknowledged(segment.ack);
-        if let (Some(socket), 1..) = (&flow.socket, data) {
-            // It was peeked at, so it is there.
-            let _ = socket.discard(data as usize);
+        let mut data = flow.acknowledged(segment.ack) as usize;
+        // It was peeked at, so it is there; where there is urgent data, in more than one part.
+        while let (Some(socket), 1..) = (&flow.socket, data) {
+            match socket.discard(data) {
+                Ok(n @ 1..) => data = data.saturating_sub(n),
+                _ => break,
+            }
         }
         flow.window = window;
     } else if segment.ack == flow.first {

@@ -183,8 +183,8 @@ pub(super) fn data(cx: &mut Context, hub: &mut Hub, flow: &mut Flow) -> Served {
             Served::Done
         }
         Ok(n) if n == want => Served::More,
-        // The end is behind it, and was told already.
-        Ok(_) if flow.hung_up => Served::More,
+        // The end, or urgent data, is behind it, and was told already.
+        Ok(_) if flow.hung_up || flow.urgent => Served::More,
         Ok(_) => {
             // There was less than asked for: whatever comes is told as an event.
             flow.readable = false;
