@@ -282,7 +282,7 @@ fn since_1970() -> u64 {
 /// A lease as it is written; offers are not.
 fn saved<A: Copy + Into<IpAddr>>(lease: &Lease<A>, now: Instant, since_1970: u64) -> Option<Saved> {
     let state = match lease.state {
-        LeaseState::Offered => return None,
+        LeaseState::Offered | LeaseState::InUse => return None,
         LeaseState::Bound => SavedState::Bound,
         LeaseState::Released => SavedState::Released,
         LeaseState::Declined => SavedState::Declined,
