@@ -203,7 +203,8 @@ impl Leg {
     /// Lets what has waited for `address` go, when it is known where that is.
     fn settle(&mut self, cx: &mut Context, address: IpAddr) {
         while matches!(self.gateway.neighbour(address, cx.now), Neighbour::Known(..))
-            && let Some(frame) = self.held.release(cx, address, self.origin) {
+            && let Some(frame) = self.held.release(cx, address, self.origin)
+        {
             self.deliver(cx, frame, address);
         }
     }

@@ -30,7 +30,12 @@ fn good() -> impl Strategy<Value = Vec<u8>> {
         Ask::new(3).address(50, GUEST).address(54, ROUTER).frame(),
         Ask::new(3).from(GUEST).frame(),
         Ask::new(8).from(GUEST).frame(),
-        Ask6::new(1).association(1, Some(GUEST_GLOBAL)).association(2, None).with(14, &[]).with(39, b"\0\x03web\0").frame(),
+        Ask6::new(1)
+            .association(1, Some(GUEST_GLOBAL))
+            .association(2, None)
+            .with(14, &[])
+            .with(39, b"\0\x03web\0")
+            .frame(),
         Ask6::new(3).to_server().association(1, None).with(6, &[0, 23, 0, 24]).frame(),
         Ask6::new(8).to_server().association(1, Some(GUEST_GLOBAL)).frame(),
         Ask6::new(11).frame(),
