@@ -77,7 +77,8 @@ impl Dhcp {
         let (in_use, aside) = (LeaseState::InUse, self.config.decline);
         let fresh = match self.leases.at(address) {
             Some(lease) if lease.state == in_use => lease.expires > now + aside / 2,
-            Some(lease) if lease.client.mac == mac => true,
+            // Its own; but somebody who goes on after the end of a lease has it no more.
+            Some(lease) if lease.client.mac == mac => lease.state != LeaseState::Bound || lease.expires > now,
             Some(lease) => matches!(lease.state, LeaseState::Bound | LeaseState::Declined) && lease.expires > now,
             None => false,
         };

@@ -87,6 +87,16 @@ fn who_uses_an_address_may_lease_it() {
 }
 
 #[test]
+fn who_goes_on_after_its_lease_is_over_keeps_others_from_the_address() {
+    let mut segment = Segment::new(config());
+    let address = segment.lease(&Ask::new(DISCOVER)).address;
+    segment.later(Duration::from_secs(90_000));
+    segment.hear(3, GUEST_MAC, address);
+    assert_ne!(segment.lease(&Ask::new(DISCOVER).of(mac(1)).address(50, address)).address, address);
+    assert_eq!(segment.lease(&Ask::new(DISCOVER).address(50, address)).address, address);
+}
+
+#[test]
 fn who_claims_all_addresses_keeps_its_share_from_others_and_no_more() {
     let mut segment = Segment::new(config());
     for round in 0..3 {
