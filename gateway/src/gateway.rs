@@ -9,7 +9,7 @@
 //! to be remembered: an error from the budget, a lease, a solicitation. Trace and tests call `decide` only.
 //! Read first: RFC 1812 sections 4 and 5 (routers), then the module of a protocol.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use wire::{DropReason, Instant, L3, Layers, Mac, NicId, Origin, Verdict, layers::ETHERNET_LEN};
 
@@ -101,9 +101,15 @@ impl Decision {
     pub(crate) fn heard(&self) -> Option<IpAddr> {
         match &self.change {
             Change::Heard { address, .. } => Some(*address),
-            Change::Lease(lease) => Some(lease.address.into()),
+            Change::Lease(lease) if lease.state == LeaseState::Bound => Some(lease.address.into()),
+            Change::Lease6(lease) if lease.state == LeaseState::Bound => Some(lease.address.into()),
             _ => None,
         }
+    }
+
+    /// The address that the frame is answered with an offer of.
+    pub(crate) fn offered(&self) -> Option<Ipv4Addr> {
+        self.lease().filter(|lease| lease.state == LeaseState::Offered).map(|lease| lease.address)
     }
 
     /// The lease that the frame changes, as it will be.
@@ -215,7 +221,11 @@ impl Gateway {
                     advertiser.solicited(now);
                 }
             }
-            Change::Heard { address, mac, nic } => self.neighbours.heard(address, mac, nic, now),
+            Change::Heard { address, mac, nic } => {
+                self.neighbours.heard(address, mac, nic, now);
+                let IpAddr::V4(address) = address else { return None };
+                return self.dhcp.as_mut()?.heard(address, mac, nic, now).map(Event::V4);
+            }
             Change::Lease(lease) => return self.lease(*lease),
             Change::Lease6(lease) => return self.lease6(*lease),
         }
@@ -261,6 +271,18 @@ impl Gateway {
             _ => {}
         }
         self.neighbours.asked(address, now);
+    }
+
+    /// Writes the question whether somebody has an address that is offered to a client on `nic`; false and an empty `out` where that is known
+    /// or the NIC has caused too many questions.
+    pub(crate) fn probe(&mut self, address: Ipv4Addr, nic: NicId, now: Instant, out: &mut Vec<u8>) -> bool {
+        out.clear();
+        if self.neighbour(address.into(), now) != Neighbour::Ask || !self.errors.allows(nic, now) {
+            return false;
+        }
+        self.errors.take(nic, now);
+        self.ask(address.into(), now, out);
+        true
     }
 
     /// Forgets questions that nobody answered. Now and then.

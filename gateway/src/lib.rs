@@ -28,6 +28,7 @@ mod ipv6;
 mod leg;
 mod ndisc;
 mod neighbours;
+mod offers;
 mod packet;
 mod port;
 mod ra;

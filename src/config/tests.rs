@@ -226,6 +226,8 @@ fn wrong_files() {
         ("[networks.lan]\nmtu = 1500.0", 2, "networks.lan.mtu", "this is a float"),
         ("[networks.lan]\nsubnet = \"10.0.0.1/24\"", 2, "networks.lan.subnet", "write 10.0.0.0/24"),
         ("[networks.lan]\nsubnet6 = true", 2, "networks.lan.subnet6", "a string is needed"),
+        ("[networks.lan]\nntp = [\"pool.example\"]", 2, "networks.lan.ntp[0]", "not the address of a time server"),
+        ("[networks.lan]\nmode = \"bridged\"\nntp = []", 3, "networks.lan.ntp", "means nothing in mode bridged"),
         ("[networks.lan]\nuplink = \"eth0\"", 2, "networks.lan.uplink", "allowed in mode nat, bridged"),
         ("[networks.lan]\nmode = \"nat\"\noutside = [\"192.0.2.1\"]", 3, "networks.lan.outside", "engine = \"packet\""),
         ("[networks.lan]\nmode = \"nat\"\nengine = \"packet\"", 1, "networks.lan", "needs `uplink` or `tap`"),
