@@ -88,6 +88,9 @@ pub struct NetworkStatus {
     pub mtu: Option<u16>,
     /// Names of its ports.
     pub ports: Vec<String>,
+    /// What it lacks of what the file asks for, and why; null where all is as asked.
+    #[serde(default)]
+    pub reason: Option<String>,
 }
 
 /// One element of `GET /v1/fdb`: where a MAC address is reached.
