@@ -46,6 +46,8 @@ pub struct WayOut {
 pub struct Outside {
     /// Its address.
     pub mac: Mac,
+    /// The addresses of its pool, which nobody else in the network that is outside may speak for; empty where that is the host's business.
+    pub addresses: Vec<IpAddr>,
     /// The network of the configuration that it is in; none: a bridge of its own.
     pub network: Option<Name>,
     /// What else is in that bridge.

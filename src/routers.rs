@@ -133,7 +133,8 @@ fn go_outside(
     outside: Outside,
 ) -> io::Result<Vec<Router>> {
     let nic = places.nic(worker);
-    let spec = NicSpec { guard: Some(outside.mac), role: Role::Host, ..NicSpec::default() };
+    let addresses = outside.addresses.clone();
+    let spec = NicSpec { guard: Some(outside.mac), addresses, role: Role::Host, ..NicSpec::default() };
     let mut all = vec![Router { network: network.to_string(), at: (worker, nic), name: format!("{network}/outside") }];
     let bridge: BridgeId = match &outside.network {
         Some(name) => {
