@@ -6,13 +6,13 @@ use crate::world::{FAR6, Mode, PATIENCE, SUM_PORT, World};
 use std::time::Duration;
 
 /// For transfers, which emulated guests take their time for.
-const LONG: Duration = Duration::from_secs(600);
+const LONG: Duration = Duration::from_secs(1800);
 const SCRIPT: &str = "#!/bin/sh\n[ \"$1\" = bound ] || exit 0\nip -4 addr flush dev $interface scope global\n\
                       ip addr add $ip/$mask dev $interface\n[ -z \"$router\" ] || ip route add default via $router\n\
                       [ -z \"$mtu\" ] || ip link set $interface mtu $mtu\n: > /etc/resolv.conf\n\
                       for server in $dns; do echo \"nameserver $server\" >> /etc/resolv.conf; done\necho \"took $ip \"\n";
 
-/// A megabyte, and how many of them a transfer has: 1 GB where time does not matter.
+/// Megabytes of a transfer: 1 GB where time does not matter.
 fn megabytes() -> usize {
     if std::env::var_os("TRUNKLINE_SLOW").is_some() { 1000 } else { 100 }
 }

@@ -161,7 +161,6 @@ impl World {
                 "exec dnsmasq -k -C /dev/null --no-resolv --no-hosts --bind-interfaces -a {FAR} --user=root --pid-file= \
                  --local=/example.test/ --host-record=www.example.test,{FAR},{FAR6}"
             )));
-            server.sh("for n in 1 2 3 4 5 6 7 8 9 10; do dig +short +tries=1 +time=1 @198.51.100.2 www.example.test | grep -q . && exit; sleep 0.2; done");
         }
         if self.mode.is_bridged() {
             all.push(self.router.spawn(&format!(
