@@ -1,7 +1,7 @@
 //! What is wrong with a network behind address translation is said, costs that network alone, and leaves nothing behind: uplinks that are not
 //! there, ports that somebody else has, subnets that overlap, tables that are full, a guest that takes all it can.
 //!
-//! The host is a namespace in which the daemon runs: `guests | host 192.0.2.1 -- 192.0.2.2 far`. Packets to 192.0.2.66 vanish.
+//! The host is a namespace in which the daemon runs: `guests | host 192.0.2.1 -- 192.0.2.2 far`. 192.0.2.66 is there and silent.
 //! That a name server which is down is told of is in `dns.rs`, a DHCP pool that one guest empties in `dhcp.rs`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failing test panics")]
@@ -37,11 +37,9 @@ impl Site {
         site.host.veth("up0", &site.far, "down0");
         site.host.address("up0", "192.0.2.1/24");
         site.far.address("down0", "192.0.2.2/24");
-        // Whoever asks for 192.0.2.66 is answered, and what comes then is lost.
-        site.far.ip("addr add 192.0.2.66/32 dev down0");
-        site.far.ip("route del local 192.0.2.66 table local");
-        site.far.ip("route add blackhole 192.0.2.66/32");
-        site.far.sh("sysctl -q -w net.ipv4.ip_forward=1 net.ipv4.conf.all.proxy_arp=1 net.ipv4.conf.down0.proxy_arp=1");
+        // What is sent to this one arrives, and is never answered.
+        site.far.address("down0", "192.0.2.66/24");
+        site.far.ip("rule add blackhole from 192.0.2.66");
         site.host.sh("sysctl -q -w 'net.ipv4.ping_group_range=0 2147483647'");
         fs::write(lab.path("script"), SCRIPT).unwrap();
         site.host.sh(&format!("chmod +x {}", lab.path("script").display()));
@@ -270,7 +268,7 @@ fn flood(lab: &Lab, keys: &str, quota: usize) -> Result<(), Unable> {
         mappings.as_array().unwrap().iter().filter(inside).count()
     };
     println!("{rounds} rounds; {} mappings of the one, {} of the other", of(&one), of(&two));
-    assert!(of(&one) <= quota && of(&two) >= 1, "{} and {}", of(&one), of(&two));
+    assert!((quota / 2..=quota).contains(&of(&one)) && of(&two) >= 1, "{} and {}", of(&one), of(&two));
     // The connection of before is there yet, and the one who flooded is served again when it wants little.
     held.wait_for_output("end", Duration::from_secs(40));
     drop(lasting);
