@@ -115,6 +115,11 @@ fn beside(lab: &Lab, site: &Site, keys: &str) -> String {
     let reason = lacks(&daemon, "bad").unwrap_or_else(|| panic!("{}", daemon.log()));
     assert!(daemon.log().contains("the other networks run"), "{}", daemon.log());
     assert!(daemon.ctl(&["show", "networks"]).output.contains("no way out: "));
+    if keys.starts_with("uplink") {
+        let (program, file) = (program().display().to_string(), daemon.config().display().to_string());
+        let report = site.host.exec(&[&program, "--config", &file, "doctor"]).output;
+        assert!(report.contains("uplink of bad: interface nosuch0") && report.contains("`ip link` lists"), "{report}");
+    }
     daemon.terminate();
     reason
 }
