@@ -199,7 +199,7 @@ fn a_port_of_another_program_is_published_once_it_is_free() {
     assert_eq!(lacks(&daemon, "lan"), None);
 }
 
-/// Sends datagrams and opens connections, as headers that nobody stands behind, as fast as it can: 100,000 flows of each.
+/// Sends datagrams and opens connections, as headers that nobody stands behind, as fast as it can: this many flows of each.
 const FLOOD: &str = r#"
 import socket, struct, sys
 mine, router = bytes.fromhex(sys.argv[1]), bytes.fromhex(sys.argv[2])
@@ -215,7 +215,7 @@ def packet(protocol, body):
     return router + mine + b'\x08\x00' + head[:10] + struct.pack('!H', total(head)) + head[12:] + body
 pseudo = lambda protocol, n: source + there + struct.pack('!BBH', 0, protocol, n)
 print('flooding', flush=True)
-for n in range(100000):
+for n in range(int(sys.argv[5])):
     port, to = 1024 + n % 50000, 2000 + n // 50000
     syn = struct.pack('!HHIIBBHHH', port, to, n, 0, 0x50, 2, 65535, 0, 0)
     syn = syn[:16] + struct.pack('!H', total(pseudo(6, 20) + syn)) + syn[18:]
@@ -226,7 +226,7 @@ print('done', flush=True)
 "#;
 
 /// `quota` is what one of two guests may have.
-fn flood(lab: &Lab, keys: &str, quota: usize) -> Result<(), Unable> {
+fn flood(lab: &Lab, keys: &str, quota: usize, flows: usize) -> Result<(), Unable> {
     need_program("python3", "python3")?;
     let site = Site::new(lab)?;
     let text =
@@ -240,7 +240,8 @@ fn flood(lab: &Lab, keys: &str, quota: usize) -> Result<(), Unable> {
     // One that goes on for as long as the flood does.
     let lasting = site.far.spawn("exec busybox nc -ll -p 5001 -e cat");
     listens(&site.far, 5001);
-    let mut held = site.two.spawn(&format!("(echo begin; sleep 25; echo end) | busybox nc {FAR} 5001"));
+    let mut held =
+        site.two.spawn(&format!("(echo begin; sleep {}; echo end) | busybox nc {FAR} 5001", 5 + flows / 5000));
     held.wait_for_output("begin", PATIENCE);
 
     fs::write(lab.path("flood.py"), FLOOD).unwrap();
@@ -248,7 +249,7 @@ fn flood(lab: &Lab, keys: &str, quota: usize) -> Result<(), Unable> {
     let router = site.one.sh("ip neigh show 10.9.0.1 | grep -o 'lladdr [^ ]*' | cut -d' ' -f2").trim().replace(':', "");
     let script = lab.path("flood.py");
     let mut job = site.one.spawn(&format!(
-        "exec python3 {} {} {router} {one} 192.0.2.66",
+        "exec python3 {} {} {router} {one} 192.0.2.66 {flows}",
         script.display(),
         mac(&site.one, "eth0")
     ));
@@ -288,19 +289,29 @@ fn sockets_one_guest_with_100_000_flows_takes_nothing_from_another() {
     // Half of the descriptors that a process may have, without those of the process itself.
     let limit = std::process::Command::new("sh").args(["-c", "ulimit -Hn"]).output().unwrap();
     let limit: usize = String::from_utf8_lossy(&limit.stdout).trim().parse().unwrap_or(1 << 20);
-    require!(flood(&lab, "", limit.min(1 << 20) / 2));
+    require!(flood(&lab, "", limit.min(1 << 20) / 2, 100_000));
 }
 
 #[test]
 fn packet_one_guest_with_100_000_flows_takes_nothing_from_another() {
     let lab = require!(Lab::new());
-    require!(flood(&lab, "engine = \"packet\"\nuplink = \"up0\"\noutside = [\"192.0.2.9\"]\nmappings = 8192\n", 4096));
+    require!(flood(
+        &lab,
+        "engine = \"packet\"\nuplink = \"up0\"\noutside = [\"192.0.2.9\"]\nmappings = 8192\n",
+        4096,
+        100_000
+    ));
 }
 
 #[test]
 fn packet_a_pool_that_is_exhausted_by_one_has_room_for_another() {
     let lab = require!(Lab::new());
-    require!(flood(&lab, "engine = \"packet\"\nuplink = \"up0\"\noutside = [\"192.0.2.9\"]\nmappings = 64\n", 32));
+    require!(flood(
+        &lab,
+        "engine = \"packet\"\nuplink = \"up0\"\noutside = [\"192.0.2.9\"]\nmappings = 64\n",
+        32,
+        10_000
+    ));
 }
 
 #[test]

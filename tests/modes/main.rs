@@ -18,14 +18,15 @@ use world::{Mode, World};
 fn in_qemu(lab: &Lab, mode: Mode) -> Result<(), Unable> {
     let world = World::new(lab, mode)?;
     let guest = Qemu::boot(lab, GuestSpec::new("g", vec![NicSpec::new(lab.path("g.sock"), "52:54:00:00:00:01")]))?;
-    suite::run(lab, &world, &guest);
+    suite::run(lab, &world, &guest, 100);
     Ok(())
 }
 
 fn in_uml(lab: &Lab, mode: Mode) -> Result<(), Unable> {
     let world = World::new(lab, mode)?;
     let guest = Uml::boot(lab, "g", &[lab.path("g.sock")])?;
-    suite::run(lab, &world, &guest);
+    // Its processes pay for each system call.
+    suite::run(lab, &world, &guest, 25);
     Ok(())
 }
 

@@ -12,26 +12,21 @@ const SCRIPT: &str = "#!/bin/sh\n[ \"$1\" = bound ] || exit 0\nip -4 addr flush 
                       [ -z \"$mtu\" ] || ip link set $interface mtu $mtu\n: > /etc/resolv.conf\n\
                       for server in $dns; do echo \"nameserver $server\" >> /etc/resolv.conf; done\necho \"took $ip \"\n";
 
-/// Megabytes of a transfer: 1 GB where time does not matter.
-fn megabytes() -> usize {
-    if std::env::var_os("TRUNKLINE_SLOW").is_some() { 1000 } else { 100 }
-}
-
 struct Guest<'a> {
     world: &'a World,
     place: &'a dyn Place,
     address: String,
 }
 
-/// The whole suite.
-pub fn run(lab: &Lab, world: &World, place: &dyn Place) {
-    let address = dhcp(world, place);
-    let guest = Guest { world, place, address };
+/// The whole suite. Transfers are this long; ten times where time does not matter.
+pub fn run(lab: &Lab, world: &World, place: &dyn Place, megabytes: usize) {
+    let slow = std::env::var_os("TRUNKLINE_SLOW").is_some();
+    let guest = Guest { world, place, address: dhcp(world, place) };
     guest.slaac();
     guest.names();
     guest.pings();
     guest.pages(lab);
-    guest.transfers();
+    guest.transfers(if slow { 10 * megabytes } else { megabytes });
     guest.truths();
     guest.is_reached();
 }
@@ -101,9 +96,9 @@ impl Guest<'_> {
     }
 
     /// What comes from a server goes back to where it is, through the guest: the same on both ways, or it is not the same in the end.
-    fn transfers(&self) {
+    fn transfers(&self, megabytes: usize) {
         let (server, there) = (self.world.server(), self.world.server_address());
-        let stream = format!("seq 1 1000000000 | head -c {}", megabytes() * 1_000_000);
+        let stream = format!("seq 1 1000000000 | head -c {}", megabytes * 1_000_000);
         let _source = server.spawn(&format!("exec busybox nc -ll -p 5001 -e sh -c '{stream}'"));
         let sum = server.run(&format!("{stream} | md5sum"), LONG).output;
         wait_for("a server to listen", PATIENCE, || {
@@ -112,7 +107,7 @@ impl Guest<'_> {
         let began = std::time::Instant::now();
         let done = self.place.run(&format!("nc {there} 5001 </dev/null | nc {there} {SUM_PORT}"), LONG);
         assert!(done.ok() && done.output == sum, "{} is not {sum}\n{}", done.output, self.world.story());
-        println!("{} MB both ways in {:?}", megabytes(), began.elapsed());
+        println!("{megabytes} MB both ways in {:?}", began.elapsed());
     }
 
     /// What is not there is told of as it is.
