@@ -93,21 +93,27 @@ enum SavedState {
 }
 
 impl Leases {
-    /// The router of a network that is routed to those `beside` it; nothing when it has none.
+    /// The router of a network that is routed to those `beside` it, and `leads_out` or not; nothing when it has none.
     ///
     /// # Errors
     /// What the configuration says makes no router.
-    pub fn make(&self, config: &Config, network: &Network, beside: &[&Network], seed: u64) -> io::Result<Option<Made>> {
-        let Some(router) = router(config, network, beside, seed) else { return Ok(None) };
+    pub fn make(
+        &self,
+        config: &Config,
+        network: &Network,
+        beside: &[&Network],
+        leads_out: bool,
+        seed: u64,
+    ) -> io::Result<Option<Made>> {
+        let Some(router) = router(config, network, beside, leads_out, seed) else { return Ok(None) };
         let mac = router.mac;
         let v4 = router.v4.iter().map(|v4| IpAddr::from(v4.address));
         let v6 =
             router.v6.iter().flat_map(|v6| v6.global.map(|(address, _)| address).into_iter().chain([v6.link_local]));
         let addresses = v4.chain(v6.map(IpAddr::from)).collect();
         let now = Instant::from_nanos(tsc::now_ns());
-        let mut gateway = Gateway::new(router, now).map_err(|error| {
-            io::Error::other(format!("network {}: no router can be made of it: {error}", network.name))
-        })?;
+        let mut gateway = Gateway::new(router, now)
+            .map_err(|error| io::Error::other(format!("network {}: {error}", network.name)))?;
         let file = config.host.state_dir.join(format!("leases-{}.json", network.name));
         let saved: Vec<Saved> = state::read(&file).unwrap_or_default();
         let taken = gateway.restore(&snapshot(&saved), now, Duration::ZERO);
@@ -190,12 +196,17 @@ fn entry<A: Copy + Display>(network: &str, lease: &Lease<A>, now: Instant) -> Op
 }
 
 /// Who the router of a network is.
-fn router(config: &Config, network: &Network, beside: &[&Network], seed: u64) -> Option<gateway::Config> {
+fn router(
+    config: &Config,
+    network: &Network,
+    beside: &[&Network],
+    leads_out: bool,
+    seed: u64,
+) -> Option<gateway::Config> {
     let subnet = network.subnet.filter(|_| network.has_router())?;
     let IpAddr::V4(first) = subnet.host(network.router_number())? else { return None };
     let [.., a, b, c] = hash::of(network.name.as_str()).to_be_bytes();
     let mac = Mac::new([0x02, 0x74, 0x67, a, b, c]);
-    let leads_out = network.mode == Mode::Nat;
     let mut v4 = RouterV4 { address: first, prefix: subnet.length(), dhcp: None };
     if network.dhcp {
         v4.dhcp = Some(dhcp(config, network, beside, &v4)?);

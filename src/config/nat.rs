@@ -295,12 +295,30 @@ pub(super) fn check(networks: &[(Network, Entry<'_>)]) -> Result<(), Fault> {
                 }
             }
         }
+        pool(network, entry)?;
         for (other, _) in networks.iter().take(at) {
             overlap(network, other, entry)?;
             publications(network, other, entry)?;
         }
     }
     Ok(())
+}
+
+/// The addresses of a pool are outside.
+fn pool(network: &Network, entry: &Entry<'_>) -> Result<(), Fault> {
+    let Some(Nat { engine: NatEngine::Packet { outside, .. }, .. }) = &network.nat else { return Ok(()) };
+    let inside = |address: &&IpAddr| {
+        let whole = if address.is_ipv4() { 32 } else { 128 };
+        let subnets = [network.subnet, network.subnet6];
+        subnets.into_iter().flatten().any(|subnet| subnet.overlaps(super::Subnet::of(**address, whole)))
+    };
+    match outside.iter().find(inside) {
+        None => Ok(()),
+        Some(address) => {
+            let what = format!("`outside` has {address}, which is inside: of the network's own subnet");
+            Err(entry.key_fault(what))
+        }
+    }
 }
 
 /// Networks whose routers reach the same world have subnets of their own.
