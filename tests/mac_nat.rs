@@ -40,7 +40,7 @@ impl Site {
             two: NetNs::new(lab, "two")?,
         };
         let Site { host, outside, .. } = &site;
-        let made = outside.run("ip link add br0 type bridge stp_state 0 forward_delay 0", PATIENCE);
+        let made = outside.run("ip link add br0 address 02:00:00:00:99:99 type bridge stp_state 0 forward_delay 0", PATIENCE);
         if !made.ok() {
             return Err(Unable(format!("this kernel makes no bridges: {}", made.output.trim())));
         }
@@ -204,6 +204,7 @@ fn guests_are_in_the_network_of_the_nic_and_the_outside_sees_one_station() {
     let addresses = |shown: &str| shown.split_whitespace().filter(|word| word.contains('/')).count();
     assert!(addresses(&after) >= addresses(&before), "the NIC is as it was: {after}");
     daemon.restart();
+    one.address("eth0", &format!("{first}/24"));
     reach(&[(one, "192.0.2.5"), (host, &first)], &daemon);
     daemon.kill9();
     wait_for("the TAP and its routes to be gone", PATIENCE, || {
