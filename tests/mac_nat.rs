@@ -232,6 +232,7 @@ fn a_guest_takes_neither_anothers_address_nor_the_hosts() {
     reach(&[(outside, "192.0.2.50")], &daemon);
     assert_eq!(echoes(two), asked, "the first holder is still asked");
 
+    two.ip("addr del 192.0.2.50/24 dev eth0");
     two.ip("addr add 192.0.2.5/24 dev eth0");
     for target in ["192.0.2.1", "192.0.2.50"] {
         let spoofed = two.run(&format!("ping -c 3 -i 0.2 -W 1 -I 192.0.2.5 {target}"), PATIENCE);
