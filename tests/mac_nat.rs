@@ -40,7 +40,8 @@ impl Site {
             two: NetNs::new(lab, "two")?,
         };
         let Site { host, outside, .. } = &site;
-        let made = outside.run("ip link add br0 address 02:00:00:00:99:99 type bridge stp_state 0 forward_delay 0", PATIENCE);
+        let made =
+            outside.run("ip link add br0 address 02:00:00:00:99:99 type bridge stp_state 0 forward_delay 0", PATIENCE);
         if !made.ok() {
             return Err(Unable(format!("this kernel makes no bridges: {}", made.output.trim())));
         }
