@@ -20,7 +20,7 @@ use crate::{
     dhcp::{Dhcp, Event, Lease, LeaseEvent, LeaseState, Snapshot},
     dhcp6::Dhcp6,
     errors::ErrorBudget,
-    ipv4, ipv6, ndisc,
+    icmp, ipv4, ipv6, ndisc,
     neighbours::{Neighbour, Neighbours},
     ra::Advertiser,
 };
@@ -266,6 +266,31 @@ impl Gateway {
     /// Forgets questions that nobody answered. Now and then.
     pub fn sweep(&mut self, now: Instant) {
         self.neighbours.sweep(now);
+    }
+
+    /// Writes the error about a packet that is longer than `mtu` and may not be cut; an empty `out` where none may be sent.
+    pub fn too_big(&mut self, incoming: &Incoming<'_>, mtu: u16, now: Instant, out: &mut Vec<u8>) {
+        out.clear();
+        let nic = incoming.origin.nic;
+        if !self.errors.allows(nic, now) {
+            return;
+        }
+        let (mac, to_mac) = (self.config.mac, incoming.macs().1);
+        let about = incoming.bytes.get(ETHERNET_LEN..).unwrap_or_default();
+        match (about.first().map(|first| first >> 4), &self.config.v4, &self.config.v6) {
+            (Some(4), Some(v4), _) => {
+                let Some(to) = array::<4>(about, 12) else { return };
+                let path = icmp::Path { mac, to_mac, from: v4.address, to: to.into() };
+                icmp::error_with(out, &path, icmp::UNREACHABLE, icmp::TOO_BIG, mtu.into(), about);
+            }
+            (Some(6), _, Some(v6)) => {
+                let Some(to) = array::<16>(about, 8).map(Ipv6Addr::from) else { return };
+                let path = icmp::Path { mac, to_mac, from: v6.source_for(to), to };
+                icmp::error_v6_with(out, &path, icmp::V6_TOO_BIG, 0, mtu.into(), about);
+            }
+            _ => return,
+        }
+        self.errors.take(nic, now);
     }
 
     /// Whether `address` is to be found on the segment.

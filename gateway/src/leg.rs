@@ -279,6 +279,21 @@ impl Leg {
         }
     }
 
+    /// Ends a packet that does not fit where it goes, and says so to whoever sent it.
+    #[cold]
+    pub(crate) fn too_big(&mut self, cx: &mut Context, frame: Frame, mtu: u16) {
+        let origin = cx.heads.get(&frame).origin;
+        if let Some(len) = cx.read_all(&frame, &mut self.question) {
+            let bytes = self.question.get(..len).unwrap_or_default();
+            let incoming = Incoming { bytes, origin, checksum_owed: true };
+            self.gateway.too_big(&incoming, mtu, cx.now, &mut self.answer);
+            if !self.answer.is_empty() {
+                self.send(cx);
+            }
+        }
+        cx.drop(frame, DropReason::TooBig);
+    }
+
     fn ask(&mut self, cx: &mut Context, address: IpAddr) {
         self.gateway.ask(address, cx.now, &mut self.answer);
         if !self.answer.is_empty() {

@@ -15,6 +15,7 @@ mod arp;
 mod book;
 mod bytes;
 pub mod config;
+mod crossing;
 pub mod dhcp;
 pub mod dhcp6;
 pub mod dns;
