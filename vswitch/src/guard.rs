@@ -104,6 +104,11 @@ impl Claims {
     /// `nic` is gone.
     pub(crate) fn remove(&mut self, nic: NicId) {
         self.macs.retain(|(_, claimant)| *claimant != nic);
+        self.remove_addresses(nic);
+    }
+
+    /// `nic` is declared with no IP address any more.
+    pub(crate) fn remove_addresses(&mut self, nic: NicId) {
         self.addresses.retain(|(_, claimant)| *claimant != nic);
     }
 

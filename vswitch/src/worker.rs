@@ -303,6 +303,13 @@ impl Worker {
                 }
                 *place(&mut self.nics, nic.0) = Some(Nic { bridge, lanes: Vec::new(), filter: None, pairs: u16::MAX });
             }
+            Change::SetAddresses { nic, addresses } => {
+                if let Some(known) = self.nics.get(nic.index()).and_then(Option::as_ref)
+                    && let Some(Some(bridge)) = self.bridges.get_mut(usize::from(known.bridge.0))
+                {
+                    bridge.set_addresses(nic, &addresses);
+                }
+            }
             Change::RemoveNic { nic } => self.remove_nic(nic),
             Change::AddStatic { bridge, vlan, mac, nic, reply } => {
                 if let Some(Some(bridge)) = self.bridges.get_mut(usize::from(bridge.0)) {

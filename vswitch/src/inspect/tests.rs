@@ -177,6 +177,17 @@ fn arp_for_another_address_or_station_is_dropped() {
 }
 
 #[test]
+fn addresses_that_change_are_the_only_ones_from_then_on() {
+    let mut net = net();
+    let other = Ipv4Addr::new(10, 0, 0, 6);
+    net.bridge.set_addresses(wire::NicId(1), &[other.into()]);
+    assert_eq!(net.reaches(1, &arp(1, mac(1), other, ROUTERS)), [2, 3]);
+    assert_eq!(net.reaches(1, &v4(other, ROUTERS, 6, &[0; 20])), [2, 3]);
+    assert_eq!(net.dropped(1, &arp(1, mac(1), MINE, ROUTERS)), DropReason::SpoofedArp);
+    assert_eq!(net.dropped(1, &v4(MINE, ROUTERS, 6, &[0; 20])), DropReason::SpoofedAddress);
+}
+
+#[test]
 fn packets_from_other_addresses_are_dropped() {
     let mut net = net();
     let other6 = "fd00::6".parse().unwrap();
