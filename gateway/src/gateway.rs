@@ -23,6 +23,7 @@ use crate::{
     ipv4, ipv6, ndisc,
     neighbours::{Neighbour, Neighbours},
     ra::Advertiser,
+    straight::Straight,
 };
 
 /// A frame and what is known about it.
@@ -125,6 +126,7 @@ pub struct Gateway {
     dhcp: Option<Dhcp>,
     neighbours: Neighbours,
     dhcp6: Option<Dhcp6>,
+    straight: Option<Straight>,
 }
 
 impl Gateway {
@@ -144,6 +146,7 @@ impl Gateway {
             dhcp,
             dhcp6,
             neighbours: Neighbours::default(),
+            straight: Straight::new(&config),
             config,
         })
     }
@@ -154,7 +157,15 @@ impl Gateway {
     }
 
     /// How much of a frame has to be seen, by its first bytes (128, or all where there are fewer).
+    #[inline]
     pub fn interest(&self, head: &Incoming<'_>, now: Instant) -> Interest {
+        match &self.straight {
+            Some(straight) if straight.covers(head.bytes, head.checksum_owed) => Interest::Forward,
+            _ => self.interest_in_other(head, now),
+        }
+    }
+
+    fn interest_in_other(&self, head: &Incoming<'_>, now: Instant) -> Interest {
         let not_ours = Interest::None(DropReason::NotForGateway);
         let (to, from) = head.macs();
         if (to != self.config.mac && !to.is_group()) || !from.is_unicast() || from == self.config.mac {
