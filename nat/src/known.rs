@@ -301,3 +301,6 @@ fn sum(bytes: &mut [u8], at: usize, change: impl Fn(u16) -> u16) {
         *field = change(u16::from_ne_bytes(*field)).to_ne_bytes();
     }
 }
+
+#[cfg(test)]
+mod tests;
