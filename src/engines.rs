@@ -41,13 +41,12 @@ pub fn make(config: &Config, network: &Network, nat: &Nat, inbox: Inbox) -> io::
                 IpAddr::V4(address) => Some(*address),
                 IpAddr::V6(_) => None,
             };
-            let pool: Vec<Ipv4Addr> = outside.iter().filter_map(v4).collect();
             let hop6 = next_hop.iter().find_map(|hop| match hop {
                 IpAddr::V6(hop) => Some(*hop),
                 IpAddr::V4(_) => None,
             });
             let hops = (next_hop.iter().find_map(v4), hop6);
-            packet(config, network, (pool, *prefix6), hops, *mappings, inbox)
+            packet(config, network, (outside.clone(), *prefix6), hops, *mappings, inbox)
                 .and_then(|port| Ok(WayOut { port: Box::new(port), outside: Some(self::outside(network, via)?) }))
         }
     }

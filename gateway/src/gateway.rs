@@ -165,7 +165,7 @@ impl Gateway {
         }
     }
 
-    fn interest_in_other(&self, head: &Incoming<'_>, now: Instant) -> Interest {
+    pub(crate) fn interest_in_other(&self, head: &Incoming<'_>, now: Instant) -> Interest {
         let not_ours = Interest::None(DropReason::NotForGateway);
         let (to, from) = head.macs();
         if (to != self.config.mac && !to.is_group()) || !from.is_unicast() || from == self.config.mac {
@@ -202,6 +202,11 @@ impl Gateway {
             (L3::V6, _) => ipv6::decide(self.protocols(now), incoming, layers, out),
             _ => Decision::drop(DropReason::NotForGateway),
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn straight(&self) -> Option<&Straight> {
+        self.straight.as_ref()
     }
 
     fn protocols(&self, now: Instant) -> Protocols<'_> {

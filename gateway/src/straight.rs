@@ -55,3 +55,68 @@ impl Straight {
             && !self.aliases.contains(&destination)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use wire::{Instant, NicId, Origin};
+
+    use super::*;
+    use crate::{Gateway, Incoming, Interest, RouterV4};
+
+    const MAC: Mac = Mac::new([2, 0, 0, 0, 0, 1]);
+
+    fn router() -> Gateway {
+        let mut config = Config::new(MAC);
+        config.v4 = Some(RouterV4 { address: [10, 0, 0, 1].into(), prefix: 24, dhcp: None });
+        config.elsewhere = Elsewhere::Forward;
+        config.aliases = vec![IpAddr::from([10, 9, 0, 1])];
+        config.routes = vec![(IpAddr::from([10, 9, 0, 0]), 24)];
+        config.services = vec![53];
+        Gateway::new(config, Instant::START).unwrap()
+    }
+
+    fn packet(to: [u8; 4], from: [u8; 4], ttl: u8) -> Vec<u8> {
+        let ip = etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], MAC.bytes()).ipv4(from, to, ttl);
+        let mut bytes = Vec::new();
+        ip.udp(1000, 53).write(&mut bytes, b"payload").unwrap();
+        bytes
+    }
+
+    #[test]
+    fn what_leads_elsewhere_goes_straight_on_if_it_is_intact() {
+        let router = router();
+        let straight = router.straight().unwrap();
+        let good = packet([198, 51, 100, 7], [10, 0, 0, 2], 64);
+        assert!(straight.covers(&good, false));
+        let mut bad = good.clone();
+        bad[25] ^= 1;
+        assert!(!straight.covers(&bad, false));
+        let incoming = Incoming { bytes: &bad, origin: Origin { nic: NicId(1), lane: 0 }, checksum_owed: false };
+        assert_eq!(router.interest(&incoming, Instant::START), Interest::None(wire::DropReason::BadPacket));
+        for (to, ttl) in [([10, 0, 0, 1], 64), ([10, 0, 0, 9], 64), ([10, 9, 0, 1], 64), ([198, 51, 100, 7], 1)] {
+            assert!(!straight.covers(&packet(to, [10, 0, 0, 2], ttl), false), "{to:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_goes_straight_on_that_would_not_go_on_anyway(
+            to in prop::sample::select(vec![[10, 0, 0, 1], [10, 0, 0, 255], [10, 9, 0, 1], [10, 9, 0, 7], [198, 51, 100, 7], [224, 0, 0, 1], [0; 4]]),
+            from in prop::sample::select(vec![[10, 0, 0, 2], [127, 0, 0, 1], [255; 4], [198, 51, 100, 8]]),
+            ttl in 0..4u8,
+            change in prop::option::of((0..48usize, any::<u8>())),
+            owed: bool,
+        ) {
+            let router = router();
+            let mut bytes = packet(to, from, ttl);
+            if let Some((at, byte)) = change {
+                bytes[at] = byte;
+            }
+            if router.straight().unwrap().covers(&bytes, owed) {
+                let incoming = Incoming { bytes: &bytes, origin: Origin { nic: NicId(1), lane: 0 }, checksum_owed: owed };
+                prop_assert_eq!(router.interest_in_other(&incoming, Instant::START), Interest::Forward);
+            }
+        }
+    }
+}
