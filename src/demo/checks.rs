@@ -11,7 +11,7 @@ use std::{
 use crate::view::Sums;
 
 use super::{
-    DemoError,
+    DemoError, beyond,
     guests::{Asked, Guest, number},
     net::Net,
     table::{Outcome, Table},
@@ -106,6 +106,10 @@ pub(super) fn run(table: &mut Table, asked: &Asked, net: &mut Net) -> Result<(),
     table.check("a broadcast storm is held, and others are served meanwhile", || storm(&guests, net))?;
     table.check("a guest is killed, nobody else notices, and it comes back", || kill(&mut guests, asked, net))?;
     table.check("the kernel talks to a guest by a TAP", || tap(net))?;
+    table.check("host-only: a guest reaches the host, which has an address there", || beyond::host_only(asked, net))?;
+    table.check("NAT: a guest reaches a service of the host, by sockets", || beyond::translated(asked, net))?;
+    table.check("NAT: a port of the host leads to a guest", || beyond::published(asked, net))?;
+    table.check("networks that are routed to each other", || beyond::routed(asked, net))?;
     table.check("every frame is accounted for", || account(net))
 }
 

@@ -115,6 +115,17 @@ impl Net {
         self.taps.devices.first()
     }
 
+    /// Has a network publish a port, as the file would have it.
+    pub(super) fn publish(&self, network: &str, publication: &str) -> Result<(), String> {
+        let text = format!("[networks.n]\nmode = \"nat\"\npublish = [\"{publication}\"]");
+        let parsed =
+            config::parse(&text, Path::new("demo"), &Surroundings::here()).map_err(|error| error.to_string())?;
+        let wanted = parsed.networks.into_iter().filter_map(|network| network.nat).flat_map(|nat| nat.publish);
+        let name = self.config.networks.iter().find(|known| known.name.as_str() == network);
+        self.view.nats().want(&name.ok_or("no such network")?.name, wanted.collect());
+        self.view.settle_nats().first().map_or(Ok(()), |failure| Err(failure.clone()))
+    }
+
     /// The port's counters.
     pub(super) fn port(&self, port: &str) -> Option<PortStatus> {
         self.view.ports().into_iter().find(|status| status.name == port)

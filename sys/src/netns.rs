@@ -35,7 +35,7 @@ pub fn in_netns<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> io::Res
     })
 }
 
-/// Moves the whole process into a network namespace of its own, empty but for a loopback device that is down; without CAP_SYS_ADMIN into a
+/// Moves the whole process into a network namespace of its own, empty but for a loopback device; without CAP_SYS_ADMIN into a
 /// user namespace of its own as well, in which it may do everything to that network. Called before there is a second thread.
 ///
 /// # Errors
@@ -45,13 +45,25 @@ pub fn leave() -> io::Result<()> {
     let (user, group) = unsafe { (libc::geteuid(), libc::getegid()) };
     // SAFETY: as above.
     if check(unsafe { libc::unshare(libc::CLONE_NEWNET) }).is_ok() {
-        return Ok(());
+        return loopback_up();
     }
     // SAFETY: as above.
     check(unsafe { libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET) })?;
     std::fs::write("/proc/self/setgroups", "deny")?;
     std::fs::write("/proc/self/uid_map", format!("{user} {user} 1"))?;
-    std::fs::write("/proc/self/gid_map", format!("{group} {group} 1"))
+    std::fs::write("/proc/self/gid_map", format!("{group} {group} 1"))?;
+    loopback_up()
+}
+
+/// Sets the loopback device of this thread's network namespace up.
+fn loopback_up() -> io::Result<()> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+    // SAFETY: all zeros is a valid ifreq: integers, characters and a null pointer.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name.iter_mut().zip(b"lo").for_each(|(to, from)| *to = *from as libc::c_char);
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads an ifreq.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request) }).map(drop)
 }
 
 fn open(name: &str) -> io::Result<File> {
