@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Address translation side by side: Trunkline's socket engine, pasta, slirp4netns and the kernel's nftables.
+"""Address translation side by side: Trunkline's two engines (ours: sockets; packet), pasta, slirp4netns and the kernel's nftables.
 
     sudo benches/nat/nat.py [--case ours,pasta1500,...] [--rounds 5] [--seconds 5] [--trunkline target/release/trunkline]
 
@@ -14,7 +14,7 @@ import argparse, contextlib, json, os, pathlib, shutil, statistics, subprocess, 
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FAR = "192.0.2.2"
-CASES = ["ours", "ours65520", "pasta1500", "pasta65520", "slirp1500", "slirp65520", "nft"]
+CASES = ["ours", "ours65520", "pasta1500", "pasta65520", "slirp1500", "slirp65520", "packet", "nft"]
 ROWS = {
     "up": "TCP up, Gbit/s",
     "down": "TCP down, Gbit/s",
@@ -105,15 +105,23 @@ class World:
         ).returncode
 
 
+SOCKETS = 'engine = "sockets"'
+PACKET = f'engine = "packet"\nuplink = "up0"\noutside = ["192.0.2.9"]\nnext_hop = "{FAR}"'
+
+
+def packet(world, mtu, args):
+    return ours(world, mtu, args, PACKET)
+
+
 @contextlib.contextmanager
-def ours(world, mtu, args):
+def ours(world, mtu, args, engine=SOCKETS):
     binary = pathlib.Path(args.trunkline)
     if not binary.exists():
         raise Unable(f"{binary} is not there: cargo build --release")
     file = world.dir / "trunkline.toml"
     file.write_text(
         f'[host]\nrun_dir = "{world.dir}/run"\nstate_dir = "{world.dir}/state"\n'
-        f'[networks.lan]\nmode = "nat"\nengine = "sockets"\nsubnet = "10.0.2.0/24"\nmtu = {mtu}\n'
+        f'[networks.lan]\nmode = "nat"\n{engine}\nsubnet = "10.0.2.0/24"\nmtu = {mtu}\n'
         f'[guests.g]\nports = [{{ network = "lan", attach = "tap", tap = "eth0", netns = "{world.guest}" }}]\n'
     )
     with process(binary, "up", file, ns=world.host, log=world.log) as daemon:
@@ -157,7 +165,7 @@ def start(case, world, args):
     need = {"pasta": "pasta", "slirp": "slirp4netns", "nft": "nft"}.get(name)
     if need and not shutil.which(need):
         raise Unable(f"{need} is not installed")
-    return {"ours": ours, "pasta": pasta, "slirp": slirp, "nft": nft}[name](world, mtu, args)
+    return {"ours": ours, "packet": packet, "pasta": pasta, "slirp": slirp, "nft": nft}[name](world, mtu, args)
 
 
 def listens(port, ns):

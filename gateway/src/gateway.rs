@@ -23,6 +23,7 @@ use crate::{
     icmp, ipv4, ipv6, ndisc,
     neighbours::{Neighbour, Neighbours},
     ra::Advertiser,
+    straight::Straight,
 };
 
 /// A frame and what is known about it.
@@ -131,6 +132,7 @@ pub struct Gateway {
     dhcp: Option<Dhcp>,
     neighbours: Neighbours,
     dhcp6: Option<Dhcp6>,
+    straight: Option<Straight>,
 }
 
 impl Gateway {
@@ -150,6 +152,7 @@ impl Gateway {
             dhcp,
             dhcp6,
             neighbours: Neighbours::default(),
+            straight: Straight::new(&config),
             config,
         })
     }
@@ -160,7 +163,15 @@ impl Gateway {
     }
 
     /// How much of a frame has to be seen, by its first bytes (128, or all where there are fewer).
+    #[inline]
     pub fn interest(&self, head: &Incoming<'_>, now: Instant) -> Interest {
+        match &self.straight {
+            Some(straight) if straight.covers(head.bytes, head.checksum_owed) => Interest::Forward,
+            _ => self.interest_in_other(head, now),
+        }
+    }
+
+    pub(crate) fn interest_in_other(&self, head: &Incoming<'_>, now: Instant) -> Interest {
         let not_ours = Interest::None(DropReason::NotForGateway);
         let (to, from) = head.macs();
         if (to != self.config.mac && !to.is_group()) || !from.is_unicast() || from == self.config.mac {
@@ -197,6 +208,11 @@ impl Gateway {
             (L3::V6, _) => ipv6::decide(self.protocols(now), incoming, layers, out),
             _ => Decision::drop(DropReason::NotForGateway),
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn straight(&self) -> Option<&Straight> {
+        self.straight.as_ref()
     }
 
     fn protocols(&self, now: Instant) -> Protocols<'_> {

@@ -32,6 +32,7 @@ mod offers;
 mod packet;
 mod port;
 mod ra;
+mod straight;
 
 pub use book::{LeaseBook, LeaseSender, lease_book};
 pub use config::{Config, ConfigError, Elsewhere, RouterV4, RouterV6};

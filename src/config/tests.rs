@@ -242,6 +242,12 @@ fn wrong_files() {
         ("[networks.lan]\nmode = \"bridged\"\nntp = []", 3, "networks.lan.ntp", "means nothing in mode bridged"),
         ("[networks.lan]\nuplink = \"eth0\"", 2, "networks.lan.uplink", "allowed in mode nat, bridged"),
         ("[networks.lan]\nmode = \"nat\"\noutside = [\"192.0.2.1\"]", 3, "networks.lan.outside", "engine = \"packet\""),
+        (
+            "[networks.lan]\nmode = \"nat\"\nengine = \"packet\"\ntap = \"t0\"\noutside = [\"2001:db8::1\"]",
+            5,
+            "networks.lan.outside[0]",
+            "NAT66 is not available",
+        ),
         ("[networks.lan]\nmode = \"nat\"\nengine = \"packet\"", 1, "networks.lan", "needs `uplink` or `tap`"),
         ("[networks.lan]\nmode = \"bridged\"", 1, "networks.lan", "`uplink` is missing"),
         ("[networks.lan]\nmode = \"nat\"\npublish = [\"tcp 80\"]", 3, "networks.lan.publish[0]", "LISTEN-ADDRESS"),
