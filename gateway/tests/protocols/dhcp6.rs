@@ -67,7 +67,7 @@ fn rfc8415_18_3_1_and_2_from_solicit_to_a_lease() {
     assert_eq!(told.option(23), Some(&GLOBAL.octets()[..]));
     assert_eq!(told.option(24), Some(&b"\x03lan\x07example\0"[..]));
     assert_eq!(only(&segment).state, LeaseState::Offered);
-    let told = segment.dhcp6(&Ask6::new(REQUEST).to_server().association(9, Some(address)));
+    let told = segment.dhcp6(&Ask6::new(REQUEST).sent_to_the_server().association(9, Some(address)));
     assert_eq!((told.kind, told.address(), told.option(7)), (REPLY, Some(address), None));
     let lease = only(&segment);
     assert_eq!((lease.address, lease.state, lease.nic), (address, LeaseState::Bound, Some(NicId(3))));
@@ -95,7 +95,7 @@ fn rfc8415_18_3_4_and_5_renewing_and_rebinding() {
         segment.later(Duration::from_secs(50_000));
         let mut ask = Ask6::new(kind).association(1, Some(address));
         if to_server {
-            ask = ask.to_server();
+            ask = ask.sent_to_the_server();
         }
         let told = segment.dhcp6(&ask);
         assert_eq!((told.kind, told.address()), (REPLY, Some(address)));
@@ -103,13 +103,13 @@ fn rfc8415_18_3_4_and_5_renewing_and_rebinding() {
     }
     // Of somebody else's.
     let ask = |kind| Ask6::new(kind).of(mac(1)).association(1, Some(address));
-    assert_eq!(segment.dhcp6(&ask(RENEW).to_server()).refusal(), Some(NO_BINDING));
+    assert_eq!(segment.dhcp6(&ask(RENEW).sent_to_the_server()).refusal(), Some(NO_BINDING));
     assert_eq!(segment.refused(&ask(REBIND).frame()), DropReason::NoLease, "another server may know");
     // Where it cannot be right its time is over.
     let told = segment.dhcp6(&Ask6::new(REBIND).of(mac(1)).association(1, Some(ELSEWHERE)));
     assert_eq!(told.associations()[0].address, Some((ELSEWHERE, 0, 0)));
     // A forgotten lease goes on when nobody else has the address.
-    let told = segment.dhcp6(&Ask6::new(RENEW).of(mac(2)).to_server().association(1, Some(at(0x1777))));
+    let told = segment.dhcp6(&Ask6::new(RENEW).of(mac(2)).sent_to_the_server().association(1, Some(at(0x1777))));
     assert_eq!(told.address(), Some(at(0x1777)));
 }
 
@@ -117,7 +117,7 @@ fn rfc8415_18_3_4_and_5_renewing_and_rebinding() {
 fn rfc8415_18_3_7_a_released_address_is_free_and_remembered() {
     let mut segment = stateful();
     let address = segment.lease6(GUEST_MAC, None);
-    let release = Ask6::new(RELEASE).to_server().association(1, Some(address));
+    let release = Ask6::new(RELEASE).sent_to_the_server().association(1, Some(address));
     segment.nic = NicId(8);
     let told = segment.dhcp6(&release);
     assert_eq!((told.kind, told.status(), told.refusal()), (REPLY, Some(0), Some(NO_BINDING)), "not from there");
@@ -135,7 +135,7 @@ fn rfc8415_18_3_7_a_released_address_is_free_and_remembered() {
 fn rfc8415_18_3_8_a_declined_address_is_put_aside_for_a_time() {
     let mut segment = stateful();
     let address = segment.lease6(GUEST_MAC, None);
-    let decline = Ask6::new(DECLINE).to_server().association(1, Some(address));
+    let decline = Ask6::new(DECLINE).sent_to_the_server().association(1, Some(address));
     let told = segment.dhcp6(&decline.clone().of(mac(9)));
     assert_eq!(told.refusal(), Some(NO_BINDING), "not its address");
     assert_eq!(segment.dhcp6(&decline).status(), Some(0));
@@ -157,7 +157,7 @@ fn rfc8415_18_3_3_confirm_says_whether_the_prefix_is_right() {
 
 #[test]
 fn rfc8415_18_3_2_a_request_for_another_prefix_is_refused() {
-    let ask = Ask6::new(REQUEST).to_server().association(1, Some(ELSEWHERE));
+    let ask = Ask6::new(REQUEST).sent_to_the_server().association(1, Some(ELSEWHERE));
     assert_eq!(stateful().dhcp6(&ask).refusal(), Some(NOT_ON_LINK));
 }
 
@@ -192,7 +192,7 @@ fn a_stateless_server_says_nothing_about_addresses() {
 #[test]
 fn rfc8415_18_4_who_asks_the_router_alone_is_told_to_ask_all_servers() {
     let mut segment = stateful();
-    let mut ask = Ask6::new(REQUEST).to_server().association(1, None).association(2, None);
+    let mut ask = Ask6::new(REQUEST).sent_to_the_server().association(1, None).association(2, None);
     ask.unicast = true;
     let told = segment.dhcp6(&ask);
     assert_eq!((told.kind, told.status(), told.associations()), (REPLY, Some(USE_MULTICAST), vec![]));
@@ -207,11 +207,15 @@ fn rfc8415_16_messages_that_must_be_discarded() {
     let mut segment = stateful();
     let other = [0, 3, 0, 1, 2, 0, 0, 0, 0, 0x99];
     for (what, ask, reason) in [
-        ("a solicit to one server", Ask6::new(SOLICIT).to_server().association(1, None), DropReason::BadPacket),
+        (
+            "a solicit to one server",
+            Ask6::new(SOLICIT).sent_to_the_server().association(1, None),
+            DropReason::BadPacket,
+        ),
         ("a solicit of nobody", Ask6::new(SOLICIT).without(1).association(1, None), DropReason::BadPacket),
         ("a request to no server", Ask6::new(REQUEST).association(1, None), DropReason::BadPacket),
         ("a request to another", Ask6::new(REQUEST).with(2, &other).association(1, None), DropReason::NotForGateway),
-        ("a rebind to a server", Ask6::new(REBIND).to_server().association(1, None), DropReason::BadPacket),
+        ("a rebind to a server", Ask6::new(REBIND).sent_to_the_server().association(1, None), DropReason::BadPacket),
         ("information with an IA", Ask6::new(INFORMATION_REQUEST).association(1, None), DropReason::BadPacket),
         ("what servers say", Ask6::new(ADVERTISE), DropReason::BadPacket),
         ("what relays say", Ask6::new(12), DropReason::BadPacket),
@@ -231,9 +235,9 @@ fn of_several_associations_the_first_gets_an_address_and_each_an_answer() {
     let told = segment.dhcp6(&ask(SOLICIT));
     let answers: Vec<_> = told.associations().iter().map(|a| (a.id, a.address.is_some(), a.status)).collect();
     assert_eq!(answers, [(1, true, None), (2, false, Some(NO_ADDRS_AVAIL)), (3, false, Some(NO_ADDRS_AVAIL))]);
-    let told = segment.dhcp6(&ask(REQUEST).to_server());
+    let told = segment.dhcp6(&ask(REQUEST).sent_to_the_server());
     let address = told.address();
-    let release = |kind| Ask6::new(kind).to_server().association(1, address).association(2, address);
+    let release = |kind| Ask6::new(kind).sent_to_the_server().association(1, address).association(2, address);
     for kind in [RENEW, RELEASE] {
         let answers = segment.dhcp6(&release(kind)).associations();
         assert_eq!(answers.last().map(|a| (a.id, a.status)), Some((2, Some(NO_BINDING))));
@@ -288,7 +292,7 @@ fn who_asks_for_all_addresses_leaves_half_of_a_small_pool() {
     segment.nic = NicId(9);
     let told = segment.dhcp6(&Ask6::new(SOLICIT).of(mac(200)).association(1, None));
     assert_eq!((told.kind, told.refusal()), (ADVERTISE, Some(NO_ADDRS_AVAIL)), "section 18.3.9");
-    let told = segment.dhcp6(&Ask6::new(REQUEST).of(mac(200)).to_server().association(1, None));
+    let told = segment.dhcp6(&Ask6::new(REQUEST).of(mac(200)).sent_to_the_server().association(1, None));
     assert_eq!((told.kind, told.refusal()), (REPLY, Some(NO_ADDRS_AVAIL)));
 }
 
@@ -308,7 +312,7 @@ fn leases_survive_a_restart_and_what_does_not_fit_any_more_is_left_out() {
     let lease = only(&restarted);
     assert_eq!((lease.address, lease.state, lease.nic), (kept, LeaseState::Bound, None));
     assert_eq!(lease.expires, restarted.now + Duration::from_secs(86_400 - 1060));
-    let told = restarted.dhcp6(&Ask6::new(RENEW).to_server().association(1, Some(kept)));
+    let told = restarted.dhcp6(&Ask6::new(RENEW).sent_to_the_server().association(1, Some(kept)));
     assert_eq!(told.address(), Some(kept));
 }
 

@@ -55,7 +55,7 @@ impl Ask6 {
     }
 
     /// To this server.
-    pub fn to_server(self) -> Self {
+    pub fn sent_to_the_server(self) -> Self {
         self.with(2, &SERVER)
     }
 
@@ -201,7 +201,7 @@ impl Segment {
         let told = self.dhcp6(&Ask6::new(SOLICIT).of(mac).association(1, wish));
         assert_eq!(told.kind, ADVERTISE);
         let offered = told.address().unwrap();
-        let told = self.dhcp6(&Ask6::new(REQUEST).of(mac).to_server().association(1, Some(offered)));
+        let told = self.dhcp6(&Ask6::new(REQUEST).of(mac).sent_to_the_server().association(1, Some(offered)));
         assert_eq!((told.kind, told.address()), (REPLY, Some(offered)));
         offered
     }

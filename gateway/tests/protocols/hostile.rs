@@ -36,8 +36,8 @@ fn good() -> impl Strategy<Value = Vec<u8>> {
             .with(14, &[])
             .with(39, b"\0\x03web\0")
             .frame(),
-        Ask6::new(3).to_server().association(1, None).with(6, &[0, 23, 0, 24]).frame(),
-        Ask6::new(8).to_server().association(1, Some(GUEST_GLOBAL)).frame(),
+        Ask6::new(3).sent_to_the_server().association(1, None).with(6, &[0, 23, 0, 24]).frame(),
+        Ask6::new(8).sent_to_the_server().association(1, Some(GUEST_GLOBAL)).frame(),
         Ask6::new(11).frame(),
     ])
 }
