@@ -175,7 +175,7 @@ impl Worker {
         let (index, nic) = (*index, *nic);
         cx.nic = nic;
         if let Some(Some(Nic { filter: Some(filter), .. })) = nics.get(nic.index()) {
-            drop_unwanted(cx, filter, burst);
+            filter.drop_unwanted(cx, burst);
         }
         let Some(Some(Lane { port: Some(port), .. })) = lanes.get_mut(usize::from(index)) else {
             return burst.drain().for_each(|frame| cx.drop(frame, DropReason::NotReady));
@@ -473,21 +473,6 @@ impl Worker {
     fn ports(&mut self) -> impl Iterator<Item = &mut Box<dyn Port>> {
         self.lanes.iter_mut().flatten().filter_map(|lane| lane.port.as_mut())
     }
-}
-
-/// Takes out of a burst what the driver it goes to does not want.
-#[cold]
-fn drop_unwanted(cx: &mut Context, filter: &RxFilter, burst: &mut Burst) {
-    let mut wanted = Burst::default();
-    for frame in burst.drain() {
-        if filter.passes(cx.heads.get(&frame)) {
-            // As many frames as came fit again.
-            let _ = wanted.push(frame);
-        } else {
-            cx.drop(frame, DropReason::Filtered);
-        }
-    }
-    *burst = wanted;
 }
 
 /// Place `index` of a table that grows.
