@@ -106,6 +106,8 @@ fn dhclient_gets_an_address_keeps_it_over_a_restart_and_gives_it_back() {
     assert_eq!(lease(&daemon, &mac).map(|lease| lease["address"].clone()), Some(address.as_str().into()));
     // With its own memory it asks whether all is right (CONFIRM); without one it is known by its DUID.
     wait_for("the link", PATIENCE, || one.has_link("eth0"));
+    // The TAP is a new one, its guest the same.
+    one.ip(&format!("link set eth0 address {mac}"));
     let again = Client::new(&lab, &one, "one");
     let told = again.run("");
     assert!(told.contains(&format!("address={address} ")), "{told}\n{}", daemon.log());
