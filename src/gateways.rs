@@ -234,6 +234,8 @@ fn router6(config: &Config, network: &Network, beside: &[&Network], subnet: Subn
     let IpAddr::V6(first) = subnet.host(network.router_number())? else { return None };
     let stateful = network.dhcp6 == Dhcp6::Stateful;
     let mut dhcp = Dhcp6Config::new(stateful);
+    dhcp.ntp =
+        network.ntp.iter().filter_map(|server| if let IpAddr::V6(v6) = server { Some(*v6) } else { None }).collect();
     for port in config.ports_of(&network.name) {
         let in_subnet =
             |address: &&IpAddr| subnet.overlaps(Subnet::of(**address, 128)) && **address != IpAddr::V6(first);
@@ -259,6 +261,8 @@ fn dhcp(config: &Config, network: &Network, beside: &[&Network], v4: &RouterV4) 
     let mut dhcp = DhcpConfig { router: network.mode == Mode::Nat, ..DhcpConfig::new(v4) };
     dhcp.dns = vec![v4.address];
     dhcp.domain = Some(network.search_domain());
+    dhcp.ntp =
+        network.ntp.iter().filter_map(|server| if let IpAddr::V4(v4) = server { Some(*v4) } else { None }).collect();
     dhcp.search = std::iter::once(network).chain(beside.iter().copied()).take(3).map(Network::search_domain).collect();
     for other in beside.iter().filter_map(|other| other.subnet) {
         if let Some(IpAddr::V4(network)) = other.host(0) {
@@ -293,7 +297,7 @@ fn since_1970() -> u64 {
 /// A lease as it is written; offers are not.
 fn saved<A: Copy + Into<IpAddr>>(lease: &Lease<A>, now: Instant, since_1970: u64) -> Option<Saved> {
     let state = match lease.state {
-        LeaseState::Offered => return None,
+        LeaseState::Offered | LeaseState::InUse => return None,
         LeaseState::Bound => SavedState::Bound,
         LeaseState::Released => SavedState::Released,
         LeaseState::Declined => SavedState::Declined,

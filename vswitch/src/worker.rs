@@ -17,7 +17,7 @@
 
 use std::io;
 
-use wire::{BURST, Burst, Context, DropReason, Instant, NicId, Origin, Port, Sizes, Wake, filter::RxFilter};
+use wire::{ANSWERS, BURST, Burst, Context, DropReason, Instant, NicId, Origin, Port, Sizes, Wake, filter::RxFilter};
 
 use crate::{
     bridge::Bridge,
@@ -57,6 +57,8 @@ pub struct Worker {
     bridges: Vec<Option<Bridge>>,
     egress: Egress,
     burst: Burst,
+    /// What answers are put into while others are forwarded.
+    spare: Option<Box<Burst<ANSWERS>>>,
     released: Vec<u16>,
     /// Ports that failed in this turn: their places, themselves, why.
     failed: Vec<(u16, Lane, String)>,
@@ -77,6 +79,7 @@ impl Worker {
             bridges: Vec::new(),
             egress: Egress::default(),
             burst: Burst::default(),
+            spare: Some(Box::default()),
             released: Vec::new(),
             failed: Vec::new(),
             failures,
@@ -190,7 +193,8 @@ impl Worker {
     /// Forwards what ports sent back, in the order in which they sent it, each frame as if received where its origin says. What follows one
     /// another from the same NIC is forwarded as one burst; before more than a burst could meet at one lane, the lanes are served.
     fn forward_answers(&mut self) {
-        let mut answers = std::mem::take(&mut self.cx.answers);
+        let spare = self.spare.take().unwrap_or_default();
+        let mut answers = std::mem::replace(&mut self.cx.answers, spare);
         let mut frames = answers.drain().peekable();
         let mut waiting = 0;
         while let Some(first) = frames.next() {
@@ -216,6 +220,7 @@ impl Worker {
                 }
             }
         }
+        self.spare = Some(answers);
     }
 
     /// The end of a turn: egress ports first, the ingress port last.
@@ -302,6 +307,13 @@ impl Worker {
                     bridge.add_nic(nic, spec);
                 }
                 *place(&mut self.nics, nic.0) = Some(Nic { bridge, lanes: Vec::new(), filter: None, pairs: u16::MAX });
+            }
+            Change::SetAddresses { nic, addresses } => {
+                if let Some(known) = self.nics.get(nic.index()).and_then(Option::as_ref)
+                    && let Some(Some(bridge)) = self.bridges.get_mut(usize::from(known.bridge.0))
+                {
+                    bridge.set_addresses(nic, &addresses);
+                }
             }
             Change::RemoveNic { nic } => self.remove_nic(nic),
             Change::AddStatic { bridge, vlan, mac, nic, reply } => {
