@@ -276,10 +276,19 @@ fn flood(lab: &Lab, keys: &str, quota: usize, flows: usize) -> Result<(), Unable
     };
     println!("{rounds} rounds; {} mappings of the one, {} of the other", of(&one), of(&two));
     assert!((quota.min(4096) / 2..=quota).contains(&of(&one)) && of(&two) >= 1, "{} and {}", of(&one), of(&two));
-    // The connection of before is there yet, and the one who flooded is served again when it wants little.
+    // The connection of before is there yet.
     held.wait_for_output("end", Duration::from_secs(40));
     drop(lasting);
-    wait_for("the one who flooded", Duration::from_secs(60), || fetches(&site.one, 5000));
+    if keys.contains("packet") {
+        // Its endpoints of UDP have their five minutes, and it is told that there is no room for more.
+        let told = site.one.run(&format!("timeout 5 busybox nc {FAR} 5000 </dev/null"), PATIENCE).output;
+        assert!(told.contains("No route to host"), "{told}");
+        let drops = daemon.json(&["show", "drops", "--json"]);
+        let refused = |entry: &Value| entry["port"] == "one/0" && entry["reason"] == "nat_quota";
+        assert!(drops.as_array().unwrap().iter().any(refused), "{drops}");
+    } else {
+        wait_for("the one who flooded", Duration::from_secs(60), || fetches(&site.one, 5000));
+    }
     Ok(())
 }
 

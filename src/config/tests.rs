@@ -264,12 +264,6 @@ fn wrong_files() {
         ("[vteps.main]\nlocal = \"198.51.100.1\"\ncontrol = \"evpn\"", 1, "vteps.main", "`speaker` is missing"),
         // Right, but not yet
         (
-            "[networks.lan]\nmode = \"bridged\"\nuplink = \"eth0\"",
-            2,
-            "networks.lan.mode",
-            "mode \"bridged\" is not available in this version",
-        ),
-        (
             "[networks.lan]\nmode = \"host-only\"\nsubnet = \"10.0.0.0/30\"",
             3,
             "networks.lan.subnet",
@@ -421,7 +415,7 @@ ports = [
 ]
 "#;
     let wrong = told(text);
-    assert_eq!((wrong.line, wrong.key.as_str()), (22, "networks.office.mode"), "{wrong}");
+    assert_eq!((wrong.line, wrong.key.as_str()), (25, "vteps.main"), "{wrong}");
 }
 
 #[test]
