@@ -413,7 +413,7 @@ ports = [
 ]
 "#;
     let wrong = told(text);
-    assert_eq!((wrong.line, wrong.key.as_str()), (22, "networks.office.mode"), "{wrong}");
+    assert_eq!((wrong.line, wrong.key.as_str()), (25, "vteps.main"), "{wrong}");
 }
 
 #[test]
