@@ -67,6 +67,7 @@ fn run(mut config: Config, control: std::os::unix::net::UnixListener) -> Result<
     let file = config.clone();
     bridged::prepare(&mut config);
     subnets::choose(&mut config)?;
+    subnets::warn(&config);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let signals = {
         let _inside = runtime.enter();

@@ -24,7 +24,7 @@ use crate::{
     model::PortState,
     nat::Nats,
     place::Places,
-    routers::{self, Router},
+    routers::{self, Routers},
     seed,
     service::{NameServers, Networks, Service},
     view::View,
@@ -81,7 +81,7 @@ pub struct Switch {
     inboxes: Vec<Changes>,
     places: Vec<(usize, NicId)>,
     states: States,
-    routers: Vec<Router>,
+    routers: Routers,
     leases: Leases,
     nats: Nats,
     /// As it was read last.

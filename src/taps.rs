@@ -15,6 +15,10 @@ use crate::{
     switch::{Place, States},
 };
 
+/// Frames that may wait in a TAP's queue for a worker that does not run at the moment. Whoever sends into it is not held back by a full queue, but
+/// loses what does not fit: the kernel's own 1,000 are gone within one time slice of another thread.
+const QUEUE_LEN: u32 = 4096;
+
 /// The devices that were made, and the networks that are joined by some of them.
 #[derive(Default)]
 pub struct Taps {
@@ -102,6 +106,7 @@ fn open(port: &Port, name: &str, netns: Option<&str>, mtu: Option<u16>) -> Resul
     if let Some(mtu) = mtu {
         tap.device.set_mtu(u32::from(mtu))?;
     }
+    tap.device.set_queue_len(QUEUE_LEN)?;
     tap.device.set_up(true)?;
     Ok(tap)
 }

@@ -9,7 +9,7 @@
 //! to be remembered: an error from the budget, a lease, a solicitation. Trace and tests call `decide` only.
 //! Read first: RFC 1812 sections 4 and 5 (routers), then the module of a protocol.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use wire::{DropReason, Instant, L3, Layers, Mac, NicId, Origin, Verdict, layers::ETHERNET_LEN};
 
@@ -23,6 +23,7 @@ use crate::{
     icmp, ipv4, ipv6, ndisc,
     neighbours::{Neighbour, Neighbours},
     ra::Advertiser,
+    straight::Straight,
 };
 
 /// A frame and what is known about it.
@@ -101,9 +102,15 @@ impl Decision {
     pub(crate) fn heard(&self) -> Option<IpAddr> {
         match &self.change {
             Change::Heard { address, .. } => Some(*address),
-            Change::Lease(lease) => Some(lease.address.into()),
+            Change::Lease(lease) if lease.state == LeaseState::Bound => Some(lease.address.into()),
+            Change::Lease6(lease) if lease.state == LeaseState::Bound => Some(lease.address.into()),
             _ => None,
         }
+    }
+
+    /// The address that the frame is answered with an offer of.
+    pub(crate) fn offered(&self) -> Option<Ipv4Addr> {
+        self.lease().filter(|lease| lease.state == LeaseState::Offered).map(|lease| lease.address)
     }
 
     /// The lease that the frame changes, as it will be.
@@ -125,6 +132,7 @@ pub struct Gateway {
     dhcp: Option<Dhcp>,
     neighbours: Neighbours,
     dhcp6: Option<Dhcp6>,
+    straight: Option<Straight>,
 }
 
 impl Gateway {
@@ -144,6 +152,7 @@ impl Gateway {
             dhcp,
             dhcp6,
             neighbours: Neighbours::default(),
+            straight: Straight::new(&config),
             config,
         })
     }
@@ -154,7 +163,15 @@ impl Gateway {
     }
 
     /// How much of a frame has to be seen, by its first bytes (128, or all where there are fewer).
+    #[inline]
     pub fn interest(&self, head: &Incoming<'_>, now: Instant) -> Interest {
+        match &self.straight {
+            Some(straight) if straight.covers(head.bytes, head.checksum_owed) => Interest::Forward,
+            _ => self.interest_in_other(head, now),
+        }
+    }
+
+    pub(crate) fn interest_in_other(&self, head: &Incoming<'_>, now: Instant) -> Interest {
         let not_ours = Interest::None(DropReason::NotForGateway);
         let (to, from) = head.macs();
         if (to != self.config.mac && !to.is_group()) || !from.is_unicast() || from == self.config.mac {
@@ -193,6 +210,11 @@ impl Gateway {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn straight(&self) -> Option<&Straight> {
+        self.straight.as_ref()
+    }
+
     fn protocols(&self, now: Instant) -> Protocols<'_> {
         Protocols {
             config: &self.config,
@@ -215,7 +237,11 @@ impl Gateway {
                     advertiser.solicited(now);
                 }
             }
-            Change::Heard { address, mac, nic } => self.neighbours.heard(address, mac, nic, now),
+            Change::Heard { address, mac, nic } => {
+                self.neighbours.heard(address, mac, nic, now);
+                let IpAddr::V4(address) = address else { return None };
+                return self.dhcp.as_mut()?.heard(address, mac, nic, now).map(Event::V4);
+            }
             Change::Lease(lease) => return self.lease(*lease),
             Change::Lease6(lease) => return self.lease6(*lease),
         }
@@ -261,6 +287,18 @@ impl Gateway {
             _ => {}
         }
         self.neighbours.asked(address, now);
+    }
+
+    /// Writes the question whether somebody has an address that is offered to a client on `nic`; false and an empty `out` where that is known
+    /// or the NIC has caused too many questions.
+    pub(crate) fn probe(&mut self, address: Ipv4Addr, nic: NicId, now: Instant, out: &mut Vec<u8>) -> bool {
+        out.clear();
+        if self.neighbour(address.into(), now) != Neighbour::Ask || !self.errors.allows(nic, now) {
+            return false;
+        }
+        self.errors.take(nic, now);
+        self.ask(address.into(), now, out);
+        true
     }
 
     /// Forgets questions that nobody answered. Now and then.

@@ -97,9 +97,19 @@ fn course(on: Protocols<'_>, v4: &RouterV4, head: &Incoming<'_>, layers: Layers)
     match elsewhere {
         Elsewhere::Unreachable => error(DropReason::NoRoute, icmp::UNREACHABLE, 0),
         Elsewhere::Prohibited => error(DropReason::NoRoute, icmp::UNREACHABLE, 13),
+        Elsewhere::Forward if !head.checksum_owed && !is_intact(packet, header.length) => {
+            Course::Drop(DropReason::BadPacket)
+        }
         Elsewhere::Forward if header.ttl <= 1 => error(DropReason::TtlExceeded, icmp::TIME_EXCEEDED, 0),
         Elsewhere::Forward => Course::Forward,
     }
+}
+
+/// Whether a header's checksum is right, which a router looks at (RFC 1812 section 5.2.2). Where the transport's is owed still, this may be, too.
+fn is_intact(packet: &[u8], length: usize) -> bool {
+    let mut sum = Checksum::new();
+    sum.add_bytes(packet.get(..length).unwrap_or_default());
+    sum.is_valid()
 }
 
 /// Whether an ICMP message asks or answers, rather than reporting an error (RFC 1122 section 3.2.2).

@@ -28,9 +28,11 @@ mod ipv6;
 mod leg;
 mod ndisc;
 mod neighbours;
+mod offers;
 mod packet;
 mod port;
 mod ra;
+mod straight;
 
 pub use book::{LeaseBook, LeaseSender, lease_book};
 pub use config::{Config, ConfigError, Elsewhere, RouterV4, RouterV6};

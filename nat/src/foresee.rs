@@ -6,13 +6,12 @@
 //! twice). Packets of a burst are independent, so all buckets are asked for first and then all records: the waits overlap. A small table
 //! is in the caches anyway.
 
-use std::net::Ipv4Addr;
-
-use wire::{BURST, Context, Frame, layers::ETHERTYPE_IPV4};
+use wire::{BURST, Context, Frame};
 
 use crate::{
     index::Hash,
-    record::{Endpoint, Key, Protocol, Side, Slot},
+    known::Flow,
+    record::{Endpoint, Protocol, Side, Slot},
     table::NatTable,
 };
 
@@ -73,25 +72,13 @@ impl NatTable {
         self.record(slot).map(sys::prefetch).is_some()
     }
 
-    /// Of whole packets without IP options, which is most.
     #[inline]
     fn place_of(&self, side: Side, cx: &Context, frame: &Frame) -> Option<Place> {
         let head = cx.heads.get(frame);
-        if head.ethertype() != ETHERTYPE_IPV4 {
-            return None;
-        }
-        let packet: &[u8; 24] = head.bytes().get(14..)?.first_chunk()?;
-        let [0x45, _, _, _, _, _, _, _, _, number, _, _, a, b, c, d, e, f, g, h, i, j, k, l] = *packet else {
-            return None;
-        };
-        let protocol = Protocol::from_number(number).filter(|protocol| *protocol != Protocol::Icmp)?;
-        let source = Endpoint::new(Ipv4Addr::new(a, b, c, d), u16::from_be_bytes([i, j]));
-        let destination = Endpoint::new(Ipv4Addr::new(e, f, g, h), u16::from_be_bytes([k, l]));
-        if side == Side::Outside {
-            return Some(Place::Outside(protocol, destination, source));
-        }
-        let mapping = Key::mapping(protocol, head.origin.nic, source);
-        let key = if protocol == Protocol::Tcp { mapping.session(destination) } else { mapping };
-        Some(Place::Hash(self.index.hash(key)))
+        let flow = Flow::of(head)?;
+        Some(match side {
+            Side::Outside => Place::Outside(flow.protocol, flow.destination, flow.source),
+            Side::Inside => Place::Hash(self.index.hash(flow.key(head.origin.nic))),
+        })
     }
 }

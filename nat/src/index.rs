@@ -32,7 +32,7 @@ impl Index {
         let buckets = (records.next_power_of_two() * 2 / WAYS).max(2);
         let mut state = seed;
         let secret = [(); 4].map(|()| splitmix(&mut state) | 1);
-        Index { buckets: vec![Bucket([0; WAYS]); buckets].into(), mask: buckets - 1, secret }
+        Index { buckets: sys::huge::filled(buckets, Bucket([0; WAYS])), mask: buckets - 1, secret }
     }
 
     /// The hash of a key.
@@ -82,13 +82,18 @@ impl Index {
         let tag = hash.0 as u32;
         for home in self.homes(hash) {
             let Bucket(entries) = self.buckets.get(home)?;
-            for entry in entries {
-                if *entry as u32 == tag && *entry >> 32 != 0 {
-                    let slot = Slot((*entry >> 32) as u32 - 1);
-                    if is(slot) {
-                        return Some(slot);
-                    }
+            // All at once: which of them it is cannot be foretold, so a branch for each costs more.
+            let mut hits = 0;
+            for (way, entry) in entries.iter().enumerate() {
+                hits |= u32::from(*entry as u32 == tag && *entry >> 32 != 0) << way;
+            }
+            while hits != 0 {
+                let entry = entries.get(hits.trailing_zeros() as usize)?;
+                let slot = Slot((entry >> 32) as u32 - 1);
+                if is(slot) {
+                    return Some(slot);
                 }
+                hits &= hits - 1;
             }
         }
         None

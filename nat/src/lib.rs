@@ -25,6 +25,7 @@ mod foresee;
 mod fragments;
 mod holders;
 mod index;
+mod known;
 pub mod nptv6;
 mod packet;
 pub mod port;

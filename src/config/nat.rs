@@ -12,7 +12,7 @@ use super::{
 use serde::{Serialize, Serializer};
 use std::{
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
 /// How a network behind address translation reaches the outside.
@@ -39,8 +39,8 @@ pub enum NatEngine {
         /// What the outside is.
         #[serde(flatten)]
         via: Via,
-        /// The addresses of the pool: IPv4 ones for NAT44, IPv6 ones for NAT66.
-        outside: Vec<IpAddr>,
+        /// The addresses of the pool, which guests share (NAT44). There is no NAT66: IPv6 is translated by `prefix6`.
+        outside: Vec<Ipv4Addr>,
         /// IPv6 prefix of the outside for NPTv6 (RFC 6296), a /64.
         #[serde(skip_serializing_if = "Option::is_none")]
         prefix6: Option<super::Subnet>,
@@ -173,8 +173,7 @@ fn packet(section: &Section<'_>) -> Result<NatEngine, Fault> {
             return Err(entry.key_fault("`uplink`, `tap` and `via` exclude each other; give one of them"));
         }
     };
-    let addresses = |entry: &Entry<'_>| entry.list()?.iter().map(address).collect::<Result<Vec<_>, _>>();
-    let outside = section.map("outside", addresses)?.unwrap_or_default();
+    let outside = section.map("outside", pool)?.unwrap_or_default();
     let prefix6 = section.map("prefix6", |entry| entry.parse_with(super::Subnet::v6))?;
     if outside.is_empty() && prefix6.is_none() {
         return Err(section.fault("engine = \"packet\" needs `outside`, the addresses of its pool"));
@@ -185,6 +184,20 @@ fn packet(section: &Section<'_>) -> Result<NatEngine, Fault> {
     })?;
     let mappings = section.map("mappings", |entry| entry.integer(64, 1 << 20))?.unwrap_or(65_536);
     Ok(NatEngine::Packet { via, outside, prefix6, next_hop: next_hop.unwrap_or_default(), mappings })
+}
+
+/// The addresses that guests share outside.
+fn pool(entry: &Entry<'_>) -> Result<Vec<Ipv4Addr>, Fault> {
+    let one = |entry: &Entry<'_>| {
+        match address(entry)? {
+        IpAddr::V4(address) => Ok(address),
+        IpAddr::V6(address) => Err(entry.fault(format!(
+            "{address} cannot be shared: NAT66 is not available in this version; give IPv4 addresses here, and for IPv6 `prefix6`, a \
+             prefix of the outside, into which guests' addresses are translated one to one (NPTv6)"
+        ))),
+    }
+    };
+    entry.list()?.iter().map(one).collect()
 }
 
 fn address(entry: &Entry<'_>) -> Result<IpAddr, Fault> {
@@ -295,12 +308,28 @@ pub(super) fn check(networks: &[(Network, Entry<'_>)]) -> Result<(), Fault> {
                 }
             }
         }
+        pool_is_outside(network, entry)?;
         for (other, _) in networks.iter().take(at) {
             overlap(network, other, entry)?;
             publications(network, other, entry)?;
         }
     }
     Ok(())
+}
+
+/// The addresses of a pool are outside.
+fn pool_is_outside(network: &Network, entry: &Entry<'_>) -> Result<(), Fault> {
+    let Some(Nat { engine: NatEngine::Packet { outside, .. }, .. }) = &network.nat else { return Ok(()) };
+    let inside = |address: &&Ipv4Addr| {
+        network.subnet.is_some_and(|subnet| subnet.overlaps(super::Subnet::of(IpAddr::V4(**address), 32)))
+    };
+    match outside.iter().find(inside) {
+        None => Ok(()),
+        Some(address) => {
+            let what = format!("`outside` has {address}, which is inside: of the network's own subnet");
+            Err(entry.key_fault(what))
+        }
+    }
 }
 
 /// Networks whose routers reach the same world have subnets of their own.

@@ -183,6 +183,9 @@ pub struct Network {
     /// The guests' search domain. Default: NETWORK.internal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub domain: Option<String>,
+    /// Time servers that guests are told of, by DHCP. Default: none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ntp: Vec<IpAddr>,
     /// Largest IP packet in bytes that guests are told of, 68 to 65521. Default: not told, for nothing lies underneath
     /// an isolated network that would limit it.
     pub mtu: Option<u16>,

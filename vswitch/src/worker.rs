@@ -17,7 +17,7 @@
 
 use std::io;
 
-use wire::{BURST, Burst, Context, DropReason, Instant, NicId, Origin, Port, Sizes, Wake, filter::RxFilter};
+use wire::{ANSWERS, BURST, Burst, Context, DropReason, Instant, NicId, Origin, Port, Sizes, Wake, filter::RxFilter};
 
 use crate::{
     bridge::Bridge,
@@ -57,6 +57,8 @@ pub struct Worker {
     bridges: Vec<Option<Bridge>>,
     egress: Egress,
     burst: Burst,
+    /// What answers are put into while others are forwarded.
+    spare: Option<Box<Burst<ANSWERS>>>,
     released: Vec<u16>,
     /// Ports that failed in this turn: their places, themselves, why.
     failed: Vec<(u16, Lane, String)>,
@@ -77,6 +79,7 @@ impl Worker {
             bridges: Vec::new(),
             egress: Egress::default(),
             burst: Burst::default(),
+            spare: Some(Box::default()),
             released: Vec::new(),
             failed: Vec::new(),
             failures,
@@ -172,7 +175,7 @@ impl Worker {
         let (index, nic) = (*index, *nic);
         cx.nic = nic;
         if let Some(Some(Nic { filter: Some(filter), .. })) = nics.get(nic.index()) {
-            drop_unwanted(cx, filter, burst);
+            filter.drop_unwanted(cx, burst);
         }
         let Some(Some(Lane { port: Some(port), .. })) = lanes.get_mut(usize::from(index)) else {
             return burst.drain().for_each(|frame| cx.drop(frame, DropReason::NotReady));
@@ -190,7 +193,8 @@ impl Worker {
     /// Forwards what ports sent back, in the order in which they sent it, each frame as if received where its origin says. What follows one
     /// another from the same NIC is forwarded as one burst; before more than a burst could meet at one lane, the lanes are served.
     fn forward_answers(&mut self) {
-        let mut answers = std::mem::take(&mut self.cx.answers);
+        let spare = self.spare.take().unwrap_or_default();
+        let mut answers = std::mem::replace(&mut self.cx.answers, spare);
         let mut frames = answers.drain().peekable();
         let mut waiting = 0;
         while let Some(first) = frames.next() {
@@ -216,6 +220,7 @@ impl Worker {
                 }
             }
         }
+        self.spare = Some(answers);
     }
 
     /// The end of a turn: egress ports first, the ingress port last.
@@ -468,21 +473,6 @@ impl Worker {
     fn ports(&mut self) -> impl Iterator<Item = &mut Box<dyn Port>> {
         self.lanes.iter_mut().flatten().filter_map(|lane| lane.port.as_mut())
     }
-}
-
-/// Takes out of a burst what the driver it goes to does not want.
-#[cold]
-fn drop_unwanted(cx: &mut Context, filter: &RxFilter, burst: &mut Burst) {
-    let mut wanted = Burst::default();
-    for frame in burst.drain() {
-        if filter.passes(cx.heads.get(&frame)) {
-            // As many frames as came fit again.
-            let _ = wanted.push(frame);
-        } else {
-            cx.drop(frame, DropReason::Filtered);
-        }
-    }
-    *burst = wanted;
 }
 
 /// Place `index` of a table that grows.

@@ -106,6 +106,13 @@ pub fn update_bytes(field: u16, old: &[u8], new: &[u8]) -> u16 {
     !u16::from_be(fold(u64::from((!field).to_be()) + u64::from(removed) + u64::from(added)))
 }
 
+/// Whether an IPv4 header without options is intact (RFC 1812 section 5.2.2).
+#[inline]
+pub fn is_valid_header(header: &[u8; 20]) -> bool {
+    let words = header.as_chunks::<4>().0.iter();
+    fold(words.map(|word| u64::from(u32::from_ne_bytes(*word))).sum()) == 0xffff
+}
+
 /// Adds the 32-bit words of `bytes`, padded with zeros, in this CPU's byte order. Exact for less than 16 GiB.
 #[inline]
 fn sum_words(bytes: &[u8]) -> u64 {

@@ -156,7 +156,7 @@ pub struct Context {
     /// The NIC whose port is being called.
     pub nic: NicId,
     /// Frames that ports sent back, to be forwarded in this turn as if received from where they say.
-    pub answers: Burst<ANSWERS>,
+    pub answers: Box<Burst<ANSWERS>>,
     /// The sums over all NICs.
     pub ledger: Ledger,
     counters: Vec<Counters>,
@@ -188,7 +188,7 @@ impl Context {
             arena: Arena::new(sizes.pool)?,
             now: Instant::START,
             nic: NicId::default(),
-            answers: Burst::default(),
+            answers: Box::default(),
             ledger: Ledger::default(),
             counters: Vec::new(),
         })

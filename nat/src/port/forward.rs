@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use wire::fit::{self as mtu, Cutter, Fit};
 use wire::{
-    Accepts, Context, DropReason, Frame, Head,
+    Accepts, Context, DropReason, Frame, Head, Mac,
     layers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6},
     segmentation::Settle,
 };
@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     decide::{Decision, Refusal, Translation},
+    known::Flow,
     record::Side,
 };
 
@@ -41,8 +42,9 @@ impl PacketPort {
                 if !self.guests.learn(nic, Ipv4Addr::from(source), mac) {
                     self.add_nic(nic);
                 }
-                let decision = self.table.decide(Side::Inside, head, cx.now);
-                self.carry_out(cx, frame, Side::Inside, &decision);
+                if let Some(frame) = self.pass(cx, frame, Side::Inside) {
+                    self.take_long(cx, frame, Side::Inside);
+                }
             }
             ETHERTYPE_IPV6 => self.go_out_v6(cx, frame),
             _ => cx.drop_at(cx.heads.get(&frame).origin.nic, frame, DropReason::NotForGateway),
@@ -60,8 +62,9 @@ impl PacketPort {
                 if !source.is_some_and(errors::is_host) {
                     return cx.drop(frame, DropReason::BadPacket);
                 }
-                let decision = self.table.decide(Side::Outside, head, cx.now);
-                self.carry_out(cx, frame, Side::Outside, &decision);
+                if let Some(frame) = self.pass(cx, frame, Side::Outside) {
+                    self.take_long(cx, frame, Side::Outside);
+                }
             }
             ETHERTYPE_IPV6 => self.come_in_v6(cx, frame),
             super::outside::ETHERTYPE_ARP => self.hear_arp(cx, frame),
@@ -69,14 +72,40 @@ impl PacketPort {
         }
     }
 
+    /// Sends a packet of a known flow on; gives back what has to go the long way.
+    #[inline]
+    fn pass(&mut self, cx: &mut Context, frame: Frame, side: Side) -> Option<Frame> {
+        let head = cx.heads.get_mut(&frame);
+        let Some(flow) = Flow::of(head) else { return Some(frame) };
+        let Some(known) = self.table.known(side, head, &flow, cx.now) else { return Some(frame) };
+        let mac = match side {
+            Side::Inside if flow.len <= self.outside_mtu => {
+                let hop = self.hop_to(flow.destination.address);
+                hop.and_then(|hop| self.neighbours.last(hop)).map(Mac::to_bits)
+            }
+            Side::Outside if flow.len <= self.inside_mtu && head.bytes().get(L3 + 8).is_some_and(|ttl| *ttl > 1) => {
+                Some(self.guests.find(known.nic, known.end.address))
+            }
+            _ => None,
+        };
+        let Some(mac) = mac else { return Some(frame) };
+        self.table.pass(&known, head);
+        self.send(cx, frame, known.to, mac);
+        None
+    }
+
+    /// The way of every other packet.
+    #[inline(never)]
+    fn take_long(&mut self, cx: &mut Context, frame: Frame, side: Side) {
+        let decision = self.table.decide(side, cx.heads.get(&frame), cx.now);
+        self.carry_out(cx, frame, side, &decision);
+    }
+
     /// A frame that was held is decided anew.
     fn again(&mut self, cx: &mut Context, frame: Frame, side: Side) {
         match side {
             Side::Inside => self.go_out(cx, frame),
-            Side::Outside => {
-                let decision = self.table.decide(Side::Outside, cx.heads.get(&frame), cx.now);
-                self.carry_out(cx, frame, side, &decision);
-            }
+            Side::Outside => self.take_long(cx, frame, side),
         }
     }
 
