@@ -264,12 +264,6 @@ fn wrong_files() {
         ("[vteps.main]\nlocal = \"198.51.100.1\"\ncontrol = \"evpn\"", 1, "vteps.main", "`speaker` is missing"),
         // Right, but not yet
         (
-            "[networks.lan]\nmode = \"bridged\"\nuplink = \"eth0\"",
-            2,
-            "networks.lan.mode",
-            "mode \"bridged\" is not available in this version",
-        ),
-        (
             "[networks.lan]\nmode = \"host-only\"\nsubnet = \"10.0.0.0/30\"",
             3,
             "networks.lan.subnet",
@@ -305,12 +299,7 @@ fn wrong_files() {
         ),
         ("[guests.g]\nengine = \"qemu\"", 2, "guests.g.engine", "engine \"qemu\" is not available in this version"),
         // A real mistake is told before what is not available
-        (
-            "[networks.a]\nmode = \"bridged\"\nuplink = \"e\"\n[networks.b]\nmtu = 1",
-            5,
-            "networks.b.mtu",
-            "allowed are 68",
-        ),
+        ("[guests.g]\nengine = \"qemu\"\n[networks.b]\nmtu = 1", 4, "networks.b.mtu", "allowed are 68"),
     ];
     for (text, line, key, what) in table {
         let wrong = told(text);
