@@ -299,12 +299,7 @@ fn wrong_files() {
         ),
         ("[guests.g]\nengine = \"qemu\"", 2, "guests.g.engine", "engine \"qemu\" is not available in this version"),
         // A real mistake is told before what is not available
-        (
-            "[networks.a]\nmode = \"bridged\"\nuplink = \"e\"\n[networks.b]\nmtu = 1",
-            5,
-            "networks.b.mtu",
-            "allowed are 68",
-        ),
+        ("[guests.g]\nengine = \"qemu\"\n[networks.b]\nmtu = 1", 4, "networks.b.mtu", "allowed are 68"),
     ];
     for (text, line, key, what) in table {
         let wrong = told(text);

@@ -14,7 +14,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use wire::{DropReason, Instant, L3, Layers, Mac, NicId, checksum};
 
-use super::holders::Holders;
+use super::{
+    holders::Holders,
+    lease::{self, Asked},
+};
 
 const ARP: u16 = 0x0806;
 /// An Ethernet header and ARP for IPv4 over Ethernet.
@@ -43,7 +46,7 @@ pub struct Rewrite {
     sum: Option<(u16, bool)>,
 }
 
-/// An address that a guest was heard with.
+/// An address that a guest was heard with; the unspecified one where it asked for one by DHCP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Learnt {
     address: IpAddr,
@@ -98,12 +101,13 @@ impl Rewrite {
 pub struct MacNat {
     mac: Mac,
     holders: Holders,
+    asked: Asked,
 }
 
 impl MacNat {
     /// For an uplink with this MAC. `reserved`, the host's own addresses and its routers', never is a guest's.
     pub fn new(mac: Mac, reserved: Vec<IpAddr>) -> MacNat {
-        MacNat { mac, holders: Holders::new(reserved) }
+        MacNat { mac, holders: Holders::new(reserved), asked: Asked::default() }
     }
 
     /// Who has which address.
@@ -118,7 +122,26 @@ impl MacNat {
 
     /// Remembers what was heard.
     pub fn learn(&mut self, learnt: Learnt, now: Instant) {
+        if learnt.address.is_unspecified() {
+            return self.asked.put(learnt.mac, learnt.nic);
+        }
         self.holders.heard(learnt.address, learnt.mac, learnt.nic, now);
+    }
+
+    /// Where the answer of a DHCP server to somebody in a frame that begins with `bytes` begins: its UDP header.
+    pub fn dhcp_answer(&self, bytes: &[u8]) -> Option<usize> {
+        // Most frames are no IPv4 over UDP.
+        if bytes.get(12..14)? != [8, 0] || *bytes.get(23)? != 17 {
+            return None;
+        }
+        udp_to(bytes, &Layers::parse(bytes)?, 68)
+    }
+
+    /// The address that a DHCP server gave a guest that asked, in a datagram that begins with its UDP header.
+    pub fn leased(&self, datagram: &[u8], now: Instant) -> Option<Learnt> {
+        let (address, mac) = lease::given(datagram)?;
+        let (address, nic) = (IpAddr::V4(address), self.asked.nic_of(mac)?);
+        self.holders.may_use(&address, mac, nic, now).then_some(Learnt { address, mac, nic })
     }
 
     /// What becomes of a frame of `len` bytes that begins with `bytes`, from a guest at `nic`. `owed`: its checksum is still to be made.
@@ -152,7 +175,8 @@ impl MacNat {
             _ => return Err(DropReason::OneMac),
         };
         if address.is_unspecified() {
-            return Ok((rewrite, None));
+            let asked = rewrite.broadcast.map(|_| Learnt { address, mac: from, nic });
+            return Ok((rewrite, asked));
         }
         if address.is_multicast() || !self.holders.may_use(&address, from, nic, now) {
             return Err(DropReason::SpoofedSource);

@@ -10,6 +10,7 @@
 
 pub mod core;
 pub mod holders;
+mod lease;
 pub mod remote;
 
 use std::{io, net::IpAddr};
@@ -17,6 +18,9 @@ use std::{io, net::IpAddr};
 use wire::{Burst, Context, Mac, Port, Wake};
 
 use self::{core::MacNat, remote::Inbox};
+
+/// The longest frame with an answer of a DHCP server that is looked into.
+const DHCP_BYTES: usize = 1536;
 
 /// See the module's documentation.
 pub struct MacNatPort {
@@ -62,6 +66,13 @@ impl Port for MacNatPort {
     fn receive(&mut self, cx: &mut Context, burst: &mut Burst) -> io::Result<()> {
         self.uplink.receive(cx, &mut self.passing)?;
         for frame in self.passing.drain() {
+            if let Some(at) = self.nat.dhcp_answer(cx.heads.get(&frame).bytes()) {
+                let mut bytes = [0; DHCP_BYTES];
+                let datagram = cx.read_all(&frame, &mut bytes).and_then(|len| bytes.get(at..len));
+                if let Some(leased) = datagram.and_then(|datagram| self.nat.leased(datagram, cx.now)) {
+                    self.nat.learn(leased, cx.now);
+                }
+            }
             let head = cx.heads.get_mut(&frame);
             match self.nat.inbound(head.bytes(), cx.now) {
                 Ok(rewrite) => {

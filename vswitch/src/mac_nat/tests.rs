@@ -170,3 +170,37 @@ fn a_port_that_is_apart_takes_what_comes_from_others() {
         assert!(burst.is_empty() && cx.ledger.balances());
     }
 }
+
+#[test]
+fn an_address_is_its_guests_from_the_servers_acknowledgement_on() {
+    let message = |kind: u8, given: u8, client: [u8; 6], message_type: u8| {
+        let mut message = vec![0; 236];
+        message[..3].copy_from_slice(&[kind, 1, 6]);
+        message[16..20].copy_from_slice(&[192, 0, 2, given]);
+        message[28..34].copy_from_slice(&client);
+        message.extend([99, 130, 83, 99, 0, 51, 4, 0, 0, 1, 0, 53, 1, message_type, 255]);
+        message
+    };
+    let datagram = |(to, from): ([u8; 6], [u8; 6]), (source, destination), ports: (u16, u16), message: &[u8]| {
+        let mut bytes = Vec::new();
+        let builder = etherparse::PacketBuilder::ethernet2(from, to).ipv4(source, destination, 64);
+        builder.udp(ports.0, ports.1).write(&mut bytes, message).unwrap();
+        bytes
+    };
+    let mut stand = stand(false);
+    let discover = datagram(([0xff; 6], GUEST), ([0; 4], [255; 4]), (68, 67), &message(1, 0, GUEST, 1));
+    send(&mut stand, &discover, Offload::NONE).unwrap();
+    let mut answer = |given: u8, client: [u8; 6], message_type: u8| {
+        let message = message(2, given, client, message_type);
+        let frame = datagram(([0xff; 6], OUTSIDE), ([192, 0, 2, 1], [255; 4]), (67, 68), &message);
+        stand.incoming.send(frame).unwrap();
+        let mut burst = Burst::default();
+        stand.port.receive(&mut stand.cx, &mut burst).unwrap();
+        assert_eq!(burst.drain().count(), 1);
+        stand.port.nat().holders().get(&[192, 0, 2, given].into(), stand.cx.now).map(|holder| holder.mac)
+    };
+    assert_eq!(answer(20, GUEST, 2), None, "an offer is no lease");
+    assert_eq!(answer(20, [2, 0, 0, 0, 0, 7], 5), None, "nobody of ours asked");
+    assert_eq!(answer(20, GUEST, 5), Some(Mac::new(GUEST)));
+    assert_eq!(answer(20, GUEST, 6), Some(Mac::new(GUEST)), "what it was refused is another matter");
+}
