@@ -32,7 +32,7 @@ impl Index {
         let buckets = (records.next_power_of_two() * 2 / WAYS).max(2);
         let mut state = seed;
         let secret = [(); 4].map(|()| splitmix(&mut state) | 1);
-        Index { buckets: vec![Bucket([0; WAYS]); buckets].into(), mask: buckets - 1, secret }
+        Index { buckets: sys::huge::filled(buckets, Bucket([0; WAYS])), mask: buckets - 1, secret }
     }
 
     /// The hash of a key.

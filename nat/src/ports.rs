@@ -45,7 +45,7 @@ impl Ports {
         let planes = addresses.len() * Protocol::ALL.len();
         Ports {
             addresses: addresses.into(),
-            owners: vec![0; planes * PORTS].into(),
+            owners: sys::huge::filled(planes * PORTS, 0),
             used: vec![0; planes * WORDS].into(),
             rest,
         }

@@ -91,12 +91,12 @@ impl NatTable {
         let Lifetimes { udp, udp_well_known, tcp_established, tcp_opening, tcp_closing, icmp, .. } = config.lifetimes;
         let lifetimes = [tcp_closing, tcp_opening, icmp, udp_well_known, udp, tcp_established].map(seconds);
         let [closing, opening, query, brief, long, established] = lifetimes;
-        let mut all = vec![Record::EMPTY; records];
+        let mut all = sys::huge::filled(records, Record::EMPTY);
         for (n, record) in all.iter_mut().enumerate() {
             record.after = if n + 1 < records { Slot(n as u32 + 1) } else { Slot::NONE };
         }
         NatTable {
-            records: all.into(),
+            records: all,
             index,
             holders: Holders::default(),
             ports: Ports::new(&config.outside, seconds(config.lifetimes.port_rest)),

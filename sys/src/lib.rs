@@ -18,6 +18,7 @@ mod call;
 pub mod cpu_time;
 pub mod epoll;
 pub mod eventfd;
+pub mod huge;
 pub mod inet;
 #[cfg(target_arch = "x86_64")]
 pub mod kvm;
