@@ -46,8 +46,9 @@ pub fn make(config: &Config, network: &Network, nat: &Nat, inbox: Inbox) -> io::
                 IpAddr::V4(_) => None,
             });
             let hops = (next_hop.iter().find_map(v4), hop6);
-            packet(config, network, (outside.clone(), *prefix6), hops, *mappings, inbox)
-                .and_then(|port| Ok(WayOut { port: Box::new(port), outside: Some(self::outside(network, via)?) }))
+            packet(config, network, (outside.clone(), *prefix6), hops, *mappings, inbox).and_then(|port| {
+                Ok(WayOut { port: Box::new(port), outside: Some(self::outside(network, via, outside)?) })
+            })
         }
     }
 }
@@ -93,7 +94,7 @@ fn inside(subnet: Subnet) -> Option<(Ipv4Addr, u8)> {
 }
 
 /// What the outside of a network's packet engine is made of.
-fn outside(network: &Network, via: &Via) -> io::Result<Outside> {
+fn outside(network: &Network, via: &Via, pool: &[Ipv4Addr]) -> io::Result<Outside> {
     let mac = outside_mac(network);
     let (of, uplink): (Option<Name>, Option<Box<dyn Port>>) = match via {
         Via::Network(name) => (Some(name.clone()), None),
@@ -108,7 +109,8 @@ fn outside(network: &Network, via: &Via) -> io::Result<Outside> {
             (None, Some(Box::new(TapPort::new(&device, queue, 0))))
         }
     };
-    Ok(Outside { mac, network: of, uplink })
+    let addresses = if of.is_some() { pool.iter().copied().map(IpAddr::V4).collect() } else { Vec::new() };
+    Ok(Outside { mac, addresses, network: of, uplink })
 }
 
 /// The addresses of a network's router.

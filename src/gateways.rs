@@ -93,21 +93,27 @@ enum SavedState {
 }
 
 impl Leases {
-    /// The router of a network that is routed to those `beside` it; nothing when it has none.
+    /// The router of a network that is routed to those `beside` it, and `leads_out` or not; nothing when it has none.
     ///
     /// # Errors
     /// What the configuration says makes no router.
-    pub fn make(&self, config: &Config, network: &Network, beside: &[&Network], seed: u64) -> io::Result<Option<Made>> {
-        let Some(router) = router(config, network, beside, seed) else { return Ok(None) };
+    pub fn make(
+        &self,
+        config: &Config,
+        network: &Network,
+        beside: &[&Network],
+        leads_out: bool,
+        seed: u64,
+    ) -> io::Result<Option<Made>> {
+        let Some(router) = router(config, network, beside, leads_out, seed) else { return Ok(None) };
         let mac = router.mac;
         let v4 = router.v4.iter().map(|v4| IpAddr::from(v4.address));
         let v6 =
             router.v6.iter().flat_map(|v6| v6.global.map(|(address, _)| address).into_iter().chain([v6.link_local]));
         let addresses = v4.chain(v6.map(IpAddr::from)).collect();
         let now = Instant::from_nanos(tsc::now_ns());
-        let mut gateway = Gateway::new(router, now).map_err(|error| {
-            io::Error::other(format!("network {}: no router can be made of it: {error}", network.name))
-        })?;
+        let mut gateway = Gateway::new(router, now)
+            .map_err(|error| io::Error::other(format!("network {}: {error}", network.name)))?;
         let file = config.host.state_dir.join(format!("leases-{}.json", network.name));
         let saved: Vec<Saved> = state::read(&file).unwrap_or_default();
         let taken = gateway.restore(&snapshot(&saved), now, Duration::ZERO);
@@ -190,12 +196,17 @@ fn entry<A: Copy + Display>(network: &str, lease: &Lease<A>, now: Instant) -> Op
 }
 
 /// Who the router of a network is.
-fn router(config: &Config, network: &Network, beside: &[&Network], seed: u64) -> Option<gateway::Config> {
+fn router(
+    config: &Config,
+    network: &Network,
+    beside: &[&Network],
+    leads_out: bool,
+    seed: u64,
+) -> Option<gateway::Config> {
     let subnet = network.subnet.filter(|_| network.has_router())?;
     let IpAddr::V4(first) = subnet.host(network.router_number())? else { return None };
     let [.., a, b, c] = hash::of(network.name.as_str()).to_be_bytes();
     let mac = Mac::new([0x02, 0x74, 0x67, a, b, c]);
-    let leads_out = network.mode == Mode::Nat;
     let mut v4 = RouterV4 { address: first, prefix: subnet.length(), dhcp: None };
     if network.dhcp {
         v4.dhcp = Some(dhcp(config, network, beside, &v4)?);
@@ -223,6 +234,8 @@ fn router6(config: &Config, network: &Network, beside: &[&Network], subnet: Subn
     let IpAddr::V6(first) = subnet.host(network.router_number())? else { return None };
     let stateful = network.dhcp6 == Dhcp6::Stateful;
     let mut dhcp = Dhcp6Config::new(stateful);
+    dhcp.ntp =
+        network.ntp.iter().filter_map(|server| if let IpAddr::V6(v6) = server { Some(*v6) } else { None }).collect();
     for port in config.ports_of(&network.name) {
         let in_subnet =
             |address: &&IpAddr| subnet.overlaps(Subnet::of(**address, 128)) && **address != IpAddr::V6(first);
@@ -248,6 +261,8 @@ fn dhcp(config: &Config, network: &Network, beside: &[&Network], v4: &RouterV4) 
     let mut dhcp = DhcpConfig { router: network.mode == Mode::Nat, ..DhcpConfig::new(v4) };
     dhcp.dns = vec![v4.address];
     dhcp.domain = Some(network.search_domain());
+    dhcp.ntp =
+        network.ntp.iter().filter_map(|server| if let IpAddr::V4(v4) = server { Some(*v4) } else { None }).collect();
     dhcp.search = std::iter::once(network).chain(beside.iter().copied()).take(3).map(Network::search_domain).collect();
     for other in beside.iter().filter_map(|other| other.subnet) {
         if let Some(IpAddr::V4(network)) = other.host(0) {
@@ -282,7 +297,7 @@ fn since_1970() -> u64 {
 /// A lease as it is written; offers are not.
 fn saved<A: Copy + Into<IpAddr>>(lease: &Lease<A>, now: Instant, since_1970: u64) -> Option<Saved> {
     let state = match lease.state {
-        LeaseState::Offered => return None,
+        LeaseState::Offered | LeaseState::InUse => return None,
         LeaseState::Bound => SavedState::Bound,
         LeaseState::Released => SavedState::Released,
         LeaseState::Declined => SavedState::Declined,

@@ -88,6 +88,9 @@ pub struct NetworkStatus {
     pub mtu: Option<u16>,
     /// Names of its ports.
     pub ports: Vec<String>,
+    /// What it lacks of what the file asks for, and why; null where all is as asked.
+    #[serde(default)]
+    pub reason: Option<String>,
 }
 
 /// One element of `GET /v1/fdb`: where a MAC address is reached.
@@ -215,6 +218,7 @@ mod tests {
             subnet6: None,
             mtu: Some(1500),
             ports: vec!["web/0".into()],
+            reason: None,
         };
         let worker = WorkerStatus { cpu: Some(1), frames: 5, busy_cycles: 6, idle_cycles: 7 };
         let status =
@@ -223,6 +227,7 @@ mod tests {
             "host": "hv1", "uptime_s": 9, "workers": [{"cpu": 1, "frames": 5, "busy_cycles": 6, "idle_cycles": 7}],
             "ports": [], "networks": [{
                 "name": "lan", "mode": "isolated", "subnet": null, "subnet6": null, "mtu": 1500, "ports": ["web/0"],
+                "reason": null,
             }],
         });
         assert_eq!(serde_json::to_value(&status).unwrap(), expected);

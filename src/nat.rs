@@ -46,6 +46,8 @@ pub struct WayOut {
 pub struct Outside {
     /// Its address.
     pub mac: Mac,
+    /// The addresses of its pool, which nobody else in the network that is outside may speak for; empty where that is the host's business.
+    pub addresses: Vec<IpAddr>,
     /// The network of the configuration that it is in; none: a bridge of its own.
     pub network: Option<Name>,
     /// What else is in that bridge.
@@ -84,8 +86,7 @@ impl Nats {
     pub fn make(&self, config: &Config, network: &Network, worker: usize) -> io::Result<Option<WayOut>> {
         let Some(nat) = &network.nat else { return Ok(None) };
         let (remote, inbox) = nat::remote();
-        let way_out = engines::make(config, network, nat, inbox)
-            .map_err(|error| io::Error::new(error.kind(), format!("network {}: {error}", network.name)))?;
+        let way_out = engines::make(config, network, nat, inbox)?;
         self.lock().push(Engine {
             network: network.name.clone(),
             worker,
@@ -131,6 +132,16 @@ impl Nats {
         }
     }
 
+    /// The publications of a network that could not be made, and why.
+    pub fn refused(&self, network: &Name) -> Vec<String> {
+        let engines = self.lock();
+        let refused = engines.iter().filter(|engine| engine.network == *network).flat_map(|engine| &engine.refused);
+        let mut all: Vec<String> =
+            refused.map(|(name, (reason, _))| format!("not published: {name}: {reason}")).collect();
+        all.sort();
+        all
+    }
+
     /// Brings what is in force up to what is wanted; what could not be done, in words.
     pub fn settle(&self, finder: &Finder<'_>) -> Vec<String> {
         self.lock().iter_mut().flat_map(|engine| engine.settle(finder)).collect()
@@ -144,6 +155,7 @@ impl Engine {
             .iter()
             .filter_map(|publish| Some((publish.clone(), finder.find(&self.network, self.worker, publish)?)))
             .collect();
+        self.refused.retain(|name, _| wanted.iter().any(|(publish, _)| publish.to_string() == *name));
         let (stay, go): (Vec<_>, Vec<_>) = self.in_force.drain(..).partition(|old| wanted.contains(old));
         self.in_force = stay;
         for (publish, publication) in go {

@@ -1,9 +1,10 @@
 //! The routers of a running configuration: ports of the bridges that their networks are, with what lies behind them.
 //!
 //! Invariant: each network that has a router has one NIC for it besides those of its ports, with an address that no guest may send from; networks that
-//! are routed to each other share one port. Read first: `gateway`'s crate page, [`crate::gateways`], [`crate::place`].
+//! are routed to each other share one port. What one network lacks is told of it, and no other network goes without for that.
+//! Read first: `gateway`'s crate page, [`crate::gateways`], [`crate::place`].
 
-use std::io;
+use std::{collections::BTreeMap, io};
 
 use gateway::GatewayPort;
 use vswitch::{
@@ -16,7 +17,7 @@ use wire::NicId;
 use crate::{
     config::{Config, Name, Network},
     gateways::{Leases, Made},
-    nat::{Nats, Outside},
+    nat::{Nats, Outside, WayOut},
     place::{self, On, Places},
     seed,
     service::Networks,
@@ -33,10 +34,35 @@ pub struct Router {
     pub name: String,
 }
 
-/// Makes every router and attaches it.
+/// What was started, and what was not.
+#[derive(Clone, Debug, Default)]
+pub struct Routers {
+    /// Those that run.
+    pub all: Vec<Router>,
+    /// What a network lacks, and why.
+    pub lacks: BTreeMap<String, String>,
+}
+
+impl Routers {
+    fn lacks(&mut self, network: &Name, what: &'static str, error: &io::Error) {
+        tracing::error!(%network, %error, "{what}; the other networks run");
+        self.lacks.insert(network.to_string(), format!("{what}: {error}"));
+    }
+
+    /// The way out of a network; none where it has none or where it cannot be made, which is then remembered.
+    fn way_out(&mut self, config: &Config, network: &Network, worker: usize, nats: &Nats) -> Option<WayOut> {
+        let made = nats.make(config, network, worker);
+        made.unwrap_or_else(|error| {
+            self.lacks(&network.name, "no way out", &error);
+            None
+        })
+    }
+}
+
+/// Makes every router and attaches it. A network whose way out cannot be made has a router without one, which says so to guests.
 ///
 /// # Errors
-/// What the configuration says makes no router, or the system refuses what it needs.
+/// The system refuses what every router needs.
 pub fn start(
     config: &Config,
     places: &mut Places,
@@ -44,8 +70,8 @@ pub fn start(
     leases: &Leases,
     nats: &Nats,
     services: &mut Networks,
-) -> io::Result<Vec<Router>> {
-    let mut all = Vec::new();
+) -> io::Result<Routers> {
+    let mut routers = Routers::default();
     for members in place::routers(config) {
         let networks: Vec<&Network> = members.iter().filter_map(|at| config.networks.get(*at)).collect();
         let first_served = services.len();
@@ -53,17 +79,24 @@ pub fn start(
         for (at, network) in members.iter().zip(&networks) {
             let Some((worker, bridge)) = places.networks.get(*at).copied() else { continue };
             let beside: Vec<&Network> = networks.iter().copied().filter(|other| other.name != network.name).collect();
-            let Some(made) = leases.make(config, network, &beside, seed::random()?)? else { continue };
-            let Made { leg, mac, addresses } = made;
+            let way_out = routers.way_out(config, network, worker, nats);
+            let made = match leases.make(config, network, &beside, way_out.is_some(), seed::random()?) {
+                Ok(made) => made,
+                Err(error) => {
+                    routers.lacks(&network.name, "no router", &error);
+                    None
+                }
+            };
+            let Some(Made { leg, mac, addresses }) = made else { continue };
             let leg = leg.with_service(Box::new(services.add(config, places, network, addresses.clone())?));
             let nic = places.nic(worker);
             nics.push((worker, bridge, nic, mac, addresses));
-            all.push(Router {
+            routers.all.push(Router {
                 network: network.name.to_string(),
                 at: (worker, nic),
                 name: format!("{}/router", network.name),
             });
-            match nats.make(config, network, worker)? {
+            match way_out {
                 Some(way_out) => {
                     legs.push(leg.with_way_out(way_out.port, usize::from(way_out.outside.is_some())));
                     outsides.extend(way_out.outside.map(|outside| (worker, network.name.clone(), outside)));
@@ -84,10 +117,10 @@ pub fn start(
             inbox.send(Change::AttachToo { nic, to: first });
         }
         for (worker, network, outside) in outsides {
-            all.extend(go_outside(config, places, inbox, (worker, first), &network, outside)?);
+            routers.all.extend(go_outside(config, places, inbox, (worker, first), &network, outside)?);
         }
     }
-    Ok(all)
+    Ok(routers)
 }
 
 /// Gives the router whose first NIC is `router` one outside.
@@ -100,7 +133,8 @@ fn go_outside(
     outside: Outside,
 ) -> io::Result<Vec<Router>> {
     let nic = places.nic(worker);
-    let spec = NicSpec { guard: Some(outside.mac), role: Role::Host, ..NicSpec::default() };
+    let addresses = outside.addresses.clone();
+    let spec = NicSpec { guard: Some(outside.mac), addresses, role: Role::Host, ..NicSpec::default() };
     let mut all = vec![Router { network: network.to_string(), at: (worker, nic), name: format!("{network}/outside") }];
     let bridge: BridgeId = match &outside.network {
         Some(name) => {

@@ -5,7 +5,7 @@
 
 use crate::{
     api::{self, Query},
-    bridged,
+    bridged::{self, mac_nat},
     config::{Attach, Config, Port, Role},
     guests,
     model::PortState,
@@ -67,6 +67,7 @@ fn run(mut config: Config, control: std::os::unix::net::UnixListener) -> Result<
     let file = config.clone();
     bridged::prepare(&mut config);
     subnets::choose(&mut config)?;
+    subnets::warn(&config);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let signals = {
         let _inside = runtime.enter();
@@ -78,6 +79,7 @@ fn run(mut config: Config, control: std::os::unix::net::UnixListener) -> Result<
     let wiring = SwitchWiring::new(names, places.clone(), states.clone());
     let sessions = SessionThread::spawn(vhost_user_ports(switch.config(), &states), Box::new(wiring))?;
     let taps = taps::attach(switch.config(), &places, &states);
+    let mac_nats = mac_nat::start(switch.config(), &places, &states);
     start_guests(switch.config());
     switch.view().settle_nats();
     let ended = runtime.block_on(serve(&switch, control, signals));
@@ -85,6 +87,7 @@ fn run(mut config: Config, control: std::os::unix::net::UnixListener) -> Result<
     info!("ending");
     // Sessions first: they take their lanes home while the workers still turn.
     sessions.stop();
+    drop(mac_nats);
     // What was joined comes apart while its TAP is there.
     drop(taps);
     switch.stop();

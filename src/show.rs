@@ -129,12 +129,13 @@ fn networks(list: &[NetworkStatus]) -> String {
     if list.is_empty() {
         return "no networks: the file has no [networks.NAME]\n".to_owned();
     }
-    let mut table = Table::new(&["NETWORK", "MODE", "SUBNET", "SUBNET6", ">MTU", "PORTS"]);
+    let mut table = Table::new(&["NETWORK", "MODE", "SUBNET", "SUBNET6", ">MTU", "PORTS", "LACKS"]);
     for network in list {
         let mtu = network.mtu.map(|mtu| mtu.to_string()).unwrap_or_default();
         let (subnet, subnet6) = (network.subnet.clone(), network.subnet6.clone());
         let (subnet, subnet6) = (subnet.unwrap_or_default(), subnet6.unwrap_or_default());
-        table.row([network.name.clone(), network.mode.clone(), subnet, subnet6, mtu, network.ports.join(" ")]);
+        let lacks = network.reason.clone().unwrap_or_default();
+        table.row([network.name.clone(), network.mode.clone(), subnet, subnet6, mtu, network.ports.join(" "), lacks]);
     }
     table.to_string()
 }

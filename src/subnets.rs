@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    config::{Config, Subnet},
+    config::{Config, Mode, Subnet},
     state,
 };
 
@@ -69,6 +69,17 @@ pub fn choose(config: &mut Config) -> io::Result<()> {
         tracing::warn!(file = %file.display(), %error, "chosen subnets will not be remembered");
     }
     Ok(())
+}
+
+/// Warns of subnets that the host has a route for already: guests cannot reach those who are there.
+pub fn warn(config: &Config) {
+    let routes = routes(&fs::read_to_string(ROUTES).unwrap_or_default());
+    for network in config.networks.iter().filter(|network| network.mode != Mode::Isolated) {
+        let overlap = |subnet: Subnet| routes.iter().find(|route| route.overlaps(subnet));
+        if let Some((subnet, route)) = network.subnet.and_then(|subnet| Some((subnet, overlap(subnet)?))) {
+            tracing::warn!(network = %network.name, %subnet, %route, "this host has a route there: guests do not reach those it leads to");
+        }
+    }
 }
 
 /// A /64 of unique local addresses (RFC 4193 section 3.2.1: 40 random bits of a site, here 56 with the subnet).

@@ -24,7 +24,7 @@ use crate::{
     model::PortState,
     nat::Nats,
     place::Places,
-    routers::{self, Router},
+    routers::{self, Routers},
     seed,
     service::{NameServers, Networks, Service},
     view::View,
@@ -81,7 +81,7 @@ pub struct Switch {
     inboxes: Vec<Changes>,
     places: Vec<(usize, NicId)>,
     states: States,
-    routers: Vec<Router>,
+    routers: Routers,
     leases: Leases,
     nats: Nats,
     /// As it was read last.
@@ -237,17 +237,18 @@ fn add_stations(inbox: &Changes, bridge: BridgeId, nic: NicId, port: &Port) -> i
 
 /// What a worker calls when it detached a port that failed.
 fn failures(ports: HashMap<NicId, usize>, states: States, config: &Config) -> Box<dyn FnMut(Failure) + Send> {
+    let has_session = |port: &Port| matches!(port.attach, config::Attach::VhostUser { .. });
     let names: Vec<(String, bool)> =
-        config.ports.iter().map(|port| (port.name.to_string(), port.attach.word() == "tap")).collect();
+        config.ports.iter().map(|port| (port.name.to_string(), has_session(port))).collect();
     Box::new(move |failure| {
         let Some(index) = ports.get(&failure.nic) else {
             let Failure { nic, reason, .. } = failure;
             return tracing::error!(nic = nic.0, reason, "a router failed: its network goes on without it");
         };
-        let Some((name, is_tap)) = names.get(*index) else { return };
+        let Some((name, has_session)) = names.get(*index) else { return };
         tracing::warn!(port = name, lane = failure.lane, reason = failure.reason, "the port failed and is detached");
         // A vhost-user port's session hears of it as well and knows better what follows.
-        if *is_tap {
+        if !has_session {
             states.set(*index, PortState::Down, Some(failure.reason));
         }
     })

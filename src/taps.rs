@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use sys::tap::{Tap, TapDevice, TapError};
-use vswitch::{change::Change, host::tap::TapPort};
+use vswitch::{apart::Apart, change::Change, host::tap::TapPort};
 
 use crate::{
     bridged::{self, Joined},
@@ -14,6 +14,10 @@ use crate::{
     model::PortState,
     switch::{Place, States},
 };
+
+/// Frames that may wait in a TAP's queue for a worker that does not run at the moment. Whoever sends into it is not held back by a full queue, but
+/// loses what does not fit: the kernel's own 1,000 are gone within one time slice of another thread.
+const QUEUE_LEN: u32 = 4096;
 
 /// The devices that were made, and the networks that are joined by some of them.
 #[derive(Default)]
@@ -39,9 +43,18 @@ pub fn attach(config: &Config, places: &[Place], states: &States) -> Taps {
         });
         match opened {
             Ok(Tap { device, queues }) => {
+                let uplink = network.filter(|network| port.is_host && network.mac_nat).and_then(|network| {
+                    let uplink = config.ports.iter().position(|other| other.is_uplink && other.network == network.name);
+                    places.get(uplink?)
+                });
                 tracing::info!(port = %port.name, tap = device.name(), netns = netns.as_ref().map(|name| name.as_str()), "made a TAP");
                 for (lane, queue) in queues.into_iter().enumerate() {
-                    let port = Box::new(TapPort::new(&device, queue, lane as u16));
+                    let port: Box<dyn wire::Port> = Box::new(TapPort::new(&device, queue, lane as u16));
+                    let port = match uplink {
+                        // What comes in by the NIC the host has heard there.
+                        Some(uplink) => Box::new(Apart::new(port, uplink.nic)),
+                        None => port,
+                    };
                     place.changes.send(Change::Attach { nic: place.nic, lane: lane as u16, port });
                 }
                 states.set(index, PortState::Up, None);
@@ -87,9 +100,13 @@ fn open(port: &Port, name: &str, netns: Option<&str>, mtu: Option<u16>) -> Resul
     if let Some(mac) = port.mac {
         tap.device.set_mac(mac.bytes())?;
     }
+    if port.is_host && port.guard {
+        bridged::host_side::deafen(tap.device.name());
+    }
     if let Some(mtu) = mtu {
         tap.device.set_mtu(u32::from(mtu))?;
     }
+    tap.device.set_queue_len(QUEUE_LEN)?;
     tap.device.set_up(true)?;
     Ok(tap)
 }

@@ -19,13 +19,13 @@ use vswitch::{
 use wire::{Ledger, NicId};
 
 use crate::{
-    config::{self, Config, Network, Port, Surroundings},
+    config::{self, Config, Name, Network, Port, Surroundings},
     gateways::Leases,
     host,
     model::{DropCount, FdbEntry, NetworkStatus, PortStatus, Status, WorkerStatus},
     nat::{Finder, Nats},
     plan::{Asked, Plan},
-    routers::Router,
+    routers::Routers,
     switch::{Doing, PATIENCE, States},
 };
 
@@ -42,7 +42,7 @@ pub struct View {
     pub(crate) inboxes: Vec<Changes>,
     pub(crate) places: Vec<(usize, NicId)>,
     pub(crate) states: States,
-    pub(crate) routers: Vec<Router>,
+    pub(crate) routers: Routers,
     pub(crate) leases: Leases,
     pub(crate) nats: Nats,
     /// As it was read last.
@@ -136,8 +136,16 @@ impl View {
             subnet6: network.subnet6.map(|subnet| subnet.to_string()),
             mtu: network.mtu,
             ports: self.config.ports_of(&network.name).map(|port| port.name.to_string()).collect(),
+            reason: self.lacks(&network.name),
         };
         self.config.networks.iter().map(status).collect()
+    }
+
+    /// What a network lacks of what its file asks for.
+    fn lacks(&self, network: &Name) -> Option<String> {
+        let whole = self.routers.lacks.get(network.as_str()).cloned();
+        let all: Vec<String> = whole.into_iter().chain(self.nats.refused(network)).collect();
+        (!all.is_empty()).then(|| all.join("; "))
     }
 
     /// The sums of ports and workers, of one moment; nothing when a worker does not answer.
@@ -193,7 +201,7 @@ impl View {
     pub fn fdb(&self) -> Vec<FdbEntry> {
         let ports = self.places.iter().copied().zip(&self.config.ports);
         let ports = ports.map(|(at, port)| (at, (port.network.to_string(), port.name.to_string())));
-        let routers = self.routers.iter().map(|router| (router.at, (router.network.clone(), router.name.clone())));
+        let routers = self.routers.all.iter().map(|router| (router.at, (router.network.clone(), router.name.clone())));
         let names: BTreeMap<(usize, NicId), (String, String)> = ports.chain(routers).collect();
         let mut entries = Vec::new();
         for (worker, report) in self.reports().into_iter().enumerate() {
@@ -220,7 +228,7 @@ impl View {
     pub fn drops(&self) -> Vec<DropCount> {
         let reports = self.reports();
         let ports = self.ports_of(&reports).into_iter().map(|port| (port.name, port.drops));
-        let routers = self.routers.iter().filter_map(|router| {
+        let routers = self.routers.all.iter().filter_map(|router| {
             let (worker, nic) = router.at;
             let report = reports.get(worker)?.as_ref()?;
             let (_, counters) = report.counters.iter().find(|(id, _)| *id == nic)?;

@@ -163,3 +163,64 @@ fn a_guest_that_asks_for_everything_leaves_something_for_others() {
     let table = daemon.ctl(&["show", "leases"]);
     assert!(table.ok() && table.output.contains("10.9.0.14"), "{}", table.output);
 }
+
+#[test]
+fn an_address_that_somebody_uses_without_a_lease_is_not_given_away() {
+    let lab = require!(Lab::new());
+    require!(need_program("busybox", "busybox-static"));
+    let (one, two) = (require!(NetNs::new(&lab, "one")), require!(NetNs::new(&lab, "two")));
+    // The second port is declared with nothing here, so its guest takes what it likes.
+    let text = config(&one, &two).replace(", mac = \"02:00:00:00:00:02\", addresses = [\"10.9.0.77\"]", "");
+    assert!(!text.contains("10.9.0.77"));
+    let daemon = Daemon::start(&lab, &text);
+    let script = lab.path("script");
+    fs::write(&script, SCRIPT).unwrap();
+    Command::new("chmod").arg("+x").arg(&script).status().unwrap();
+    one.ip("link set eth0 up");
+    two.address("eth0", "10.9.0.60/24");
+    let told = udhcpc(&one, &script.display().to_string(), "-r 10.9.0.60");
+    assert!(told.contains("took 10.9.0.") && !told.contains("took 10.9.0.60 "), "{told}\n{}", daemon.log());
+    // Who uses it may have it; and when nobody does, anybody.
+    let told = udhcpc(&two, &script.display().to_string(), "-r 10.9.0.60");
+    assert!(told.contains("took 10.9.0.60 "), "{told}\n{}", daemon.log());
+    let told = udhcpc(&one, &script.display().to_string(), "-r 10.9.0.61");
+    assert!(told.contains("took 10.9.0."), "{told}\n{}", daemon.log());
+}
+
+#[test]
+fn dhclient_is_told_all_that_is_configured() {
+    let lab = require!(Lab::new());
+    require!(need_program("dhclient", "isc-dhcp-client"));
+    let (one, two) = (require!(NetNs::new(&lab, "one")), require!(NetNs::new(&lab, "two")));
+    let more =
+        "mtu = 1400\nntp = [\"10.9.0.9\", \"192.0.2.7\", \"fd09::9\"]\ndomain = \"lab.example\"\nroute = [\"dmz\"]\n";
+    let dmz = "[networks.dmz]\nsubnet = \"10.10.0.0/20\"\ndhcp = true\n";
+    let daemon = Daemon::start(&lab, &(config(&one, &two).replace("mtu = 1400\n", more) + dmz));
+    let (script, asks) = (lab.path("script"), lab.path("dhclient.conf"));
+    fs::write(&script, "#!/bin/sh\n[ \"$reason\" = BOUND ] && env | grep ^new_ | sort\nexit 0\n").unwrap();
+    Command::new("chmod").arg("+x").arg(&script).status().unwrap();
+    let asked = "option classless code 121 = array of unsigned integer 8;\nsend host-name \"lab-one\";\nrequest subnet-mask, \
+                 broadcast-address, routers, domain-name-servers, domain-name, domain-search, host-name, interface-mtu, ntp-servers, \
+                 classless, dhcp-lease-time, dhcp-server-identifier;\n";
+    fs::write(&asks, asked).unwrap();
+    one.ip("link set eth0 up");
+    let (script, asks, memory) = (script.display(), asks.display(), lab.path("one.leases").display().to_string());
+    let told = one
+        .sh(&format!("timeout 20 dhclient -4 -1 -v -cf {asks} -pf {memory}.pid -lf {memory} -sf {script} eth0 2>&1"));
+    for expected in [
+        "new_subnet_mask=255.255.255.0",
+        "new_broadcast_address=10.9.0.255",
+        "new_domain_name_servers=10.9.0.1",
+        "new_domain_name=lab.example",
+        "new_domain_search=lab.example. dmz.internal.",
+        "new_host_name=lab-one",
+        "new_interface_mtu=1400",
+        "new_ntp_servers=10.9.0.9 192.0.2.7",
+        "new_classless=20 10 10 0 10 9 0 1",
+        "new_dhcp_lease_time=86400",
+        "new_dhcp_server_identifier=10.9.0.1",
+    ] {
+        assert!(told.contains(expected), "{expected} is not in\n{told}\n{}", daemon.log());
+    }
+    assert!(!told.contains("new_routers"), "an isolated network has no way out: {told}");
+}

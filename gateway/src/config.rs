@@ -75,7 +75,7 @@ pub struct RouterV6 {
     pub global: Option<(Ipv6Addr, u8)>,
     /// Advertise a default route: there is a way out.
     pub default_router: bool,
-    /// The M flag: addresses by DHCPv6.
+    /// The M flag: addresses by DHCPv6. Guests are told to make none of the prefix themselves.
     pub managed: bool,
     /// The O flag: other things by DHCPv6.
     pub other: bool,

@@ -9,7 +9,7 @@
 //! to be remembered: an error from the budget, a lease, a solicitation. Trace and tests call `decide` only.
 //! Read first: RFC 1812 sections 4 and 5 (routers), then the module of a protocol.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use wire::{DropReason, Instant, L3, Layers, Mac, NicId, Origin, Verdict, layers::ETHERNET_LEN};
 
@@ -20,7 +20,7 @@ use crate::{
     dhcp::{Dhcp, Event, Lease, LeaseEvent, LeaseState, Snapshot},
     dhcp6::Dhcp6,
     errors::ErrorBudget,
-    ipv4, ipv6, ndisc,
+    icmp, ipv4, ipv6, ndisc,
     neighbours::{Neighbour, Neighbours},
     ra::Advertiser,
     straight::Straight,
@@ -102,9 +102,15 @@ impl Decision {
     pub(crate) fn heard(&self) -> Option<IpAddr> {
         match &self.change {
             Change::Heard { address, .. } => Some(*address),
-            Change::Lease(lease) => Some(lease.address.into()),
+            Change::Lease(lease) if lease.state == LeaseState::Bound => Some(lease.address.into()),
+            Change::Lease6(lease) if lease.state == LeaseState::Bound => Some(lease.address.into()),
             _ => None,
         }
+    }
+
+    /// The address that the frame is answered with an offer of.
+    pub(crate) fn offered(&self) -> Option<Ipv4Addr> {
+        self.lease().filter(|lease| lease.state == LeaseState::Offered).map(|lease| lease.address)
     }
 
     /// The lease that the frame changes, as it will be.
@@ -231,7 +237,11 @@ impl Gateway {
                     advertiser.solicited(now);
                 }
             }
-            Change::Heard { address, mac, nic } => self.neighbours.heard(address, mac, nic, now),
+            Change::Heard { address, mac, nic } => {
+                self.neighbours.heard(address, mac, nic, now);
+                let IpAddr::V4(address) = address else { return None };
+                return self.dhcp.as_mut()?.heard(address, mac, nic, now).map(Event::V4);
+            }
             Change::Lease(lease) => return self.lease(*lease),
             Change::Lease6(lease) => return self.lease6(*lease),
         }
@@ -279,9 +289,46 @@ impl Gateway {
         self.neighbours.asked(address, now);
     }
 
+    /// Writes the question whether somebody has an address that is offered to a client on `nic`; false and an empty `out` where that is known
+    /// or the NIC has caused too many questions.
+    pub(crate) fn probe(&mut self, address: Ipv4Addr, nic: NicId, now: Instant, out: &mut Vec<u8>) -> bool {
+        out.clear();
+        if self.neighbour(address.into(), now) != Neighbour::Ask || !self.errors.allows(nic, now) {
+            return false;
+        }
+        self.errors.take(nic, now);
+        self.ask(address.into(), now, out);
+        true
+    }
+
     /// Forgets questions that nobody answered. Now and then.
     pub fn sweep(&mut self, now: Instant) {
         self.neighbours.sweep(now);
+    }
+
+    /// Writes the error about a packet that is longer than `mtu` and may not be cut; an empty `out` where none may be sent.
+    pub fn too_big(&mut self, incoming: &Incoming<'_>, mtu: u16, now: Instant, out: &mut Vec<u8>) {
+        out.clear();
+        let nic = incoming.origin.nic;
+        if !self.errors.allows(nic, now) {
+            return;
+        }
+        let (mac, to_mac) = (self.config.mac, incoming.macs().1);
+        let about = incoming.bytes.get(ETHERNET_LEN..).unwrap_or_default();
+        match (about.first().map(|first| first >> 4), &self.config.v4, &self.config.v6) {
+            (Some(4), Some(v4), _) => {
+                let Some(to) = array::<4>(about, 12) else { return };
+                let path = icmp::Path { mac, to_mac, from: v4.address, to: to.into() };
+                icmp::error_with(out, &path, icmp::UNREACHABLE, icmp::TOO_BIG, mtu.into(), about);
+            }
+            (Some(6), _, Some(v6)) => {
+                let Some(to) = array::<16>(about, 8).map(Ipv6Addr::from) else { return };
+                let path = icmp::Path { mac, to_mac, from: v6.source_for(to), to };
+                icmp::error_v6_with(out, &path, icmp::V6_TOO_BIG, 0, mtu.into(), about);
+            }
+            _ => return,
+        }
+        self.errors.take(nic, now);
     }
 
     /// Whether `address` is to be found on the segment.

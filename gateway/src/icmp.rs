@@ -27,7 +27,11 @@ pub(crate) const UNREACHABLE: u8 = 3;
 pub(crate) const ECHO: u8 = 8;
 pub(crate) const TIME_EXCEEDED: u8 = 11;
 
+/// Code of [`UNREACHABLE`]: fragmentation needed.
+pub(crate) const TOO_BIG: u8 = 4;
+
 pub(crate) const V6_UNREACHABLE: u8 = 1;
+pub(crate) const V6_TOO_BIG: u8 = 2;
 pub(crate) const V6_TIME_EXCEEDED: u8 = 3;
 pub(crate) const V6_ECHO: u8 = 128;
 pub(crate) const V6_ECHO_REPLY: u8 = 129;
@@ -52,11 +56,17 @@ pub(crate) fn echo_reply(out: &mut Vec<u8>, path: &Path<Ipv4Addr>, tos: u8, requ
 
 /// An error about `about`, an IPv4 packet.
 pub(crate) fn error(out: &mut Vec<u8>, path: &Path<Ipv4Addr>, kind: u8, code: u8, about: &[u8]) {
+    error_with(out, path, kind, code, 0, about);
+}
+
+/// An error that says a number more: the MTU of the next hop (RFC 1191 section 4).
+pub(crate) fn error_with(out: &mut Vec<u8>, path: &Path<Ipv4Addr>, kind: u8, code: u8, word: u32, about: &[u8]) {
     let quote = about.get(..MAX_ERROR_V4 - IPV4_LEN - ICMP_LEN).unwrap_or(about);
     packet::ethernet(out, path.to_mac, path.mac, ETHERTYPE_IPV4);
     let payload = ICMP_LEN + quote.len();
     packet::ipv4(out, &V4 { from: path.from, to: path.to, protocol: ICMP, tos: ERROR_TOS, payload });
-    out.extend_from_slice(&[kind, code, 0, 0, 0, 0, 0, 0]);
+    out.extend_from_slice(&[kind, code, 0, 0]);
+    out.extend_from_slice(&word.to_be_bytes());
     out.extend_from_slice(quote);
     packet::finish(out, L4_OVER_V4, 2, Checksum::new());
 }
@@ -73,11 +83,17 @@ pub(crate) fn echo_reply_v6(out: &mut Vec<u8>, path: &Path<Ipv6Addr>, request: &
 
 /// An error about `about`, an IPv6 packet.
 pub(crate) fn error_v6(out: &mut Vec<u8>, path: &Path<Ipv6Addr>, kind: u8, code: u8, about: &[u8]) {
+    error_v6_with(out, path, kind, code, 0, about);
+}
+
+/// An error that says a number more: the MTU of the next hop (RFC 4443 section 3.2).
+pub(crate) fn error_v6_with(out: &mut Vec<u8>, path: &Path<Ipv6Addr>, kind: u8, code: u8, word: u32, about: &[u8]) {
     let quote = about.get(..MAX_ERROR_V6 - IPV6_LEN - ICMP_LEN).unwrap_or(about);
     let header = V6 { from: path.from, to: path.to, hop_limit: TTL };
     packet::ethernet(out, path.to_mac, path.mac, ETHERTYPE_IPV6);
     packet::icmpv6(out, &header);
-    out.extend_from_slice(&[kind, code, 0, 0, 0, 0, 0, 0]);
+    out.extend_from_slice(&[kind, code, 0, 0]);
+    out.extend_from_slice(&word.to_be_bytes());
     out.extend_from_slice(quote);
     packet::finish_icmpv6(out, &header);
 }

@@ -22,9 +22,11 @@ use wire::{
 use crate::{
     book::LeaseSender,
     bytes::array,
+    dhcp::{Event, Lease, LeaseEvent, LeaseState},
     gateway::{Gateway, Incoming, Interest},
     held::Held,
     neighbours::Neighbour,
+    offers::Offers,
 };
 
 /// Time between two looks at what is held and asked for.
@@ -58,6 +60,7 @@ pub struct Leg {
     served: Burst,
     back: Burst,
     held: Held,
+    offers: Offers,
     look_at: Instant,
 }
 
@@ -78,6 +81,7 @@ impl Leg {
             served: Burst::default(),
             back: Burst::default(),
             held: Held::default(),
+            offers: Offers::default(),
             look_at: Instant::START,
         }
     }
@@ -145,19 +149,24 @@ impl Leg {
         let bytes = self.question.get(..len).unwrap_or_default();
         let whole = Incoming { bytes, origin, checksum_owed: owed };
         let decision = self.gateway.decide(&whole, cx.now, &mut self.answer);
-        let (verdict, heard) = (decision.verdict, decision.heard());
-        if let Some(event) = self.gateway.commit(decision, cx.now)
-            && let Some(book) = &mut self.book
-        {
-            book.changed(event, cx.now);
+        let (verdict, heard, offered) = (decision.verdict, decision.heard(), decision.offered());
+        if let Some(event) = self.gateway.commit(decision, cx.now) {
+            if let Event::V4(LeaseEvent { lease: Lease { address, state: LeaseState::InUse, .. }, .. }) = &event {
+                self.offers.forget(*address);
+            }
+            if let Some(book) = &mut self.book {
+                book.changed(event, cx.now);
+            }
         }
         match verdict {
             Verdict::Forward => return self.forward(cx, frame),
             Verdict::Reply | Verdict::Hold => cx.transmitted(1, len as u64),
             Verdict::Drop(reason) => cx.drop(frame, reason),
         }
-        if !self.answer.is_empty() {
-            self.send(cx);
+        match offered {
+            Some(address) => self.offer(cx, address, origin),
+            None if !self.answer.is_empty() => self.send(cx),
+            None => {}
         }
         if let Some(address) = heard.filter(|_| !self.held.is_empty()) {
             self.settle(cx, address);
@@ -172,9 +181,30 @@ impl Leg {
         }
     }
 
-    /// Lets what has waited for `address` go.
+    /// Sends an offer of `address`: at once where it is known that nobody uses that, else a moment after asking.
+    fn offer(&mut self, cx: &mut Context, address: Ipv4Addr, to: Origin) {
+        if self.offers.replace(address, &self.answer) {
+            return;
+        }
+        let offer = self.offers.has_room(to.nic).then(|| self.answer.clone());
+        match offer {
+            Some(offer) if self.gateway.probe(address, to.nic, cx.now, &mut self.answer) => {
+                self.send(cx);
+                self.offers.keep(address, to.nic, cx.now, &offer);
+            }
+            Some(offer) => {
+                self.answer.extend_from_slice(&offer);
+                self.send(cx);
+            }
+            None => self.send(cx),
+        }
+    }
+
+    /// Lets what has waited for `address` go, when it is known where that is.
     fn settle(&mut self, cx: &mut Context, address: IpAddr) {
-        while let Some(frame) = self.held.release(cx, address, self.origin) {
+        while matches!(self.gateway.neighbour(address, cx.now), Neighbour::Known(..))
+            && let Some(frame) = self.held.release(cx, address, self.origin)
+        {
             self.deliver(cx, frame, address);
         }
     }
@@ -279,6 +309,21 @@ impl Leg {
         }
     }
 
+    /// Ends a packet that does not fit where it goes, and says so to whoever sent it.
+    #[cold]
+    pub(crate) fn too_big(&mut self, cx: &mut Context, frame: Frame, mtu: u16) {
+        let origin = cx.heads.get(&frame).origin;
+        if let Some(len) = cx.read_all(&frame, &mut self.question) {
+            let bytes = self.question.get(..len).unwrap_or_default();
+            let incoming = Incoming { bytes, origin, checksum_owed: true };
+            self.gateway.too_big(&incoming, mtu, cx.now, &mut self.answer);
+            if !self.answer.is_empty() {
+                self.send(cx);
+            }
+        }
+        cx.drop(frame, DropReason::TooBig);
+    }
+
     fn ask(&mut self, cx: &mut Context, address: IpAddr) {
         self.gateway.ask(address, cx.now, &mut self.answer);
         if !self.answer.is_empty() {
@@ -312,6 +357,11 @@ impl Leg {
         if let Some(book) = &mut self.book {
             book.catch_up(&self.gateway, cx.now);
         }
+        while let Some(offer) = self.offers.due(cx.now) {
+            if let Some(offer) = cx.originate(self.origin, &offer) {
+                hand_over(cx, offer);
+            }
+        }
         if self.gateway.tick(cx.now, &mut self.answer) {
             self.send(cx);
         }
@@ -334,7 +384,7 @@ impl Leg {
     fn deadline(&self) -> Option<Instant> {
         let book = self.book.as_ref().and_then(LeaseSender::deadline);
         let held = self.held.deadline().map(|deadline| deadline.min(self.look_at));
-        self.gateway.deadline().into_iter().chain(book).chain(held).min()
+        self.gateway.deadline().into_iter().chain(book).chain(held).chain(self.offers.deadline()).min()
     }
 
     pub(crate) fn wake(&mut self, wake: &mut Wake) -> bool {

@@ -9,11 +9,12 @@
 //! forwards it in the right bridge in the same turn.
 //! Read first: [`wire::port`], [`Leg`].
 
-use std::io;
+use std::{io, net::IpAddr};
 
-use wire::{Burst, Context, NicId, Port, Wake};
+use wire::{Burst, Context, DropReason, Frame, NicId, Port, Wake};
 
 use crate::{
+    crossing,
     gateway::Gateway,
     leg::{Fate, Leg},
 };
@@ -46,6 +47,15 @@ impl GatewayPort {
     fn owner(&self, nth: usize) -> Option<usize> {
         let owners = self.legs.iter().enumerate();
         owners.flat_map(|(at, leg)| std::iter::repeat_n(at, leg.outside_nics)).nth(nth)
+    }
+
+    /// Takes a packet for `to` from the segment of one leg into that of another.
+    fn cross(&mut self, cx: &mut Context, at: usize, frame: Frame, to: IpAddr) {
+        let other = self.legs.iter().enumerate().position(|(other, leg)| other != at && leg.has(to));
+        let Some(Ok([from, into])) = other.map(|other| self.legs.get_disjoint_mut([at, other])) else {
+            return cx.drop(frame, DropReason::NoRoute);
+        };
+        crossing::cross(cx, frame, to, from, into);
     }
 
     /// Calls `act` for every leg, as its NIC.
@@ -100,14 +110,7 @@ impl Port for GatewayPort {
         for frame in burst.drain() {
             let Some(leg) = self.legs.get_mut(at) else { break };
             if let Fate::Elsewhere(frame, to) = leg.take(cx, frame) {
-                match self.legs.iter_mut().find(|other| other.origin.nic != nic && other.has(to)) {
-                    Some(other) => {
-                        cx.nic = other.origin.nic;
-                        other.deliver(cx, frame, to);
-                        cx.nic = nic;
-                    }
-                    None => cx.drop(frame, wire::DropReason::NoRoute),
-                }
+                self.cross(cx, at, frame, to);
             }
         }
         self.legs.get_mut(at).map_or(Ok(()), |leg| leg.hand_on(cx))

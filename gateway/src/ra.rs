@@ -144,8 +144,9 @@ fn message(config: &Config, v6: &RouterV6) -> Result<Vec<u8>, ConfigError> {
     bytes.extend(u32::from(config.mtu).to_be_bytes());
     if let Some((address, prefix)) = v6.global {
         let network = address.to_bits() & u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0);
-        // On link; and for addresses of their own making where the prefix leaves the 64 bits that those need (RFC 4862 section 5.5.3).
-        let flags = if prefix == 64 { 0xc0 } else { 0x80 };
+        // On link; and for addresses of their own making where the prefix leaves the 64 bits that those need (RFC 4862 section 5.5.3),
+        // unless DHCPv6 gives them out: then a guest has that one and no others.
+        let flags = if prefix == 64 && !v6.managed { 0xc0 } else { 0x80 };
         bytes.extend([OPTION_PREFIX, 4, prefix, flags]);
         bytes.extend(seconds(v6.valid).to_be_bytes());
         bytes.extend(seconds(v6.preferred.min(v6.valid)).to_be_bytes());

@@ -1,5 +1,7 @@
-//! The NAT of Trunkline: one bounded [`NatTable`] of mappings, and the packet engine on it, which is a port. No sockets, no clock, no I/O.
+//! The NAT of Trunkline: two engines that lie behind a network's router, and what control tells them ([`control`]).
 //!
+//! [`sockets`]: guests' packets end here and go on from sockets of the host; a crate page of its own is there. The rest of this page is about the
+//! other, which rewrites packets: one bounded [`NatTable`] of mappings, and [`PacketPort`] on it, without sockets, clock or I/O.
 //! Read in this order: [`config`] (what may be set), [`table`] (who holds what, and for how long), [`decide`] (what is to be done with a
 //! packet), [`rewrite`] (how its head is changed), [`port`] (who forwards). [`nptv6`] is a translation of its own that keeps nothing.
 //!

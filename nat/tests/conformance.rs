@@ -5,8 +5,8 @@
 
 use std::{fmt::Write, fs, path::Path};
 
-const SUITES: [&str; 7] =
-    ["rfc4787", "sockets_rfc4787", "rfc5382", "rfc5508", "sockets_rfc5508", "rfc6888", "properties"];
+const SUITES: [&str; 8] =
+    ["rfc4787", "sockets_rfc4787", "rfc5382", "sockets_rfc5382", "rfc5508", "sockets_rfc5508", "rfc6888", "properties"];
 
 fn page() -> String {
     let mut page = String::from(

@@ -41,6 +41,49 @@ fn states(lab: &mut Lab) -> Vec<&'static str> {
 }
 
 #[test]
+fn an_end_that_is_known_comes_with_the_last_data() {
+    let mut lab = Lab::new(config());
+    let (mut guest, mut host) = connected(&mut lab);
+    host.write_all(b"all").unwrap();
+    drop(host);
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    let frames = lab.receive();
+    assert_eq!(frames.len(), 1, "one segment");
+    guest.take(&frames);
+    assert!(guest.fin && guest.received == b"all");
+    // Lost, it is sent again as it was.
+    lab.seconds(1);
+    let again = segment(&lab.receive()[0]).unwrap();
+    assert_eq!((again.flags & FIN, &again.payload[..]), (FIN, &b"all"[..]));
+    guest.acknowledge(&mut lab);
+    guest.end(&mut lab);
+    assert_eq!(lab.show().iter().map(|line| line.state).collect::<Vec<_>>(), ["closed"]);
+}
+
+/// Sends what comes before urgent data, urgent data, what comes after it, and ends.
+const URGENT: &str = "import socket
+l = socket.create_server(('127.0.0.1', 0)); print(l.getsockname()[1], flush=True); l.settimeout(10); c = l.accept()[0]
+for _ in range(20): c.send(b'before'); c.send(b'!', socket.MSG_OOB); c.send(b'after')
+";
+
+#[test]
+fn urgent_data_from_the_host_stays_in_its_place() {
+    let python =
+        std::process::Command::new("python3").args(["-c", URGENT]).stdout(std::process::Stdio::piped()).spawn();
+    let Ok(mut python) = python else {
+        return println!("SKIPPED urgent_data_from_the_host_stays_in_its_place: there is no python3");
+    };
+    let mut port = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(python.stdout.take().unwrap()), &mut port).unwrap();
+    let mut lab = Lab::new(config());
+    let mut guest = End::new(0, at(GUEST), (router(), port.trim().parse().unwrap()).into());
+    guest.open(&mut lab);
+    guest.until(&mut lab, |guest| guest.fin);
+    assert_eq!(String::from_utf8_lossy(&guest.received), "before!after".repeat(20));
+    python.wait().unwrap();
+}
+
+#[test]
 fn a_host_that_ends_is_still_spoken_to() {
     let mut lab = Lab::new(config());
     let (mut guest, mut host) = connected(&mut lab);

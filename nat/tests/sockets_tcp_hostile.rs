@@ -80,6 +80,27 @@ fn numbers_that_are_guessed_are_challenged_and_break_nothing() {
 }
 
 #[test]
+fn a_segment_out_of_the_window_acknowledges_nothing() {
+    let mut lab = Lab::new(config());
+    let (mut guest, mut host) = connected(&mut lab);
+    host.write_all(b"data").unwrap();
+    let frames = lab.receive();
+    assert_eq!(frames.len(), 1);
+    let (seq, ack) = (guest.seq, guest.ack);
+    guest.ack = ack.wrapping_add(4);
+    for wrong in [seq.wrapping_add(1 << 30), seq.wrapping_sub(1 << 20)] {
+        let said = guest.say(&mut lab, &guest.frame_at(wrong, ACK, b""));
+        assert_eq!((said.len(), said[0].flags, said[0].ack), (1, ACK, seq), "{said:?}");
+    }
+    // What was not acknowledged is sent again.
+    lab.seconds(1);
+    guest.ack = ack;
+    guest.take(&lab.receive());
+    assert_eq!(guest.received, b"data");
+    lives(&mut lab, &mut guest, &mut host);
+}
+
+#[test]
 fn odd_flags_are_survived() {
     let mut lab = Lab::new(config());
     let (mut guest, mut host) = connected(&mut lab);
@@ -131,6 +152,34 @@ fn one_guests_connections_take_nothing_from_anothers() {
     let mut lines = lab.show();
     lines.retain(|line| line.nic == NicId(1));
     assert_eq!(lines.len(), 20);
+}
+
+#[test]
+fn connections_that_nobody_answers_give_way_to_new_ones() {
+    if !in_namespace("connections_that_nobody_answers_give_way_to_new_ones") {
+        return;
+    }
+    let net = Router::new();
+    net.run("ip route add blackhole 203.0.113.64/26");
+    let mut config = config();
+    (config.descriptors, config.descriptor_quota) = (60, 10);
+    let mut lab = Lab::new(config);
+    let silent = at("203.0.113.70:80");
+    let (_listener, name) = listener(false);
+    for port in 0..10 {
+        let guest = End::new(0, SocketAddr::new([10, 0, 0, 2].into(), 5000 + port), silent);
+        assert!(lab.send(0, &guest.frame(SYN, b"")).is_empty());
+    }
+    let connecting = |lab: &mut Lab| lab.show().iter().filter(|line| line.state == "connecting").count();
+    assert_eq!(connecting(&mut lab), 10);
+    let mut more = End::new(0, at(GUEST), name);
+    let refused = lab.ask(0, &more.frame(SYN, b""));
+    assert!(segment(&refused[0]).is_none(), "they may still be answered");
+    lab.seconds(4);
+    more.open(&mut lab);
+    assert_eq!(connecting(&mut lab), 9);
+    let lines = lab.show();
+    assert!(lines.iter().all(|line| line.inside.port() != 5000), "the oldest has gone: {lines:?}");
 }
 
 #[test]

@@ -12,6 +12,8 @@
 //!   guests -- ports -- [ our bridge ] -- uplink port -- TAP -- [ Linux bridge: the host's addresses ] -- NIC -- the physical network
 //! ```
 //!
+//! With `mac_nat` there is no Linux bridge, and the NIC stays as it is ([`mac_nat`]).
+//!
 //! Read first: [`join`].
 
 use std::{
@@ -29,16 +31,19 @@ use std::{
     time::Duration,
 };
 
-use crate::config::{Config, Host, Mode, Network};
+use crate::config::{Config, Host, Mode, Name, Network};
 
 mod address;
+pub mod host_side;
 pub mod keeper;
 mod link;
+pub mod mac_nat;
 pub mod managed;
 mod moving;
 mod netlink;
 mod probe;
 pub mod saved;
+mod site;
 
 use link::Link;
 use managed::Records;
@@ -115,6 +120,9 @@ pub fn join(
 /// # Errors
 /// Why not, and what to do.
 pub fn look(host: &Host, network: &Network) -> Result<String, String> {
+    if let Some(nic) = network.uplink.as_ref().filter(|_| network.mac_nat) {
+        return mac_nat::look(nic.as_str());
+    }
     let mut netlink = Netlink::open().map_err(|error| error.to_string())?;
     let file = saved::file(&host.state_dir, network.name.as_str());
     match (&network.bridge, &network.uplink) {
@@ -383,7 +391,8 @@ pub fn recover(state_dir: &Path, patience: Duration) -> Vec<Left> {
     saved::files(state_dir).into_iter().map(one).collect()
 }
 
-/// At the start of a daemon: puts back what others left, and takes the MTU of bridged networks from what is underneath.
+/// At the start of a daemon: puts back what others left, and takes the MTU of bridged networks from what is underneath, and the host's addresses
+/// where guests share its NIC.
 pub fn prepare(config: &mut Config) {
     for Left { file, outcome } in recover(&config.host.state_dir, Duration::from_secs(10)) {
         match outcome {
@@ -398,5 +407,10 @@ pub fn prepare(config: &mut Config) {
         let found = Netlink::open().and_then(|mut netlink| link::named(&mut netlink, name.as_str()));
         // What is not there is told when the network is joined.
         network.mtu = found.ok().flatten().and_then(|link| u16::try_from(link.mtu).ok());
+    }
+    let with_mac_nat: Vec<Name> =
+        config.networks.iter().filter(|network| network.mac_nat).map(|network| network.name.clone()).collect();
+    for port in config.ports.iter_mut().filter(|port| port.is_host && with_mac_nat.contains(&port.network)) {
+        port.addresses = mac_nat::host_addresses();
     }
 }

@@ -74,6 +74,18 @@ pub fn known(netlink: &mut Netlink, index: u32) -> io::Result<Vec<IpAddr>> {
     Ok(all.into_iter().map(|neighbour| neighbour.address).take(MOST).collect())
 }
 
+/// Addresses on an interface that were heard of with another MAC address than `own`.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn others(netlink: &mut Netlink, index: u32, own: &[u8]) -> io::Result<Vec<IpAddr>> {
+    use NeighbourState::{Delay, Permanent, Probe, Reachable, Stale};
+    let mut all = neighbours(netlink, index)?;
+    all.retain(|neighbour| matches!(neighbour.state, Reachable | Stale | Delay | Probe | Permanent));
+    all.retain(|neighbour| neighbour.mac.as_deref().is_some_and(|mac| mac != own));
+    Ok(all.into_iter().map(|neighbour| neighbour.address).collect())
+}
+
 /// Asks neighbours, and waits until all have answered or `patience` is over; who has.
 ///
 /// # Errors

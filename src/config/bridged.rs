@@ -1,6 +1,6 @@
 //! Reads the keys of `mode = "bridged"`.
 //!
-//! Invariant: a bridged network has an uplink or a bridge, and neither an uplink nor a TAP is two networks'.
+//! Invariant: a bridged network has an uplink or a bridge, with MAC-NAT an uplink alone; neither an uplink nor a TAP is two networks'.
 
 use super::{
     Reading,
@@ -45,18 +45,18 @@ pub(super) fn read(
         }
         None => None,
     };
-    if mac_nat {
+    if mac_nat && bridge.is_some() {
         let entry = section.get("mac_nat");
-        let entry = entry.as_ref().ok_or_else(|| section.fault("`mac_nat` is missing"))?;
-        if bridge.is_some() {
-            return Err(entry.key_fault("`mac_nat` joins no bridge; leave `bridge` out, or `mac_nat`"));
-        }
-        reading.refuse(entry, "MAC-NAT", "leave the key out, or name an existing bridge by `bridge`");
-        return Ok(Bridged { uplink, bridge, mac_nat, tap: None });
+        let fault = "`mac_nat` joins no bridge; leave `bridge` out, or `mac_nat`";
+        return Err(entry.as_ref().map_or_else(|| section.fault(fault), |entry| entry.key_fault(fault)));
     }
-    let text = crate::bridged::interface_name("tlp-", name.as_str());
+    // The cable to the Linux bridge, or the host's own interface.
+    let text = crate::bridged::interface_name(if mac_nat { "tl-" } else { "tlp-" }, name.as_str());
     let tap: Interface = text.parse().map_err(|_| entry.key_fault(format!("{text} is not a name of an interface")))?;
     reading.claims.claim("TAP", &tap, &owner, entry)?;
     reading.claims.claim("port name", PortName::uplink(name), &owner, entry)?;
+    if mac_nat {
+        reading.claims.claim("port name", PortName::host(name), &owner, entry)?;
+    }
     Ok(Bridged { uplink, bridge, mac_nat, tap: Some(tap) })
 }

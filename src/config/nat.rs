@@ -188,12 +188,14 @@ fn packet(section: &Section<'_>) -> Result<NatEngine, Fault> {
 
 /// The addresses that guests share outside.
 fn pool(entry: &Entry<'_>) -> Result<Vec<Ipv4Addr>, Fault> {
-    let one = |entry: &Entry<'_>| match address(entry)? {
+    let one = |entry: &Entry<'_>| {
+        match address(entry)? {
         IpAddr::V4(address) => Ok(address),
         IpAddr::V6(address) => Err(entry.fault(format!(
             "{address} cannot be shared: NAT66 is not available in this version; give IPv4 addresses here, and for IPv6 `prefix6`, a \
              prefix of the outside, into which guests' addresses are translated one to one (NPTv6)"
         ))),
+    }
     };
     entry.list()?.iter().map(one).collect()
 }
@@ -306,12 +308,28 @@ pub(super) fn check(networks: &[(Network, Entry<'_>)]) -> Result<(), Fault> {
                 }
             }
         }
+        pool_is_outside(network, entry)?;
         for (other, _) in networks.iter().take(at) {
             overlap(network, other, entry)?;
             publications(network, other, entry)?;
         }
     }
     Ok(())
+}
+
+/// The addresses of a pool are outside.
+fn pool_is_outside(network: &Network, entry: &Entry<'_>) -> Result<(), Fault> {
+    let Some(Nat { engine: NatEngine::Packet { outside, .. }, .. }) = &network.nat else { return Ok(()) };
+    let inside = |address: &&Ipv4Addr| {
+        network.subnet.is_some_and(|subnet| subnet.overlaps(super::Subnet::of(IpAddr::V4(**address), 32)))
+    };
+    match outside.iter().find(inside) {
+        None => Ok(()),
+        Some(address) => {
+            let what = format!("`outside` has {address}, which is inside: of the network's own subnet");
+            Err(entry.key_fault(what))
+        }
+    }
 }
 
 /// Networks whose routers reach the same world have subnets of their own.

@@ -3,6 +3,8 @@
 //! Invariant: a key is accepted only in the modes it means something in; what is not available is checked in full and
 //! refused.
 
+use std::net::IpAddr;
+
 use super::{
     Reading,
     bridged::{self, Bridged},
@@ -20,6 +22,8 @@ pub(super) const MTU_MIN: u16 = 68;
 /// Largest MTU in bytes: a frame of 65535 less its Ethernet header.
 pub(super) const MTU_MAX: u16 = 65_521;
 
+/// Most time servers that a network may name.
+const NTP_MAX: usize = 8;
 /// The shortest prefix of a subnet that addresses are given out of.
 const DHCP_PREFIX_MIN: u8 = 8;
 
@@ -47,6 +51,7 @@ const KEYS: &[&str] = &[
     "via",
     "route",
     "domain",
+    "ntp",
 ];
 
 const MODES: [(&str, Mode); 4] =
@@ -55,7 +60,8 @@ const MODES: [(&str, Mode); 4] =
 const DHCP6: [(&str, Dhcp6); 3] = [("stateless", Dhcp6::Stateless), ("stateful", Dhcp6::Stateful), ("off", Dhcp6::Off)];
 
 /// Keys that mean something in some modes only.
-const ONLY_IN: [(&str, &[Mode]); 19] = [
+const ONLY_IN: [(&str, &[Mode]); 20] = [
+    ("ntp", &[Mode::Isolated, Mode::HostOnly, Mode::Nat]),
     ("mappings", &[Mode::Nat]),
     ("host_access", &[Mode::Nat]),
     ("domain", &[Mode::Isolated, Mode::HostOnly, Mode::Nat]),
@@ -136,6 +142,7 @@ fn network(name: &str, entry: &Entry<'_>, vteps: &[Name], reading: &mut Reading)
         }
     }
     let domain = section.map("domain", domain)?;
+    let ntp = section.map("ntp", ntp)?.unwrap_or_default();
     Ok(Network {
         name,
         mode,
@@ -148,6 +155,7 @@ fn network(name: &str, entry: &Entry<'_>, vteps: &[Name], reading: &mut Reading)
         nat,
         route,
         domain,
+        ntp,
         mtu,
         uplink,
         bridge,
@@ -212,6 +220,24 @@ fn domain(entry: &Entry<'_>) -> Result<String, Fault> {
         return Err(entry.fault(what));
     }
     Ok(name.to_ascii_lowercase())
+}
+
+/// Time servers that guests are told of.
+fn ntp(entry: &Entry<'_>) -> Result<Vec<IpAddr>, Fault> {
+    let list = entry.list()?;
+    if list.len() > NTP_MAX {
+        return Err(entry.fault(format!("{} time servers are given; allowed are {NTP_MAX}", list.len())));
+    }
+    let server = |element: &Entry<'_>| {
+        let text = element.text()?;
+        let address: Option<IpAddr> = text.parse().ok();
+        let unicast = address.filter(|address| !address.is_unspecified() && !address.is_multicast());
+        unicast.ok_or_else(|| {
+            let what = format!("`{text}` is not the address of a time server");
+            element.fault(what).help("guests are told addresses, no names: write \"192.0.2.1\" or \"2001:db8::1\"")
+        })
+    };
+    list.iter().map(server).collect()
 }
 
 /// Other networks that this one's router reaches.

@@ -123,8 +123,20 @@ fn bridged_networks_have_an_uplink_port_which_carries_the_vlans_of_the_others() 
             .iter()
             .all(|port| matches!(&port.attach, Attach::Tap { tap, .. } if tap.as_str().len() <= 15))
     );
-    let nat = "[networks.a]\nmode = \"bridged\"\nuplink = \"e\"\nmac_nat = true";
-    assert!(told_message(nat).contains("MAC-NAT is not available"));
+}
+
+#[test]
+fn a_network_with_mac_nat_has_the_nic_itself_and_the_host_as_ports() {
+    let text = "[networks.lan]\nmode = \"bridged\"\nuplink = \"wlan0\"\nmac_nat = true";
+    let config = read(text).unwrap();
+    let [host, uplink] = config.ports.as_slice() else { panic!("{:?}", config.ports) };
+    assert_eq!((host.name.as_str(), uplink.name.as_str()), ("lan/host", "lan/uplink"));
+    assert_eq!(host.attach, Attach::Tap { tap: "tl-lan".parse().unwrap(), netns: None });
+    assert_eq!(uplink.attach, Attach::Uplink { uplink: "wlan0".parse().unwrap() });
+    assert!(host.is_host && host.guard && host.mac.is_some() && uplink.is_uplink && !uplink.guard);
+    assert!(!config.networks[0].needs_subnet());
+    let both = format!("{text}\nbridge = \"br0\"");
+    assert!(told_message(&both).contains("joins no bridge"));
 }
 
 fn told_message(text: &str) -> String {
@@ -226,6 +238,8 @@ fn wrong_files() {
         ("[networks.lan]\nmtu = 1500.0", 2, "networks.lan.mtu", "this is a float"),
         ("[networks.lan]\nsubnet = \"10.0.0.1/24\"", 2, "networks.lan.subnet", "write 10.0.0.0/24"),
         ("[networks.lan]\nsubnet6 = true", 2, "networks.lan.subnet6", "a string is needed"),
+        ("[networks.lan]\nntp = [\"pool.example\"]", 2, "networks.lan.ntp[0]", "not the address of a time server"),
+        ("[networks.lan]\nmode = \"bridged\"\nntp = []", 3, "networks.lan.ntp", "means nothing in mode bridged"),
         ("[networks.lan]\nuplink = \"eth0\"", 2, "networks.lan.uplink", "allowed in mode nat, bridged"),
         ("[networks.lan]\nmode = \"nat\"\noutside = [\"192.0.2.1\"]", 3, "networks.lan.outside", "engine = \"packet\""),
         (

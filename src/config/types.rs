@@ -168,7 +168,7 @@ pub struct Network {
     pub dhcp: bool,
     /// What the router does by DHCPv6, where there is `dhcp` and `subnet6`. Default: stateless.
     pub dhcp6: Dhcp6,
-    /// Host-only: the host's interface. Default: tl-NETWORK. Bridged: tlp-NETWORK.
+    /// Host-only: the host's interface. Default: tl-NETWORK. Bridged: tlp-NETWORK; with MAC-NAT the host's, tl-NETWORK.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tap: Option<Interface>,
     /// There is to be no IPv6. Default: false.
@@ -183,6 +183,9 @@ pub struct Network {
     /// The guests' search domain. Default: NETWORK.internal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub domain: Option<String>,
+    /// Time servers that guests are told of, by DHCP. Default: none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ntp: Vec<IpAddr>,
     /// Largest IP packet in bytes that guests are told of, 68 to 65521. Default: not told, for nothing lies underneath
     /// an isolated network that would limit it.
     pub mtu: Option<u16>,
@@ -228,15 +231,27 @@ impl Network {
         if self.mode == Mode::HostOnly { 2 } else { 1 }
     }
 
-    /// The port by which the host is in a host-only network.
+    /// The port by which the host is in a host-only network, or in one with MAC-NAT.
     pub fn host_port(&self) -> Option<Port> {
-        let tap = self.tap.clone().filter(|_| self.mode == Mode::HostOnly)?;
-        Some(Port { is_host: true, ..self.own_port(PortName::host(&self.name), tap, Tagging::Untagged {}) })
+        let tap = self.tap.clone().filter(|_| self.mode == Mode::HostOnly || self.mac_nat)?;
+        let attach = Attach::Tap { tap, netns: None };
+        let port = Port { is_host: true, ..self.own_port(PortName::host(&self.name), attach, Tagging::Untagged {}) };
+        if !self.mac_nat {
+            return Some(port);
+        }
+        // Guests may not speak for the host. It is no MAC of the uplink, which nothing from here leaves by.
+        let [.., a, b, c] = crate::hash::of(self.name.as_str()).to_be_bytes();
+        Some(Port { mac: Some(Mac::new([0x02, 0x74, 0x68, a, b, c])), guard: true, ..port })
     }
 
-    /// The port by which a network that is bridged by a Linux bridge is joined to it; `ports` are those of the guests. Where they name VLANs it carries
-    /// all of these with tags, and without a tag what ports without `vlan` send.
+    /// The port by which a bridged network is joined to the physical one; `ports` are those of the guests. Where they name VLANs it carries
+    /// all of these with tags, and without a tag what ports without `vlan` send; with MAC-NAT it is the NIC itself, without tags.
     pub fn uplink_port(&self, ports: &[Port]) -> Option<Port> {
+        if let Some(uplink) = self.uplink.clone().filter(|_| self.mac_nat) {
+            let attach = Attach::Uplink { uplink };
+            let port = self.own_port(PortName::uplink(&self.name), attach, Tagging::Untagged {});
+            return Some(Port { is_uplink: true, ..port });
+        }
         let tap = self.tap.clone().filter(|_| self.mode == Mode::Bridged)?;
         let mut vids: Vec<Vid> = Vec::new();
         for port in ports.iter().filter(|port| port.network == self.name) {
@@ -256,16 +271,17 @@ impl Network {
                 Tagging::Trunk { trunk: vids, native }
             }
         };
-        Some(Port { is_uplink: true, ..self.own_port(PortName::uplink(&self.name), tap, tagging) })
+        let attach = Attach::Tap { tap, netns: None };
+        Some(Port { is_uplink: true, ..self.own_port(PortName::uplink(&self.name), attach, tagging) })
     }
 
     /// A port that no guest has.
-    fn own_port(&self, name: PortName, tap: Interface, tagging: Tagging) -> Port {
+    fn own_port(&self, name: PortName, attach: Attach, tagging: Tagging) -> Port {
         Port {
             name,
             guest: self.name.clone(),
             network: self.name.clone(),
-            attach: Attach::Tap { tap, netns: None },
+            attach,
             tagging,
             mac: None,
             addresses: Vec::new(),
@@ -339,7 +355,7 @@ pub struct Port {
     pub isolated: bool,
     /// Frames to 01:80:C2:00:00:00 to :0F are forwarded and not eaten (IEEE 802.1Q table 8-1). Default: false.
     pub pass_reserved: bool,
-    /// It is the host's own, in a host-only network.
+    /// It is the host's own.
     #[serde(skip)]
     pub is_host: bool,
     /// It leads from a bridged network to the physical one.
@@ -376,6 +392,11 @@ pub enum Attach {
         /// Network namespace, by its name in /run/netns, that it is moved into. Default: left where the daemon runs.
         netns: Option<Name>,
     },
+    /// An interface of the host, as it is, whose MAC address all guests of the network go out by.
+    Uplink {
+        /// Interface name.
+        uplink: Interface,
+    },
 }
 
 impl Attach {
@@ -384,6 +405,7 @@ impl Attach {
         match self {
             Attach::VhostUser { .. } => "vhost-user",
             Attach::Tap { .. } => "tap",
+            Attach::Uplink { .. } => "uplink",
         }
     }
 }

@@ -116,6 +116,7 @@ pub fn examine(config: Result<Config, ConfigError>, around: &Surroundings, repai
     if let Ok(config) = &config {
         checks.extend(config.networks.iter().filter_map(networks::subnet));
         checks.extend(config.networks.iter().filter_map(|network| networks::uplink(&config.host, network)));
+        checks.extend(config.networks.iter().filter_map(networks::way_out));
     }
     let ok = checks.iter().all(|check| check.state != State::Problem);
     Report { checks, ok }

@@ -4,10 +4,12 @@
 
 use std::{fs, io::ErrorKind, path::Path, time::Duration};
 
+use sys::packet::{PacketSocket, Takes};
+
 use super::{Check, State};
 use crate::{
     bridged::{self, Left, saved},
-    config::{Host, Mode, Network},
+    config::{Host, Mode, Nat, NatEngine, Network, Via},
     subnets,
 };
 
@@ -84,6 +86,22 @@ pub(super) fn subnet(network: &Network) -> Option<Check> {
                 format!("{subnet} overlaps with {route}, which this host routes elsewhere"),
                 remedy,
             )
+        }
+    })
+}
+
+/// Whether the interface that a network's translated packets leave by can be used: it is opened, and closed again.
+pub(super) fn way_out(network: &Network) -> Option<Check> {
+    let Some(Nat { engine: NatEngine::Packet { via: Via::Uplink(uplink), .. }, .. }) = &network.nat else {
+        return None;
+    };
+    let name = format!("uplink of {}", network.name);
+    Some(match PacketSocket::open(uplink.as_str(), None, Takes::Station([0; 6])) {
+        Ok(_) => Check::fine(name, format!("{uplink} opens")),
+        Err(error) => {
+            let detail = error.to_string();
+            let (detail, remedy) = detail.split_once("; ").unwrap_or((&detail, ""));
+            Check::wrong(name, State::Problem, detail, remedy)
         }
     })
 }

@@ -48,6 +48,7 @@ impl Events {
                 ended: flags & libc::EPOLLRDHUP != 0,
                 writable: flags & libc::EPOLLOUT != 0,
                 failed: flags & (libc::EPOLLERR | libc::EPOLLHUP) != 0,
+                urgent: flags & libc::EPOLLPRI != 0,
             };
             (token, change)
         })
@@ -65,6 +66,8 @@ pub struct Change {
     pub writable: bool,
     /// It failed, or both directions have ended.
     pub failed: bool,
+    /// There is urgent data, at which reads of TCP stop short.
+    pub urgent: bool,
 }
 
 impl AsRawFd for Epoll {
@@ -100,7 +103,7 @@ impl Epoll {
     /// # Errors
     /// What epoll_ctl(2) reports.
     pub fn add_for_changes(&self, of: &impl AsRawFd, token: u64) -> io::Result<()> {
-        let flags = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
+        let flags = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLPRI | libc::EPOLLET;
         let mut event = libc::epoll_event { events: flags as u32, u64: token };
         // SAFETY: the event is valid to read; the kernel checks both descriptors.
         check(unsafe { libc::epoll_ctl(self.as_raw_fd(), libc::EPOLL_CTL_ADD, of.as_raw_fd(), &mut event) }).map(drop)
@@ -148,7 +151,7 @@ mod tests {
             epoll.look(&mut events).unwrap();
             events.changes().next()
         };
-        let writable = Change { readable: false, ended: false, writable: true, failed: false };
+        let writable = Change { readable: false, ended: false, writable: true, failed: false, urgent: false };
         assert_eq!((change(), change()), (Some((7, writable)), None));
         two.write_all(b"x").unwrap();
         assert_eq!((change(), change()), (Some((7, Change { readable: true, ..writable })), None));

@@ -50,6 +50,8 @@ struct Membership {
 pub enum Takes {
     /// Those for this station, and for groups.
     Station([u8; 6]),
+    /// Those for the interface itself, which has this address, and for groups: the interface need not listen for another one.
+    Own([u8; 6]),
     /// All of them.
     All,
 }
@@ -212,6 +214,7 @@ fn open_here(name: &str, takes: Takes) -> Result<PacketSocket, PacketError> {
     let mut memberships = vec![(PACKET_MR_ALLMULTI, [0; 6])];
     match takes {
         Takes::All => memberships.push((PACKET_MR_PROMISC, [0; 6])),
+        Takes::Own(own) => filter(fd, own).map_err(at("filter frames"))?,
         Takes::Station(station) => {
             memberships.push((PACKET_MR_UNICAST, station));
             filter(fd, station).map_err(at("filter frames"))?;

@@ -34,7 +34,23 @@ pub struct Daemon {
     logs: Vec<String>,
     /// The network namespace it runs in; none for the laboratory's own.
     netns: Option<String>,
+    /// It runs as nobody, without capabilities.
+    is_nobody: bool,
 }
+
+/// What makes of a command of root's one of user nobody, who has no capability and can get none.
+const AS_NOBODY: [&str; 10] = [
+    "setpriv",
+    "--reuid=65534",
+    "--regid=65534",
+    "--clear-groups",
+    "--inh-caps=-all",
+    "--bounding-set=-all",
+    "--no-new-privs",
+    "--pdeathsig",
+    "KILL",
+    "--",
+];
 
 impl Daemon {
     /// Writes the configuration and runs `up` on it until it says `ready`; panics with its log if it does not.
@@ -55,6 +71,19 @@ impl Daemon {
         daemon
     }
 
+    /// The same as user nobody, without capabilities: an ordinary user's daemon.
+    pub fn start_as_nobody(lab: &Lab, ns: &NetNs, config_toml: &str) -> Self {
+        let mut daemon = Self::prepared(lab, config_toml);
+        (daemon.netns, daemon.is_nobody) = (Some(ns.netns_name().to_owned()), true);
+        for dir in ["run", "state"] {
+            let dir = lab.path(dir);
+            fs::create_dir_all(&dir).expect("a directory");
+            std::os::unix::fs::chown(&dir, Some(65534), Some(65534)).expect("a directory of nobody's");
+        }
+        daemon.restart();
+        daemon
+    }
+
     /// Writes the configuration and starts nothing.
     pub fn prepared(lab: &Lab, config_toml: &str) -> Self {
         let text = complete(config_toml).replace("$DIR", &lab.dir().display().to_string());
@@ -62,7 +91,15 @@ impl Daemon {
         fs::write(&config, &text).expect("the configuration file");
         let run_dir = value_of(&text, "run_dir").expect("a run_dir");
         let socket = Path::new(&run_dir).join("control.sock");
-        Self { dir: lab.dir().to_owned(), config, socket, process: None, logs: Vec::new(), netns: None }
+        Self {
+            dir: lab.dir().to_owned(),
+            config,
+            socket,
+            process: None,
+            logs: Vec::new(),
+            netns: None,
+            is_nobody: false,
+        }
     }
 
     /// Ends the daemon, if it runs, and starts it with the same configuration; waits until it says `ready`.
@@ -84,7 +121,11 @@ impl Daemon {
             Some(netns) => {
                 // It becomes the program: the process is the same one.
                 let mut command = guarded("ip");
-                command.args(["netns", "exec", netns]).arg(program());
+                command.args(["netns", "exec", netns]);
+                if self.is_nobody {
+                    command.args(AS_NOBODY);
+                }
+                command.arg(program());
                 command
             }
         };

@@ -161,6 +161,14 @@ impl Bridge {
         self.vlan_aware = self.members.iter().flatten().any(|member| member.vlan_aware);
     }
 
+    /// A NIC is declared with these IP addresses, and no others ([`NicSpec::addresses`]).
+    pub fn set_addresses(&mut self, nic: NicId, addresses: &[IpAddr]) {
+        let Some(Some(member)) = self.members.get_mut(nic.index()) else { return };
+        member.addresses = Addresses::new(addresses, member.guard);
+        self.claims.remove_addresses(nic);
+        self.claims.add_addresses(&member.addresses, nic);
+    }
+
     /// A NIC leaves; what was learnt or declared behind it is forgotten.
     pub fn remove_nic(&mut self, nic: NicId) {
         self.set_lanes(nic, &[]);

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a change carries everything it needs by value; a worker never waits for control.
 
-use std::sync::mpsc::SyncSender;
+use std::{net::IpAddr, sync::mpsc::SyncSender};
 
 use wire::{Counters, Ledger, Mac, NicId, Port, Vid, filter::RxFilter};
 
@@ -37,6 +37,13 @@ pub enum Change {
         bridge: BridgeId,
         /// How it is treated.
         spec: NicSpec,
+    },
+    /// A NIC is declared with other IP addresses than before ([`NicSpec::addresses`]).
+    SetAddresses {
+        /// The NIC.
+        nic: NicId,
+        /// All of them.
+        addresses: Vec<IpAddr>,
     },
     /// A NIC leaves; its ports are dropped.
     RemoveNic {

@@ -25,7 +25,7 @@ pub enum Role {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Addresses {
     pub(crate) v4: Vec<Ipv4Addr>,
-    /// Without the link-local ones.
+    /// Without the link-local ones; with a guard also those that are made of the MAC in the same prefixes.
     pub(crate) v6: Vec<Ipv6Addr>,
     /// The declared ones, and with a guard the one that is made of the MAC.
     pub(crate) link_local: Vec<Ipv6Addr>,
@@ -44,7 +44,16 @@ impl Addresses {
             }
         }
         all.fixed_link_local = !all.link_local.is_empty();
-        all.link_local.extend(guard.map(link_local));
+        if let Some(mac) = guard {
+            all.link_local.push(link_local(mac));
+            // Where a router tells guests to make addresses, they do so besides what they were given.
+            let own: Vec<Ipv6Addr> = all.v6.iter().map(|address| made_of(prefix(*address), mac)).collect();
+            own.into_iter().for_each(|address| {
+                if !all.v6.contains(&address) {
+                    all.v6.push(address)
+                }
+            });
+        }
         all
     }
 
@@ -54,10 +63,21 @@ impl Addresses {
     }
 }
 
-/// The link-local address that an interface with this MAC makes itself (RFC 4291 appendix A).
+/// The link-local address that an interface with this MAC makes itself.
 pub(crate) fn link_local(mac: Mac) -> Ipv6Addr {
+    made_of([0xfe80, 0, 0, 0], mac)
+}
+
+/// The first half of an address.
+fn prefix(address: Ipv6Addr) -> [u16; 4] {
+    let [a, b, c, d, ..] = address.segments();
+    [a, b, c, d]
+}
+
+/// The address that an interface with this MAC makes itself in a prefix of 64 bits (RFC 4291 appendix A).
+pub(crate) fn made_of([p, q, r, s]: [u16; 4], mac: Mac) -> Ipv6Addr {
     let [a, b, c, d, e, f] = mac.bytes().map(u16::from);
-    Ipv6Addr::new(0xfe80, 0, 0, 0, (a ^ 2) << 8 | b, c << 8 | 0xff, 0xfe00 | d, e << 8 | f)
+    Ipv6Addr::new(p, q, r, s, (a ^ 2) << 8 | b, c << 8 | 0xff, 0xfe00 | d, e << 8 | f)
 }
 
 /// Addresses and the NICs declared with them, ordered.
@@ -84,6 +104,11 @@ impl Claims {
     /// `nic` is gone.
     pub(crate) fn remove(&mut self, nic: NicId) {
         self.macs.retain(|(_, claimant)| *claimant != nic);
+        self.remove_addresses(nic);
+    }
+
+    /// `nic` is declared with no IP address any more.
+    pub(crate) fn remove_addresses(&mut self, nic: NicId) {
         self.addresses.retain(|(_, claimant)| *claimant != nic);
     }
 

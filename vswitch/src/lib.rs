@@ -3,6 +3,7 @@
 //! Read in this order: [`membership`] (which segments a NIC is in), [`fdb`] (who is where), [`decide`] and
 //! [`forward`] (what happens to a frame), [`bridge`] (what control sees), [`egress`] (where frames wait for their port).
 
+pub mod apart;
 pub mod bridge;
 pub mod budget;
 pub mod change;

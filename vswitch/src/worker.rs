@@ -175,7 +175,7 @@ impl Worker {
         let (index, nic) = (*index, *nic);
         cx.nic = nic;
         if let Some(Some(Nic { filter: Some(filter), .. })) = nics.get(nic.index()) {
-            drop_unwanted(cx, filter, burst);
+            filter.drop_unwanted(cx, burst);
         }
         let Some(Some(Lane { port: Some(port), .. })) = lanes.get_mut(usize::from(index)) else {
             return burst.drain().for_each(|frame| cx.drop(frame, DropReason::NotReady));
@@ -307,6 +307,13 @@ impl Worker {
                     bridge.add_nic(nic, spec);
                 }
                 *place(&mut self.nics, nic.0) = Some(Nic { bridge, lanes: Vec::new(), filter: None, pairs: u16::MAX });
+            }
+            Change::SetAddresses { nic, addresses } => {
+                if let Some(known) = self.nics.get(nic.index()).and_then(Option::as_ref)
+                    && let Some(Some(bridge)) = self.bridges.get_mut(usize::from(known.bridge.0))
+                {
+                    bridge.set_addresses(nic, &addresses);
+                }
             }
             Change::RemoveNic { nic } => self.remove_nic(nic),
             Change::AddStatic { bridge, vlan, mac, nic, reply } => {
@@ -466,21 +473,6 @@ impl Worker {
     fn ports(&mut self) -> impl Iterator<Item = &mut Box<dyn Port>> {
         self.lanes.iter_mut().flatten().filter_map(|lane| lane.port.as_mut())
     }
-}
-
-/// Takes out of a burst what the driver it goes to does not want.
-#[cold]
-fn drop_unwanted(cx: &mut Context, filter: &RxFilter, burst: &mut Burst) {
-    let mut wanted = Burst::default();
-    for frame in burst.drain() {
-        if filter.passes(cx.heads.get(&frame)) {
-            // As many frames as came fit again.
-            let _ = wanted.push(frame);
-        } else {
-            cx.drop(frame, DropReason::Filtered);
-        }
-    }
-    *burst = wanted;
 }
 
 /// Place `index` of a table that grows.

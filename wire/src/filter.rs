@@ -2,7 +2,7 @@
 //!
 //! Invariant: a filter only ever takes frames away from the NIC it belongs to. Read first: virtio 1.2 sections 5.1.6.5.1 to 5.1.6.5.3.
 
-use crate::{Head, Mac};
+use crate::{Burst, Context, DropReason, Head, Mac};
 
 /// The identifiers of the VLANs that a driver wants to receive: one bit each, 4096 of them.
 #[derive(Clone, PartialEq, Eq)]
@@ -82,6 +82,21 @@ impl RxFilter {
     /// Whether it lets everything pass, so that no frame needs to be looked at.
     pub fn is_open(&self) -> bool {
         self.promiscuous && !self.no_multicast && !self.no_unicast && !self.no_broadcast && self.vlans.is_none()
+    }
+
+    /// Takes out of a burst what the driver it goes to does not want.
+    #[cold]
+    pub fn drop_unwanted(&self, cx: &mut Context, burst: &mut Burst) {
+        let mut wanted = Burst::default();
+        for frame in burst.drain() {
+            if self.passes(cx.heads.get(&frame)) {
+                // As many frames as came fit again.
+                let _ = wanted.push(frame);
+            } else {
+                cx.drop(frame, DropReason::Filtered);
+            }
+        }
+        *burst = wanted;
     }
 
     /// Whether the driver wants the frame that begins with this head.

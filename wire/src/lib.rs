@@ -14,6 +14,7 @@ pub mod checksum;
 pub mod clock;
 pub mod context;
 pub mod filter;
+pub mod fit;
 pub mod flow;
 pub mod frame;
 pub mod layers;

@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use wire::{Instant, NicId};
+use wire::{Instant, Mac, NicId};
 
 use super::{Client, Lease, LeaseEvent, LeaseState, SavedLease, mix};
 
@@ -99,9 +99,10 @@ impl<A: Address> Leases<A> {
         self.pool.contains(&address)
     }
 
-    /// Whether `address` can be given to a client who has no claim to it.
-    pub(crate) fn is_free(&self, address: A, now: Instant) -> bool {
-        self.by_address.get(&address).is_none_or(|lease| lease.expires <= now)
+    /// Whether `address` can be given to a client behind `mac` who has no claim to it; who uses one already may have it.
+    pub(crate) fn is_free(&self, address: A, mac: Mac, now: Instant) -> bool {
+        let used_by = |lease: &Lease<A>| lease.state == LeaseState::InUse && lease.client.mac == mac;
+        self.by_address.get(&address).is_none_or(|lease| lease.expires <= now || used_by(lease))
     }
 
     /// Whether `nic` may hold one more address of the pool.
@@ -153,7 +154,8 @@ impl<A: Address> Leases<A> {
 
     /// Puts `lease` in the place of whatever its address and its client had.
     pub(crate) fn put(&mut self, lease: Lease<A>) -> LeaseEvent<A> {
-        let left = self.by_client.get(&lease.client).copied().filter(|had| *had != lease.address);
+        let aside = matches!(lease.state, LeaseState::Declined | LeaseState::InUse);
+        let left = self.by_client.get(&lease.client).copied().filter(|had| *had != lease.address && !aside);
         if let Some(had) = left {
             self.remove(had);
         }
@@ -169,7 +171,7 @@ impl<A: Address> Leases<A> {
                 self.offers.entry(nic).or_default().insert(entry);
             }
         }
-        if lease.state != LeaseState::Declined {
+        if !aside {
             self.by_client.insert(lease.client.clone(), lease.address);
         }
         self.by_address.insert(lease.address, lease.clone());

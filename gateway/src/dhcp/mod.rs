@@ -55,7 +55,7 @@ pub struct DhcpConfig {
     pub share: usize,
     /// How long an address stays offered.
     pub offer: Duration,
-    /// How long an address that a client found in use is put aside.
+    /// How long an address that was found in use is put aside.
     pub decline: Duration,
 }
 
@@ -160,6 +160,8 @@ pub enum LeaseState {
     Released,
     /// Put aside: the client found that somebody uses it.
     Declined,
+    /// Put aside: the client, which has no lease for it, was heard to use it.
+    InUse,
 }
 
 /// An address and who has it.

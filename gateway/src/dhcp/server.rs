@@ -5,7 +5,8 @@
 //!
 //! Theory of operation: this is the only server of its segment, so it says no (NAK) to addresses that cannot be right here, and yes to a
 //! client that renews an address which nobody else has, even where its lease was forgotten: the client uses it already. Only a client that
-//! comes back from a restart with an address we know nothing of hears nothing (RFC 2131 section 4.3.2) and begins anew.
+//! comes back from a restart with an address we know nothing of hears nothing (RFC 2131 section 4.3.2) and begins anew. An address that the
+//! router hears somebody use without a lease is put aside for a time ([`Dhcp::heard`]).
 //! Read first: RFC 2131 sections 4.3.1 to 4.3.6.
 
 use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
@@ -68,6 +69,26 @@ impl Dhcp {
 
     pub(crate) fn commit(&mut self, lease: Lease) -> LeaseEvent {
         self.leases.put(lease)
+    }
+
+    /// Somebody on `nic` was heard to use `address`. Where it is theirs by no lease and nobody else's, it is put aside, and counts to the
+    /// share of that NIC; who is at its limit is not believed.
+    pub(crate) fn heard(&mut self, address: Ipv4Addr, mac: Mac, nic: NicId, now: Instant) -> Option<LeaseEvent> {
+        let (in_use, aside) = (LeaseState::InUse, self.config.decline);
+        let fresh = match self.leases.at(address) {
+            Some(lease) if lease.state == in_use => lease.expires > now + aside / 2,
+            // Its own; but somebody who goes on after the end of a lease has it no more.
+            Some(lease) if lease.client.mac == mac => lease.state != LeaseState::Bound || lease.expires > now,
+            Some(lease) => matches!(lease.state, LeaseState::Bound | LeaseState::Declined) && lease.expires > now,
+            None => false,
+        };
+        let own = self.leases.at(address).is_some_and(|lease| lease.nic == Some(nic) && lease.state == in_use);
+        if fresh || !self.leases.in_pool(address) || !(own || self.leases.within_share(nic)) {
+            return None;
+        }
+        let client = Client { mac, id: Box::default() };
+        let expires = now + aside;
+        Some(self.leases.put(Lease { address, client, state: in_use, nic: Some(nic), name: None, expires }))
     }
 
     pub(crate) fn snapshot(&self, now: Instant) -> Snapshot {
@@ -147,7 +168,9 @@ impl Dhcp {
 
     /// Whether a client without a claim may have `address`.
     fn open(&self, asked: &Asked<'_>, address: Ipv4Addr) -> bool {
-        self.leases.in_pool(address) && self.leases.is_free(address, asked.now) && self.leases.within_share(asked.nic)
+        self.leases.in_pool(address)
+            && self.leases.is_free(address, asked.client.mac, asked.now)
+            && self.leases.within_share(asked.nic)
     }
 
     /// RFC 2131 section 4.3.1.

@@ -33,6 +33,8 @@ pub struct Dhcp6Config {
     pub lease: Duration,
     /// After which time to ask again for what comes without an address (option 32).
     pub refresh: Duration,
+    /// Time servers (option 56).
+    pub ntp: Vec<Ipv6Addr>,
     /// Addresses that are kept for guests.
     pub reservations: Vec<Reservation<Ipv6Addr>>,
     /// Addresses that one NIC may hold, and never more than half the pool. Reserved ones do not count.
@@ -50,6 +52,7 @@ impl Dhcp6Config {
             stateful,
             lease: Duration::from_secs(86_400),
             refresh: Duration::from_secs(86_400),
+            ntp: Vec::new(),
             reservations: Vec::new(),
             share: 64,
             offer: Duration::from_secs(60),

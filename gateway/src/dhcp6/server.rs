@@ -42,7 +42,7 @@ pub(crate) struct Dhcp6 {
     duid: [u8; 10],
     prefix: Option<(Ipv6Addr, u8)>,
     reserved: BTreeSet<Ipv6Addr>,
-    /// Options 23 and 24.
+    /// Options 23, 24 and 56.
     fixed: Vec<(u16, Vec<u8>)>,
     leases: Leases<Ipv6Addr>,
 }
@@ -79,6 +79,8 @@ impl Dhcp6 {
             }
         }
         let dns = router.dns.iter().flat_map(|address| address.octets()).collect();
+        // RFC 5908 section 4.1: each as a suboption.
+        let ntp = config.ntp.iter().flat_map(|address| [&[0, 1, 0, 16][..], &address.octets()].concat()).collect();
         let mut duid = [0, 3, 0, 1, 0, 0, 0, 0, 0, 0];
         duid[4..].copy_from_slice(&mac.bytes());
         Some(Ok(Dhcp6 {
@@ -86,7 +88,7 @@ impl Dhcp6 {
             duid,
             prefix: router.global,
             reserved,
-            fixed: [(23, dns), (24, search)]
+            fixed: [(23, dns), (24, search), (56, ntp)]
                 .into_iter()
                 .filter(|(_, value): &(u16, Vec<u8>)| !value.is_empty())
                 .collect(),
@@ -202,7 +204,7 @@ impl Dhcp6 {
     fn wished(&self, asked: &Asked<'_>) -> Option<Ipv6Addr> {
         let free = |address: &Ipv6Addr| {
             self.leases.in_pool(*address)
-                && self.leases.is_free(*address, asked.now)
+                && self.leases.is_free(*address, asked.client.mac, asked.now)
                 && self.leases.within_share(asked.nic)
         };
         asked.message.address.filter(free)
@@ -313,9 +315,11 @@ impl Dhcp6 {
         if let Some(association) = message.association {
             self.association(out, association, about);
         }
-        if matches!(message.kind, SOLICIT | REQUEST | RENEW | REBIND) {
+        if matches!(message.kind, SOLICIT | REQUEST | RENEW | REBIND | RELEASE | DECLINE)
+            && status != Some(USE_MULTICAST)
+        {
+            let status = if matches!(message.kind, SOLICIT | REQUEST) { NO_ADDRS_AVAIL } else { NO_BINDING };
             for more in message.more.iter().flatten() {
-                let status = if matches!(message.kind, RENEW | REBIND) { NO_BINDING } else { NO_ADDRS_AVAIL };
                 self.association(out, *more, About::Status(status));
             }
         }

@@ -8,6 +8,8 @@ use proptest::prelude::*;
 use crate::{
     arp::request,
     dhcp_client::Ask,
+    dhcp6::with as stateful,
+    dhcp6_client::Ask6,
     ipv6::solicitation,
     segment::{
         GLOBAL, GUEST, GUEST_GLOBAL, GUEST_MAC, OUTSIDE, ROUTER, ROUTER_MAC, Segment, check, config, icmpv6, ping, udp,
@@ -28,13 +30,22 @@ fn good() -> impl Strategy<Value = Vec<u8>> {
         Ask::new(3).address(50, GUEST).address(54, ROUTER).frame(),
         Ask::new(3).from(GUEST).frame(),
         Ask::new(8).from(GUEST).frame(),
+        Ask6::new(1)
+            .association(1, Some(GUEST_GLOBAL))
+            .association(2, None)
+            .with(14, &[])
+            .with(39, b"\0\x03web\0")
+            .frame(),
+        Ask6::new(3).sent_to_the_server().association(1, None).with(6, &[0, 23, 0, 24]).frame(),
+        Ask6::new(8).sent_to_the_server().association(1, Some(GUEST_GLOBAL)).frame(),
+        Ask6::new(11).frame(),
     ])
 }
 
 /// Puts frames to routers of every kind, and looks at what they say.
 fn listen(frames: &[Vec<u8>], owed: bool) {
     for elsewhere in [Elsewhere::Unreachable, Elsewhere::Prohibited, Elsewhere::Forward] {
-        let mut segment = Segment::elsewhere(elsewhere);
+        let mut segment = Segment::new(gateway::Config { elsewhere, ..stateful(|_| {}) });
         segment.checksum_owed = owed;
         for frame in frames {
             if let (_, Some(answer)) = segment.say(frame) {

@@ -4,7 +4,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod arp;
+mod conflict;
 mod dhcp;
+mod dhcp6;
+mod dhcp6_client;
 mod dhcp_client;
 mod host;
 mod hostile;

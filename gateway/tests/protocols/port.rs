@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::Ipv4Addr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -9,13 +10,15 @@ use std::{
     time::Duration,
 };
 
+use etherparse::NetHeaders;
 use gateway::{Elsewhere, Gateway, GatewayPort, Leg, dhcp::LeaseState, lease_book};
 use sys::allocations::count;
 use wire::{Burst, Context, DropReason, Instant, Mac, NicId, Offload, Origin, Port, Sizes, Wake};
 
 use crate::{
     arp::request,
-    dhcp_client::{Ask, DISCOVER, Told},
+    conflict::answer,
+    dhcp_client::{ACK, Ask, DISCOVER, OFFER, REQUEST, Told},
     ipv6::solicitation,
     segment::{GLOBAL, GUEST, GUEST_GLOBAL, OUTSIDE, ROUTER, check, config, ping, udp},
 };
@@ -117,11 +120,13 @@ fn a_checksum_that_is_owed_is_not_looked_at_and_the_answer_is_complete() {
     let mut answers = 0;
     let owed = Offload::new(wire::Gso::None, 0, 0, 34, 6);
     for offload in [Offload::NONE, owed] {
-        bridge.turn(&mut port, std::slice::from_ref(&frame), offload, |bytes| {
-            Told::read(bytes);
-            answers += 1;
-        });
+        bridge.turn(&mut port, std::slice::from_ref(&frame), offload, |_| {});
     }
+    bridge.now = bridge.now + Duration::from_millis(100);
+    bridge.turn(&mut port, &[], Offload::NONE, |bytes| {
+        Told::read(bytes);
+        answers += 1;
+    });
     assert_eq!(answers, 1);
     assert_eq!(bridge.cx.counters(ROUTER_NIC).unwrap().drops(DropReason::BadPacket), 1);
 }
@@ -183,11 +188,96 @@ fn the_book_shows_the_leases_also_after_it_was_not_read_for_long() {
     let _ = book.leases().count();
     let mut wake = Wake::default();
     assert!(port.wake(&mut wake) && wake.deadline.unwrap() <= bridge.now + Duration::from_secs(1));
-    bridge.now = wake.deadline.unwrap();
+    bridge.now = bridge.now + Duration::from_secs(1);
     bridge.turn(&mut port, &[], Offload::NONE, |_| {});
     let shown: Vec<_> = book.leases().cloned().collect();
     assert!(shown.len() > 1);
     assert!(shown.iter().eq(port.gateways().next().unwrap().leases()));
+}
+
+/// What the router says in a turn: offers and the like, and addresses that it asks for.
+fn said(bridge: &mut Bridge, port: &mut GatewayPort, frames: &[Vec<u8>]) -> (Vec<Told>, Vec<Ipv4Addr>) {
+    let (mut told, mut asked) = (Vec::new(), Vec::new());
+    bridge.turn(port, frames, Offload::NONE, |answer| match check(answer).net {
+        Some(NetHeaders::Arp(arp)) => asked.push(<[u8; 4]>::try_from(arp.target_protocol_addr()).unwrap().into()),
+        Some(NetHeaders::Ipv4(..)) => told.push(Told::read(answer)),
+        _ => {}
+    });
+    (told, asked)
+}
+
+#[test]
+fn a_new_address_is_asked_for_by_arp_and_offered_a_moment_later() {
+    let mut port = router(Elsewhere::Unreachable);
+    let mut bridge = Bridge::new(&mut port);
+    let (told, asked) = said(&mut bridge, &mut port, &[Ask::new(DISCOVER).frame()]);
+    assert!(told.is_empty() && asked.len() == 1, "{told:?} {asked:?}");
+    // Who is impatient is answered once.
+    bridge.now = bridge.now + Duration::from_millis(10);
+    assert!(said(&mut bridge, &mut port, &[Ask::new(DISCOVER).frame()]).0.is_empty());
+    let mut wake = Wake::default();
+    assert!(port.wake(&mut wake) && wake.deadline.unwrap() <= bridge.now + Duration::from_millis(40));
+    bridge.now = wake.deadline.unwrap();
+    let (told, _) = said(&mut bridge, &mut port, &[]);
+    assert_eq!(told.iter().map(|told| (told.kind, told.address)).collect::<Vec<_>>(), [(OFFER, asked[0])]);
+    let request = Ask::new(REQUEST).address(54, ROUTER).address(50, asked[0]).frame();
+    assert_eq!(said(&mut bridge, &mut port, &[request]).0[0].kind, ACK);
+    let (told, asked) = said(&mut bridge, &mut port, &[Ask::new(DISCOVER).frame()]);
+    assert!(told.len() == 1 && asked.is_empty(), "what it has it is offered at once");
+}
+
+#[test]
+fn an_offer_is_not_made_when_somebody_says_that_the_address_is_theirs() {
+    let mut port = router(Elsewhere::Unreachable);
+    let mut bridge = Bridge::new(&mut port);
+    let (_, first) = said(&mut bridge, &mut port, &[Ask::new(DISCOVER).frame()]);
+    let theirs = answer(Mac::new([2, 0, 0, 0, 0, 0x55]), first[0]);
+    assert!(said(&mut bridge, &mut port, &[theirs]).0.is_empty());
+    bridge.now = bridge.now + Duration::from_millis(100);
+    assert!(said(&mut bridge, &mut port, &[]).0.is_empty(), "forgotten");
+    let (_, second) = said(&mut bridge, &mut port, &[Ask::new(DISCOVER).frame()]);
+    bridge.now = bridge.now + Duration::from_millis(100);
+    let (told, _) = said(&mut bridge, &mut port, &[]);
+    assert_eq!((told[0].kind, told[0].address), (OFFER, second[0]));
+    assert_ne!(first, second);
+}
+
+#[test]
+fn what_waits_for_an_address_stays_when_that_is_only_offered() {
+    let (mut port, way_out) = (Vec::new(), Box::new(Inward(udp(GUEST, 64, 5, b"in"))));
+    port.push(leg(Elsewhere::Forward).with_way_out(way_out, 0));
+    let mut port = GatewayPort::new(port);
+    let mut bridge = Bridge::new(&mut port);
+    let (_, asked) = said(&mut bridge, &mut port, &[]);
+    assert_eq!(asked, [GUEST], "a packet from outside waits for its guest");
+    let held = bridge.cx.ledger.held;
+    assert!(held > 0);
+    let offered = said(&mut bridge, &mut port, &[Ask::new(DISCOVER).address(50, GUEST).frame()]);
+    assert_eq!(offered.0.iter().map(|told| told.address).collect::<Vec<_>>(), [GUEST], "asked for already");
+    assert!(bridge.cx.ledger.held >= held, "it waits on: {:?}", bridge.cx.ledger);
+}
+
+/// A way out that gives one packet back again and again.
+struct Inward(Vec<u8>);
+
+impl Port for Inward {
+    fn receive(&mut self, cx: &mut Context, burst: &mut Burst) -> io::Result<()> {
+        let frame = cx.originate(Origin { nic: ROUTER_NIC, lane: 0 }, &self.0).unwrap();
+        cx.heads.get_mut(&frame).bytes_mut()[..6].fill(0);
+        burst.push(frame).map_err(|_| io::ErrorKind::OutOfMemory.into())
+    }
+
+    fn transmit(&mut self, _: &mut Context, _: &mut Burst) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn release(&mut self, _: &mut Context) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn wake(&mut self, _: &mut Wake) -> bool {
+        true
+    }
 }
 
 /// A way out that counts, and fails when it has counted to two.

@@ -182,6 +182,44 @@ fn a_neighbour_that_is_silent_costs_a_few_questions_and_the_packets_end_counted(
     assert_eq!((stand.cx.ledger.held, stand.cx.ledger.dropped), (0, 40));
 }
 
+/// Two legs of which the second takes less, and knows its neighbour.
+fn lan_and_narrow() -> Stand {
+    let lan = Config { routes: vec![(SERVER.into(), 24)], ..config() };
+    let v4 = Some(RouterV4 { address: DMZ_ROUTER, prefix: 24, dhcp: None });
+    let dmz = Config { v4, mtu: 600, routes: vec![(ROUTER.into(), 24)], ..Config::new(DMZ_MAC) };
+    let mut stand = Stand::new(vec![leg(lan), leg(dmz)], &[LAN, DMZ]);
+    stand.turn(LAN, &[udp(SERVER, 64, 53, b"one")], Offload::NONE);
+    stand.turn(DMZ, &[answer_of(Mac::new([2, 0, 0, 0, 8, 16]))], Offload::NONE);
+    stand
+}
+
+#[test]
+fn what_does_not_fit_is_cut_or_answered_with_the_mtu() {
+    let mut stand = lan_and_narrow();
+    let mut packet = udp(SERVER, 64, 53, &[7; 1400]);
+    // Without DF, whatever the builder says.
+    packet[20] &= !0x40;
+    packet[24..26].fill(0);
+    let mut sum = Checksum::new();
+    sum.add_bytes(&packet[14..34]);
+    packet[24..26].copy_from_slice(&sum.finish().to_be_bytes());
+    let sent = stand.turn(LAN, std::slice::from_ref(&packet), Offload::NONE);
+    let parts: Vec<&[u8]> = sent.iter().map(|(_, bytes, _)| &bytes[34..]).collect();
+    assert!(sent.len() == 3 && sent.iter().all(|(nic, bytes, _)| *nic == DMZ && bytes.len() <= 614), "{}", sent.len());
+    assert_eq!(parts.concat(), packet[34..], "nothing but cut");
+    assert!(sent.iter().all(|(_, bytes, _)| has_right_header(bytes)));
+    // With DF: the sender hears what fits.
+    packet[20] |= 0x40;
+    packet[24..26].fill(0);
+    let mut sum = Checksum::new();
+    sum.add_bytes(&packet[14..34]);
+    packet[24..26].copy_from_slice(&sum.finish().to_be_bytes());
+    let sent = stand.turn(LAN, &[packet], Offload::NONE);
+    let [(LAN, error, _)] = sent.as_slice() else { panic!("{sent:?}") };
+    check(error);
+    assert_eq!((error[34], error[35], &error[40..42]), (3, 4, &600u16.to_be_bytes()[..]));
+}
+
 #[test]
 fn the_router_is_pinged_at_its_addresses_in_other_segments() {
     let mut stand = lan_and_dmz();

@@ -137,6 +137,10 @@ pub fn check(frame: &[u8]) -> PacketHeaders<'_> {
             assert_eq!(usize::from(ip.payload_length) + 54, frame.len());
             assert_eq!(icmp.icmp_type.calc_checksum(ip.source, ip.destination, payload).unwrap(), icmp.checksum);
         }
+        (Some(NetHeaders::Ipv6(ip, _)), Some(TransportHeader::Udp(udp))) => {
+            assert_eq!(usize::from(ip.payload_length) + 54, frame.len());
+            assert_eq!(udp.calc_checksum_ipv6(ip, payload).unwrap(), udp.checksum);
+        }
         (Some(NetHeaders::Arp(_)), None) => {}
         other => panic!("what is {other:?}"),
     }

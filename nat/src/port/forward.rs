@@ -4,6 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use wire::fit::{self as mtu, Cutter, Fit};
 use wire::{
     Accepts, Context, DropReason, Frame, Head, Mac,
     layers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6},
@@ -15,7 +16,6 @@ use super::{
     bytes::{array, put_summed, word},
     errors::{self, Owed},
     held::{For, Held},
-    mtu::{self, Cutter, Fit},
     neighbours::Hop,
 };
 use crate::{

@@ -31,7 +31,6 @@ mod errors;
 mod forward;
 mod guests;
 mod held;
-mod mtu;
 mod neighbours;
 mod outside;
 mod v6;

@@ -6,6 +6,7 @@
 
 use std::net::Ipv6Addr;
 
+use wire::fit::{self as mtu, Fit};
 use wire::{Context, DropReason, Frame, Head, L3, Layers, Mac};
 
 use super::{
@@ -14,7 +15,6 @@ use super::{
     config::{interface, mask6},
     errors::{self, Owed, sum_v6},
     held::For,
-    mtu::{self, Fit},
     neighbours::Hop,
 };
 use crate::{decide::Refusal, record::Side};

@@ -20,6 +20,10 @@ use crate::{
 
 const NOTHING: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
 
+/// `asm-generic/socket.h` and the words of `linux/sock_diag.h`: of them the fourth is the size of the send buffer, the sixth what lies in it.
+const SO_MEMINFO: libc::c_int = 55;
+const MEMINFO_WORDS: usize = 9;
+
 /// A message of these parts alone.
 fn message(parts: &mut [libc::iovec], count: usize) -> libc::msghdr {
     // SAFETY: all zeros is a valid msghdr: null pointers with lengths of 0.
@@ -29,12 +33,41 @@ fn message(parts: &mut [libc::iovec], count: usize) -> libc::msghdr {
     message
 }
 
-/// One end of a connection.
+/// One end of a connection. Options are set when they begin to matter: many connections end before.
 #[derive(Debug)]
 pub struct Stream {
     fd: OwnedFd,
-    /// The kernel remembers how far was peeked.
-    keeps_place: bool,
+    place: Place,
+    sent: Sent,
+}
+
+/// Who remembers how far was peeked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Nobody had to yet: every peek was at what waits first.
+    First,
+    Kernel,
+    /// The caller only: the kernel does not for TCP.
+    Caller,
+}
+
+/// What was sent so far, as far as it matters to whether the kernel may hold data back (Nagle's algorithm).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    /// What is sent first waits for nothing.
+    Nothing,
+    Once,
+    /// The kernel was told to hold nothing back.
+    AtOnce,
+}
+
+/// How much more can be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes that fit the kernel's buffer, with a reserve for the kernel's own.
+    pub bytes: usize,
+    /// So little that the socket does not count as writable.
+    pub scarce: bool,
 }
 
 /// A port that connections come in at.
@@ -65,6 +98,10 @@ fn get(fd: &OwnedFd, level: libc::c_int, name: libc::c_int) -> io::Result<libc::
     Ok(value)
 }
 
+fn set_peek_off(fd: &OwnedFd, offset: usize) -> io::Result<()> {
+    set(fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF, libc::c_int::try_from(offset).unwrap_or(libc::c_int::MAX))
+}
+
 impl Stream {
     /// Begins to connect to `to`. That it is connected, or why not, is told by the socket's becoming writable and [`Stream::take_error`].
     ///
@@ -82,10 +119,9 @@ impl Stream {
     }
 
     fn of(fd: OwnedFd) -> Stream {
-        let _ = set(&fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
-        // Refused by kernels that do not know it for TCP.
-        let keeps_place = set(&fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF, 0).is_ok();
-        Stream { fd, keeps_place }
+        // Urgent data stays in its place: taken out of it, it would make a hole that peeks and discards count differently.
+        let _ = set(&fd, libc::SOL_SOCKET, libc::SO_OOBINLINE, 1);
+        Stream { fd, place: Place::First, sent: Sent::Nothing }
     }
 
     /// Takes the error that the next call would have failed with.
@@ -109,7 +145,7 @@ impl Stream {
     ///
     /// # Errors
     /// `WouldBlock` when its buffer is full, `InvalidInput` for stale pieces or too many; else what sendmsg(2) reports.
-    pub fn send(&self, arena: &Arena, front: &[u8], pieces: impl Iterator<Item = Lent>) -> io::Result<usize> {
+    pub fn send(&mut self, arena: &Arena, front: &[u8], pieces: impl Iterator<Item = Lent>) -> io::Result<usize> {
         let mut parts = [NOTHING; MAX_PIECES + 1];
         let mut count = 0;
         let mut put = |base: *const u8, len: usize| {
@@ -127,6 +163,14 @@ impl Stream {
             }
             put(piece.ptr.as_ptr(), piece.len())?;
         }
+        self.sent = match self.sent {
+            Sent::Nothing => Sent::Once,
+            Sent::Once => {
+                let _ = set(&self.fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
+                Sent::AtOnce
+            }
+            Sent::AtOnce => Sent::AtOnce,
+        };
         let message = message(&mut parts, count);
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         // SAFETY: the first `count` parts name readable memory: a borrow that lives past the call, and lent bytes that the arena holds. The
@@ -141,8 +185,19 @@ impl Stream {
     ///
     /// # Errors
     /// `WouldBlock` when there is nothing more yet, `OutOfMemory` when the pool cannot take `more`; else what recvmsg(2) reports.
-    pub fn peek(&self, arena: &mut Arena, offset: usize, front: &mut [u8], more: usize) -> io::Result<(usize, Lent)> {
-        let skip = if self.keeps_place { 0 } else { offset };
+    pub fn peek(
+        &mut self,
+        arena: &mut Arena,
+        offset: usize,
+        front: &mut [u8],
+        more: usize,
+    ) -> io::Result<(usize, Lent)> {
+        if self.place == Place::First && offset > 0 {
+            // Refused by kernels that do not know it for TCP.
+            let kept = set_peek_off(&self.fd, offset).is_ok();
+            self.place = if kept { Place::Kernel } else { Place::Caller };
+        }
+        let skip = if self.place == Place::Caller { offset } else { 0 };
         let pooled = arena.reserve(more).ok_or(ErrorKind::OutOfMemory)?;
         let mut parts = [NOTHING; MAX_PIECES + 1];
         let mut count = 0;
@@ -199,13 +254,10 @@ impl Stream {
     /// # Errors
     /// What setsockopt(2) reports.
     pub fn rewind(&self, offset: usize) -> io::Result<()> {
-        if !self.keeps_place {
-            return Ok(());
-        }
-        set(&self.fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF, libc::c_int::try_from(offset).unwrap_or(libc::c_int::MAX))
+        if self.place == Place::Kernel { set_peek_off(&self.fd, offset) } else { Ok(()) }
     }
 
-    /// Discards the first `count` bytes that wait; how many there were.
+    /// Discards the first `count` bytes that wait, or those before urgent data; how many there were.
     ///
     /// # Errors
     /// What recv(2) reports.
@@ -216,14 +268,18 @@ impl Stream {
         Ok(n.unsigned_abs())
     }
 
-    /// How many bytes can be sent without overfilling the kernel's buffer: its size less what lies in it, with a reserve for the kernel's own.
-    pub fn room(&self) -> usize {
-        let size = get(&self.fd, libc::SOL_SOCKET, libc::SO_SNDBUF).unwrap_or(0).unsigned_abs() as usize;
-        let mut queued: libc::c_int = 0;
-        // SAFETY: the value is valid to write.
-        let asked = check(unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCOUTQ, &mut queued) });
-        let queued = asked.map_or(size, |_| queued.unsigned_abs() as usize);
-        (size / 4 * 3).saturating_sub(queued)
+    /// How much can be sent without overfilling the kernel's buffer (SO_MEMINFO, since Linux 4.12; none where that fails).
+    pub fn room(&self) -> Room {
+        let mut info = [0u32; MEMINFO_WORDS];
+        let mut len = size_of_val(&info) as libc::socklen_t;
+        // SAFETY: the words are valid to write for the length given.
+        let asked = check(unsafe {
+            let value = info.as_mut_ptr().cast();
+            libc::getsockopt(self.fd.as_raw_fd(), libc::SOL_SOCKET, SO_MEMINFO, value, &mut len)
+        });
+        let [_, _, _, size, _, queued, ..] = info;
+        let (size, queued) = if asked.is_ok() { (size as usize, queued as usize) } else { (0, 0) };
+        Room { bytes: (size / 4 * 3).saturating_sub(queued), scarce: size.saturating_sub(queued) < queued / 2 }
     }
 
     /// Has the socket's becoming writable told as a change, which the kernel does only for who has found it full; whether it is writable now.
@@ -247,7 +303,7 @@ impl Stream {
     #[cfg(any(test, feature = "testing"))]
     pub fn forget_place(&mut self) {
         let _ = set(&self.fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF, -1);
-        self.keeps_place = false;
+        self.place = Place::Caller;
     }
 
     /// Closes it so that the peer is told that the connection was reset.

@@ -5,12 +5,14 @@ use wire::{DropReason, Mac};
 
 use crate::{
     NicSpec, Role,
-    guard::link_local,
+    guard::{link_local, made_of},
     testing::{Net, access, mac, tagged},
 };
 
 const MINE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
 const ROUTERS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+/// That of the declared addresses.
+const PREFIX: [u16; 4] = [0xfd00, 0, 0, 0];
 const ALL: Ipv4Addr = Ipv4Addr::BROADCAST;
 const NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
@@ -142,6 +144,9 @@ fn clean() -> Vec<Vec<u8>> {
         v6(local, NODES, 17, &udp(546, 547, &[1; 40])),
         v6(mine6(), routers6(), 6, &[0; 20]),
         v6(mine6(), routers6(), 17, &udp(1000, 53, &[0; 40])),
+        v6(made_of(PREFIX, mac(1)), routers6(), 6, &[0; 20]),
+        v6(none, NODES, 58, &nd(135, made_of(PREFIX, mac(1)), None)),
+        v6(made_of(PREFIX, mac(1)), NODES, 58, &nd(136, made_of(PREFIX, mac(1)), Some(mac(1)))),
         v6(mine6(), routers6(), 58, &[128, 0, 0, 0, 0, 0, 0, 0]),
         v6(mine6(), routers6(), 44, &[&[6, 0, 0, 1, 0, 0, 0, 9][..], &[0; 40]].concat()),
     ]
@@ -172,6 +177,17 @@ fn arp_for_another_address_or_station_is_dropped() {
 }
 
 #[test]
+fn addresses_that_change_are_the_only_ones_from_then_on() {
+    let mut net = net();
+    let other = Ipv4Addr::new(10, 0, 0, 6);
+    net.bridge.set_addresses(wire::NicId(1), &[other.into()]);
+    assert_eq!(net.reaches(1, &arp(1, mac(1), other, ROUTERS)), [2, 3]);
+    assert_eq!(net.reaches(1, &v4(other, ROUTERS, 6, &[0; 20])), [2, 3]);
+    assert_eq!(net.dropped(1, &arp(1, mac(1), MINE, ROUTERS)), DropReason::SpoofedArp);
+    assert_eq!(net.dropped(1, &v4(MINE, ROUTERS, 6, &[0; 20])), DropReason::SpoofedAddress);
+}
+
+#[test]
 fn packets_from_other_addresses_are_dropped() {
     let mut net = net();
     let other6 = "fd00::6".parse().unwrap();
@@ -182,6 +198,8 @@ fn packets_from_other_addresses_are_dropped() {
         v4(Ipv4Addr::UNSPECIFIED, ROUTERS, 17, &udp(68, 53, &[0; 20])),
         v6(other6, routers6(), 6, &[0; 20]),
         v6(none6, routers6(), 6, &[0; 20]),
+        v6(made_of(PREFIX, mac(3)), routers6(), 6, &[0; 20]),
+        v6(made_of([0xfd00, 0, 0, 1], mac(1)), routers6(), 6, &[0; 20]),
         v6(link_local(mac(3)), routers6(), 17, &udp(1000, 53, &[0; 20])),
         ethernet(0x0800, &[0x45; 10]),
     ] {

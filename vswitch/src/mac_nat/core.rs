@@ -111,6 +111,11 @@ impl MacNat {
         &self.holders
     }
 
+    /// The same, to change.
+    pub(super) fn holders_mut(&mut self) -> &mut Holders {
+        &mut self.holders
+    }
+
     /// Remembers what was heard.
     pub fn learn(&mut self, learnt: Learnt, now: Instant) {
         self.holders.heard(learnt.address, learnt.mac, learnt.nic, now);

@@ -33,12 +33,27 @@ pub struct Holders {
     holders: HashMap<IpAddr, Holder>,
     of: HashMap<NicId, Vec<IpAddr>>,
     reserved: Vec<IpAddr>,
+    /// Goes up when an address comes or goes.
+    version: u64,
 }
 
 impl Holders {
     /// Nobody has anything; `reserved` never is a guest's.
     pub fn new(reserved: Vec<IpAddr>) -> Holders {
-        Holders { holders: HashMap::with_capacity(CAPACITY), of: HashMap::new(), reserved }
+        Holders { holders: HashMap::with_capacity(CAPACITY), of: HashMap::new(), reserved, version: 0 }
+    }
+
+    /// From now on these, and no others, never are a guest's; who has one of them loses it.
+    pub fn reserve(&mut self, reserved: Vec<IpAddr>) {
+        for address in &reserved {
+            self.forget(address);
+        }
+        self.reserved = reserved;
+    }
+
+    /// A number that changes when an address comes or goes.
+    pub fn version(&self) -> u64 {
+        self.version
     }
 
     /// Whether an address is the host's or a router's.
@@ -73,6 +88,7 @@ impl Holders {
     }
 
     fn insert(&mut self, address: IpAddr, holder: Holder) {
+        self.version += 1;
         if self.of.get(&holder.nic).map_or(0, Vec::len) >= SHARE {
             self.forget_oldest(holder.nic);
         }
@@ -94,6 +110,7 @@ impl Holders {
 
     fn forget(&mut self, address: &IpAddr) {
         let Some(holder) = self.holders.remove(address) else { return };
+        self.version += 1;
         let Some(all) = self.of.get_mut(&holder.nic) else { return };
         all.retain(|other| other != address);
         if all.is_empty() {

@@ -4,22 +4,25 @@
 //!
 //! Theory of operation: stacked on the uplink's port. A frame from a guest is changed in its head and handed on; what the uplink received
 //! is given the MAC of the guest that it is for, and the bridge does the rest. The body is never looked at. Frames between guests do not come
-//! here. The host is reached over a TAP of its own in the same bridge (docs/decisions/0014-mac-nat-and-the-host.md).
+//! here. The host is reached over a TAP of its own in the same bridge (docs/decisions/0014-mac-nat-and-the-host.md): control hears by a
+//! [`remote`] which addresses there are, and says which are the host's.
 //! Read first: [`core`], [`holders`], [`wire::port`].
 
 pub mod core;
 pub mod holders;
+pub mod remote;
 
 use std::{io, net::IpAddr};
 
 use wire::{Burst, Context, Mac, Port, Wake};
 
-use self::core::MacNat;
+use self::{core::MacNat, remote::Inbox};
 
 /// See the module's documentation.
 pub struct MacNatPort {
     uplink: Box<dyn Port>,
     nat: MacNat,
+    inbox: Option<Inbox>,
     /// Between calls empty.
     passing: Burst,
 }
@@ -27,12 +30,23 @@ pub struct MacNatPort {
 impl MacNatPort {
     /// An uplink with this MAC. `reserved`, the host's own addresses and its routers', never is a guest's.
     pub fn new(uplink: Box<dyn Port>, mac: Mac, reserved: Vec<IpAddr>) -> MacNatPort {
-        MacNatPort { uplink, nat: MacNat::new(mac, reserved), passing: Burst::default() }
+        MacNatPort { uplink, nat: MacNat::new(mac, reserved), inbox: None, passing: Burst::default() }
+    }
+
+    /// The same, that control hears of and speaks to.
+    pub fn with_inbox(self, inbox: Inbox) -> MacNatPort {
+        MacNatPort { inbox: Some(inbox), ..self }
     }
 
     /// What it knows.
     pub fn nat(&self) -> &MacNat {
         &self.nat
+    }
+
+    fn settle(&mut self, cx: &Context) {
+        if let Some(inbox) = &mut self.inbox {
+            inbox.settle(self.nat.holders_mut(), cx.now);
+        }
     }
 }
 
@@ -58,10 +72,12 @@ impl Port for MacNatPort {
                 Err(reason) => cx.drop(frame, reason),
             }
         }
+        self.settle(cx);
         Ok(())
     }
 
     fn transmit(&mut self, cx: &mut Context, burst: &mut Burst) -> io::Result<()> {
+        self.settle(cx);
         for frame in burst.drain() {
             let now = cx.now;
             let head = cx.heads.get_mut(&frame);
@@ -89,6 +105,9 @@ impl Port for MacNatPort {
     }
 
     fn wake(&mut self, wake: &mut Wake) -> bool {
+        if let Some(inbox) = &self.inbox {
+            inbox.wake(self.nat.holders(), wake);
+        }
         self.uplink.wake(wake)
     }
 

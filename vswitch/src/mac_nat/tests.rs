@@ -1,10 +1,13 @@
 //! The port with an uplink in memory.
 
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::{
+    sync::mpsc::{Receiver, Sender, channel},
+    time::Duration,
+};
 
 use wire::{Gso, NicId, Offload, Origin, Sizes};
 
-use super::*;
+use super::{remote::Remote, *};
 
 const UPLINK: [u8; 6] = [2, 0, 0, 0, 0, 0xff];
 const GUEST: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -106,4 +109,64 @@ fn of_an_uplink_that_fails_every_frame_is_accounted_for() {
     send(&mut stand, &packet(OUTSIDE, GUEST, 10, 99), Offload::NONE).unwrap_err();
     assert_eq!(stand.cx.ledger.dropped, 1);
     assert!(stand.cx.ledger.balances());
+}
+
+#[test]
+fn control_hears_of_addresses_and_reserves_some() {
+    let mut stand = stand(false);
+    let (remote, inbox) = remote::remote();
+    stand.port = stand.port.with_inbox(inbox);
+    let at = |stand: &mut Stand, ms: u64| stand.cx.begin_turn(wire::Instant::START + Duration::from_millis(ms));
+    at(&mut stand, 1000);
+    send(&mut stand, &packet(OUTSIDE, GUEST, 10, 99), Offload::NONE).unwrap();
+    at(&mut stand, 1200);
+    send(&mut stand, &packet(OUTSIDE, GUEST, 11, 99), Offload::NONE).unwrap();
+    at(&mut stand, 1400);
+    stand.port.receive(&mut stand.cx, &mut Burst::default()).unwrap();
+    let told = |remote: &Remote| {
+        let mut all: Vec<IpAddr> = remote.holders()?.into_iter().map(|(address, _)| address).collect();
+        all.sort_unstable();
+        Some(all)
+    };
+    let address = |last| IpAddr::from([192, 0, 2, last]);
+    // The first list, of nobody, waits to be read; no other one comes in its place.
+    assert_eq!(told(&remote), Some(vec![]));
+    assert_eq!(told(&remote), None);
+    let mut wake = Wake::default();
+    stand.port.wake(&mut wake);
+    assert_eq!(wake.deadline, Some(wire::Instant::START + Duration::from_millis(1500)));
+    at(&mut stand, 1500);
+    stand.port.receive(&mut stand.cx, &mut Burst::default()).unwrap();
+    assert_eq!(told(&remote), Some(vec![address(10), address(11)]));
+    // Nothing is told twice until it may be out of date.
+    at(&mut stand, 2000);
+    stand.port.receive(&mut stand.cx, &mut Burst::default()).unwrap();
+    assert_eq!(told(&remote), None);
+
+    assert!(remote.reserve(vec![address(10)]));
+    send(&mut stand, &packet(OUTSIDE, GUEST, 10, 99), Offload::NONE).unwrap();
+    assert_eq!(stand.cx.ledger.dropped, 1, "it is the host's now");
+    at(&mut stand, 2100);
+    stand.port.receive(&mut stand.cx, &mut Burst::default()).unwrap();
+    assert_eq!(told(&remote), Some(vec![address(11)]));
+    at(&mut stand, 2100 + 60_000);
+    stand.port.receive(&mut stand.cx, &mut Burst::default()).unwrap();
+    assert_eq!(told(&remote), Some(vec![address(11)]), "once a minute");
+    drop(remote);
+    send(&mut stand, &packet(OUTSIDE, GUEST, 12, 99), Offload::NONE).unwrap();
+    assert!(stand.cx.ledger.balances());
+}
+
+#[test]
+fn a_port_that_is_apart_takes_what_comes_from_others() {
+    for (from, passes) in [(NicId(1), false), (NicId(2), true)] {
+        let Stand { port, mut cx, outgoing, .. } = stand(false);
+        let mut port = crate::apart::Apart::new(Box::new(port), from);
+        let mut burst = Burst::default();
+        let frame = cx.originate(Origin { nic: NicId(1), lane: 0 }, &packet(OUTSIDE, GUEST, 10, 99)).unwrap();
+        burst.push(frame).unwrap();
+        port.transmit(&mut cx, &mut burst).unwrap();
+        assert_eq!(outgoing.try_recv().is_ok(), passes);
+        assert!(burst.is_empty() && cx.ledger.balances());
+    }
 }

@@ -1,7 +1,7 @@
 //! A guest's segment at its flow.
 //!
 //! Invariant: nothing is acknowledged that the host socket did not take. A segment outside of what is expected changes nothing and is answered by
-//! what is expected, so that whoever guesses numbers learns and breaks nothing.
+//! what is expected, so that whoever guesses numbers learns and breaks nothing, and who asks whether we are there (RFC 9293 section 3.8.4) hears it.
 //! Read first: RFC 9293 section 3.10.7, RFC 5961 sections 3 to 5 (challenges).
 
 use std::io::ErrorKind;
@@ -121,7 +121,9 @@ impl Tcp {
             }
             return After::Go;
         }
-        if segment.has(SYN) {
+        // Neither its end before what is expected nor its beginning behind the window; a SYN is never in its place.
+        let (begins, ends) = (segment.seq, segment.seq.wrapping_add(segment.space()));
+        if segment.has(SYN) || seq::before(ends, flow.expected) || seq::before(flow.edge, begins) {
             self.owe(slot);
             return After::Go;
         }
@@ -158,9 +160,6 @@ impl Tcp {
             } else {
                 self.owe(slot);
             }
-        } else if seq::before(segment.seq, flow.expected) {
-            // Asks whether we are there (RFC 9293 section 3.8.4).
-            self.owe(slot);
         }
         After::Go
     }
@@ -198,10 +197,13 @@ fn asked(flow: &mut Flow, segment: &Segment, hub: &Hub) -> After {
 fn acknowledged(flow: &mut Flow, segment: &Segment) {
     let window = u32::from(segment.window) << flow.scale.unwrap_or(0);
     if seq::before(flow.first, segment.ack) {
-        let data = flow.acknowledged(segment.ack);
-        if let (Some(socket), 1..) = (&flow.socket, data) {
-            // It was peeked at, so it is there.
-            let _ = socket.discard(data as usize);
+        let mut data = flow.acknowledged(segment.ack) as usize;
+        // It was peeked at, so it is there; where there is urgent data, in more than one part.
+        while let (Some(socket), 1..) = (&flow.socket, data) {
+            match socket.discard(data) {
+                Ok(n @ 1..) => data = data.saturating_sub(n),
+                _ => break,
+            }
         }
         flow.window = window;
     } else if segment.ack == flow.first {
@@ -227,7 +229,7 @@ fn taken(cx: &Context, frame: &Frame, packet: &Packet, segment: &Segment, flow: 
     if before > segment.len() {
         return Ok(());
     }
-    let Some(socket) = &flow.socket else { return Ok(()) };
+    let Some(socket) = &mut flow.socket else { return Ok(()) };
     let (from, to) = (segment.data + before as usize, segment.end);
     let mut at = from;
     if to > from {
@@ -246,7 +248,8 @@ fn taken(cx: &Context, frame: &Frame, packet: &Packet, segment: &Segment, flow: 
         flow.expected = flow.expected.wrapping_add(1);
         flow.edge = seq::max(flow.edge, flow.expected);
         flow.ended = true;
-        if socket.end().is_err() {
+        // Where both directions have ended now, the socket is closed, which says the same.
+        if !flow.fin_acked && socket.end().is_err() {
             return Err(After::Broken);
         }
     }

@@ -11,7 +11,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use sys::inet::tcp::Stream;
+use sys::inet::tcp::{Room, Stream};
 use wire::{Instant, Mac, NicId};
 
 use super::segment::seq;
@@ -30,6 +30,9 @@ pub(super) const SYN_WAITS: u8 = 6;
 const FIRST_CWND: u32 = 10 * 65_536;
 /// A window that keeps a guest from sending a whole super-frame.
 const SMALL: u32 = 65_536;
+/// What a guest may send at first: no more than the buffer of a new socket takes (46,080 bytes with what the kernel adds), and more than
+/// any guest sends before it is acknowledged.
+const FIRST_WINDOW: u16 = 32_768;
 /// The most that is on the way.
 const MOST_CWND: u32 = 16 << 20;
 
@@ -103,6 +106,8 @@ pub(super) struct Flow {
     pub(super) readable: bool,
     /// The host's network has ended its direction behind what the socket has to read.
     pub(super) hung_up: bool,
+    /// The host's network has sent urgent data, at which peeks stop short.
+    pub(super) urgent: bool,
     /// It waits in the list of those to be served.
     pub(super) queued: bool,
     /// The guest is owed an acknowledgement.
@@ -140,6 +145,7 @@ impl Flow {
             ended: false,
             readable: false,
             hung_up: false,
+            urgent: false,
             queued: false,
             owes: false,
             deadline: Instant::START,
@@ -214,18 +220,33 @@ impl Flow {
 
     /// The window to tell the guest, after the host socket was asked for room; the field of a header.
     pub(super) fn tell_window(&mut self) -> u16 {
-        let room = self.socket.as_ref().filter(|_| !self.ended).map_or(0, Stream::room);
+        let mut room = self.room();
+        if room.scarce && self.edge.wrapping_sub(self.expected) < SMALL {
+            // Unless there is room again meanwhile, its becoming writable is told.
+            let writable = self.socket.as_ref().is_some_and(Stream::tell_of_room);
+            room = if writable { self.room() } else { room };
+        }
+        self.widen(room.bytes);
+        self.window_field()
+    }
+
+    /// The window of a SYN, which is never scaled (RFC 7323 section 2.2); every new socket has as much room.
+    pub(super) fn first_window(&mut self) -> u16 {
+        self.widen(FIRST_WINDOW.into());
+        FIRST_WINDOW
+    }
+
+    fn room(&self) -> Room {
+        let none = Room { bytes: 0, scarce: false };
+        self.socket.as_ref().filter(|_| !self.ended).map_or(none, Stream::room)
+    }
+
+    /// Moves the end of the window outwards; it never shrinks (RFC 9293 section 3.8.6).
+    fn widen(&mut self, room: usize) {
         let shift = if self.scale.is_some() { OUR_SCALE } else { 0 };
         let most = 65_535 << shift;
         let room = (room.min(most as usize) as u32) >> shift << shift;
-        // A window never shrinks (RFC 9293 section 3.8.6).
         self.edge = seq::max(self.edge, self.expected.wrapping_add(room));
-        if self.window_is_small()
-            && let Some(socket) = &self.socket
-        {
-            socket.tell_of_room();
-        }
-        self.window_field()
     }
 
     /// Whether the guest would gain by hearing of more room.

@@ -132,10 +132,7 @@ pub(super) fn syn(cx: &mut Context, hub: &mut Hub, flow: &mut Flow) -> bool {
     let answer = flow.state == State::Answered;
     let options = if answer && flow.scale.is_none() { scaled.get(..4) } else { Some(scaled.as_slice()) };
     let flags = if answer { SYN | ACK } else { SYN };
-    // The window of a SYN is never scaled (RFC 7323 section 2.2).
-    let scale = flow.scale.take();
-    let window = flow.tell_window();
-    flow.scale = scale;
+    let window = flow.first_window();
     let first = flow.next.wrapping_sub(1);
     let said = Said { flags, seq: first, ack: if answer { flow.expected } else { 0 }, window };
     bare(cx, hub, flow, said, options.unwrap_or_default())
@@ -181,9 +178,13 @@ pub(super) fn data(cx: &mut Context, hub: &mut Hub, flow: &mut Flow) -> Served {
             flow.fin = Some(flow.next);
             end(cx, hub, flow)
         }
+        Ok(_) if flow.fin_is_sent() => {
+            flow.readable = false;
+            Served::Done
+        }
         Ok(n) if n == want => Served::More,
-        // The end is behind it, and was told already.
-        Ok(_) if flow.hung_up => Served::More,
+        // The end, or urgent data, is behind it, and was told already.
+        Ok(_) if flow.hung_up || flow.urgent => Served::More,
         Ok(_) => {
             // There was less than asked for: whatever comes is told as an event.
             flow.readable = false;
@@ -214,7 +215,6 @@ fn end(cx: &mut Context, hub: &mut Hub, flow: &mut Flow) -> Served {
 
 /// A frame with up to `want` bytes; how many it has, 0 at the end of what the host sends.
 fn fill(cx: &mut Context, hub: &mut Hub, flow: &mut Flow, want: usize) -> io::Result<usize> {
-    let Some(socket) = &flow.socket else { return Err(ErrorKind::NotConnected.into()) };
     let v6 = flow.key.inside.is_ipv6();
     let way = hub.way(cx, flow.mac);
     let l4 = ETHERNET_LEN + if v6 { 40 } else { 20 };
@@ -226,6 +226,7 @@ fn fill(cx: &mut Context, hub: &mut Hub, flow: &mut Flow, want: usize) -> io::Re
     let near = want.min(HEAD_BYTES - start);
     let place = head.room().get_mut(start..start + near).ok_or(ErrorKind::OutOfMemory)?;
     let offset = flow.data_on_the_way() as usize;
+    let Some(socket) = &mut flow.socket else { return Err(ErrorKind::NotConnected.into()) };
     let (n, rest) = socket.peek(&mut cx.arena, offset, place, want - near)?;
     if n == 0 {
         return Ok(0);
@@ -235,7 +236,10 @@ fn fill(cx: &mut Context, hub: &mut Hub, flow: &mut Flow, want: usize) -> io::Re
     let mut headers = Headers::new();
     headers.ethernet(&way, v6);
     headers.ip(&label, HEADER + n, None, true);
-    let said = Said { flags: ACK | PSH, seq: flow.next, ack: flow.expected, window: flow.window_field() };
+    // All that came before the end was there when the end was told, so less than asked for is all.
+    let last = flow.hung_up && !flow.urgent && n < want;
+    let flags = if last { ACK | PSH | FIN } else { ACK | PSH };
+    let said = Said { flags, seq: flow.next, ack: flow.expected, window: flow.window_field() };
     let mut tcp = header((flow.key.remote.port(), flow.key.inside.port()), said, 5);
     // What is owed begins from the sum of the pseudo header.
     let sum = inward::pseudo(label.source, label.destination, TCP, HEADER + n).fold();
@@ -255,7 +259,7 @@ fn fill(cx: &mut Context, hub: &mut Hub, flow: &mut Flow, want: usize) -> io::Re
     head.offload = Offload::new(gso, start as u16, size, l4 as u16, 16);
     if !rest.is_empty() && !cx.heads.add_piece(&frame, rest) {
         // Peeked, and not sent: the next peek begins here again.
-        let _ = socket.rewind(offset);
+        let _ = flow.socket.as_ref().map(|socket| socket.rewind(offset));
         return Err(ErrorKind::OutOfMemory.into());
     }
     cx.ledger.originated += 1;
@@ -263,6 +267,10 @@ fn fill(cx: &mut Context, hub: &mut Hub, flow: &mut Flow, want: usize) -> io::Re
         cx.drop(frame, DropReason::NoBuffers);
     }
     flow.next = flow.next.wrapping_add(n as u32);
+    if last {
+        flow.fin = Some(flow.next);
+        flow.next = flow.next.wrapping_add(1);
+    }
     flow.high = seq::max(flow.high, flow.next);
     flow.owes = false;
     flow.packets += 1;

@@ -13,6 +13,7 @@
 mod arrive;
 mod flow;
 mod inward;
+mod opening;
 mod publish;
 mod segment;
 mod serve;
@@ -21,18 +22,12 @@ mod timers;
 
 use std::{collections::VecDeque, net::SocketAddr};
 
-use sys::inet::tcp::Stream;
-use wire::{Context, DropReason, Frame, Instant, Layers, Mac, NicId};
+use wire::{Context, DropReason, Frame, Instant, Layers, NicId};
 
-use super::{
-    Hub, Token,
-    errors::Saying,
-    mappings::Slot,
-    packet::Packet,
-    udp::{prohibited, source_mac, tell},
-};
+use super::{Hub, mappings::Slot, packet::Packet, udp::source_mac};
 use crate::{control::Line, record::Protocol};
 use flow::{Flow, FlowKey, State};
+use opening::Connecting;
 use publish::Listeners;
 use segment::{RST, SYN, Segment};
 use table::Table;
@@ -49,6 +44,7 @@ pub(crate) struct Tcp {
     /// Flows whose guests are owed an acknowledgement.
     owed: Vec<Slot>,
     due: Vec<Slot>,
+    connecting: Connecting,
     /// Flows that are over and remembered for what comes late, the oldest first.
     over: VecDeque<Slot>,
     /// The flow that was spoken of last, which is likely to be the next.
@@ -66,6 +62,7 @@ impl Tcp {
             turns: VecDeque::new(),
             owed: Vec::with_capacity(wire::BURST),
             due: Vec::new(),
+            connecting: Connecting::default(),
             over: VecDeque::new(),
             last: None,
         }
@@ -118,77 +115,6 @@ impl Tcp {
         })
     }
 
-    /// A guest's SYN: the host begins to connect.
-    fn open(
-        &mut self,
-        cx: &mut Context,
-        frame: Frame,
-        packet: &Packet,
-        segment: &Segment,
-        key: FlowKey,
-        hub: &mut Hub,
-    ) {
-        let mac = source_mac(cx, &frame);
-        let Some(address) = hub.reach(packet.destination) else {
-            // To the router itself, where nothing listens: refused, as any host would say.
-            if hub.router(packet.destination.is_ipv6()) == Some(packet.destination) {
-                inward::refuse(cx, hub, mac, packet, segment);
-                return cx.drop(frame, DropReason::NoConnection);
-            }
-            return prohibited(cx, hub, frame, packet);
-        };
-        if !hub.take_descriptor(key.nic) {
-            return prohibited(cx, hub, frame, packet);
-        }
-        let peer = SocketAddr::new(address, key.remote.port());
-        let socket = match Stream::connect(peer) {
-            Ok(socket) => socket,
-            Err(error) => {
-                hub.return_descriptor(key.nic);
-                return self.not_connected(cx, hub, (frame, packet, segment, mac), &error);
-            }
-        };
-        let mut flow = Flow::new(key, peer, socket, State::Connecting, hub.chance() as u32);
-        flow.mac = mac;
-        flow.expected = segment.seq.wrapping_add(1);
-        flow.edge = flow.expected;
-        flow.mss = segment.mss.min(inward::mss(hub.config.mtu, key.inside.is_ipv6())).max(1);
-        flow.scale = segment.scale;
-        flow.window = u32::from(segment.window);
-        flow.packets = 1;
-        // The kernel has waits of its own; this is for what it forgets.
-        flow.deadline = cx.now + hub.config.tcp_opening;
-        let slot = self.enter(flow);
-        let watched = self
-            .table
-            .get(slot)
-            .and_then(|flow| flow.socket.as_ref())
-            .map(|socket| hub.watch_changes(socket, Token::Tcp(slot)));
-        if !matches!(watched, Some(Ok(()))) {
-            self.remove(slot, hub);
-            return prohibited(cx, hub, frame, packet);
-        }
-        self.last = Some((key, slot));
-        cx.transmitted(1, cx.heads.get(&frame).len() as u64);
-    }
-
-    /// Tells a guest why the host did not even begin to connect.
-    fn not_connected(
-        &mut self,
-        cx: &mut Context,
-        hub: &mut Hub,
-        (frame, packet, segment, mac): (Frame, &Packet, &Segment, Mac),
-        error: &std::io::Error,
-    ) {
-        match serve::saying(error, packet.source.is_ipv6()) {
-            Some(say) => tell(cx, hub, &frame, packet, say),
-            None => {
-                inward::refuse(cx, hub, mac, packet, segment);
-            }
-        }
-        cx.drop(frame, DropReason::NoRoute);
-    }
-
     /// Puts a new flow into the table and the wheel.
     fn enter(&mut self, flow: Flow) -> Slot {
         let deadline = flow.deadline;
@@ -203,7 +129,7 @@ impl Tcp {
     /// Has a flow looked at no later than at its deadline.
     fn schedule(&mut self, slot: Slot) {
         let Some(flow) = self.table.get_mut(slot) else { return };
-        if flow.deadline < flow.scheduled {
+        if self.timers.due(flow.deadline) < flow.scheduled {
             flow.scheduled = self.timers.put(slot, flow.deadline);
         }
     }
@@ -266,23 +192,6 @@ impl Tcp {
         {
             self.table.remove(oldest);
         }
-    }
-
-    /// Tells about the guest's SYN what the outside said of it.
-    fn tell(&mut self, cx: &mut Context, hub: &mut Hub, flow: &Flow, say: Saying) {
-        let v6 = flow.key.inside.is_ipv6();
-        let Some(router) = hub.router(v6) else { return };
-        let way = hub.way(cx, flow.mac);
-        let sent = super::errors::Sent {
-            inside: flow.key.inside,
-            remote: flow.key.remote,
-            id: 0,
-            tos: 0,
-            df: !v6,
-            len: 20,
-            sum: 0,
-        };
-        super::errors::about_syn(cx, &mut hub.out, &way, router, say, &sent, flow.expected.wrapping_sub(1));
     }
 
     /// What is remembered.

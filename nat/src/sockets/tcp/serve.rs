@@ -47,6 +47,7 @@ impl Tcp {
         let Some(flow) = self.table.get_mut(slot) else { return };
         flow.readable |= change.readable || change.failed;
         flow.hung_up |= change.ended;
+        flow.urgent |= change.urgent;
         match flow.state {
             State::Connecting => return self.connected(cx, slot, change, hub),
             State::Asked if change.failed => {
@@ -72,8 +73,10 @@ impl Tcp {
     /// The host has connected, or it has not.
     fn connected(&mut self, cx: &mut Context, slot: Slot, change: sys::epoll::Change, hub: &mut Hub) {
         let Some(flow) = self.table.get_mut(slot) else { return };
-        let error = match flow.socket.as_ref().map(sys::inet::tcp::Stream::take_error) {
-            Some(Ok(None)) if change.writable => {
+        // A socket that failed says so with the event.
+        let failed = change.failed.then(|| flow.socket.as_ref().map(sys::inet::tcp::Stream::take_error)).flatten();
+        let error = match failed {
+            None | Some(Ok(None)) if change.writable => {
                 flow.state = State::Answered;
                 flow.next = flow.first.wrapping_add(1);
                 flow.first = flow.next;
@@ -82,9 +85,8 @@ impl Tcp {
                 flow.deadline = cx.now + flow.wait();
                 return self.schedule(slot);
             }
-            Some(Ok(None)) => return,
+            None | Some(Ok(None)) => return,
             Some(Ok(Some(error))) | Some(Err(error)) => error,
-            None => return,
         };
         match saying(&error, flow.key.inside.is_ipv6()) {
             None => {

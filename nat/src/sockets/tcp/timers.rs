@@ -33,9 +33,18 @@ impl Timers {
         Timers { wheel: (0..BUCKETS).map(|_| Vec::new()).collect(), next: 0, entries: 0 }
     }
 
+    fn bucket(&self, at: Instant) -> u64 {
+        (tick(at) + 1).clamp(self.next, self.next + BUCKETS - 1)
+    }
+
+    /// When an entry for `at` would come up: all times of one bucket are as one, and an entry for each would be one too many.
+    pub(super) fn due(&self, at: Instant) -> Instant {
+        Instant::from_nanos(self.bucket(at) * TICK.as_nanos() as u64)
+    }
+
     /// Has `slot` come up at `at`, or before when that is far away; the time at which it will.
     pub(super) fn put(&mut self, slot: Slot, at: Instant) -> Instant {
-        let due = (tick(at) + 1).clamp(self.next, self.next + BUCKETS - 1);
+        let due = self.bucket(at);
         if let Some(bucket) = self.wheel.get_mut((due % BUCKETS) as usize) {
             bucket.push(slot);
             self.entries += 1;

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use wire::checksum::Checksum;
 
 use super::*;
-use crate::mac_nat::holders::{AGE, LIVE, SHARE};
+use crate::mac_nat::holders::{AGE, CAPACITY, LIVE, SHARE};
 
 const UPLINK: [u8; 6] = [2, 0, 0, 0, 0, 0xff];
 const GUEST: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -221,6 +221,30 @@ fn a_guest_with_many_addresses_loses_its_own_oldest_and_nobody_elses() {
     }
     assert_eq!(nat.holders().iter().count(), SHARE + 1);
     assert!(nat.holders().get(&A.into(), START).is_some());
+}
+
+#[test]
+fn a_full_table_takes_from_whoever_has_most() {
+    let mut nat = nat();
+    let addresses = |nic: u16, n: u8| [10, (nic >> 8) as u8, nic as u8, n];
+    let mut tell = |nic: u16, n: u8, ms: u64| {
+        let mac = [2, 0, 0, 1, (nic >> 8) as u8, nic as u8];
+        let frame = udp4(OUTSIDE, mac, addresses(nic, n), PEER, (1, 2), b"");
+        out(&mut nat, &frame, nic, START + Duration::from_millis(ms)).unwrap();
+    };
+    // One NIC has its full share, the others as many as there is room for; then comes one more.
+    for n in 0..SHARE as u8 {
+        tell(1, n, u64::from(n));
+    }
+    let others = (CAPACITY - SHARE) as u16;
+    for nic in 2..2 + others {
+        tell(nic, 0, 100);
+    }
+    tell(2 + others, 0, 200);
+    let has = |nic, n| nat.holders().get(&addresses(nic, n).into(), START + Duration::from_millis(200)).is_some();
+    assert_eq!(nat.holders().iter().count(), CAPACITY);
+    assert!(!has(1, 0) && (1..SHARE as u8).all(|n| has(1, n)), "its oldest is gone");
+    assert!((2..=2 + others).all(|nic| has(nic, 0)), "nobody else lost any");
 }
 
 #[test]

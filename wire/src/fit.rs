@@ -1,18 +1,20 @@
-//! What does not fit: how a packet gets through a smaller MTU ([`fit`]), cutting it into fragments ([`Cutter`]), and the MSS of TCP ([`clamp`]).
+//! What does not fit: how an untagged packet gets through a smaller MTU ([`fit`], [`fit6`]), cutting it into fragments ([`Cutter`]), and the MSS of TCP
+//! ([`clamp`]).
 //!
 //! Invariant: what is sent fits. A packet that may not be cut is answered with the MTU (RFC 4787 REQ-13, RFC 1191); a TCP super-frame is
 //! cut smaller by whoever cuts it; the MSS is a backstop for networks that lose ICMP.
 //! Read first: RFC 791 section 3.2, RFC 6864.
 
-use wire::{Head, Offload, checksum};
-
-use super::bytes::{array, put, sum, word};
+use crate::{
+    Gso, Head, Offload,
+    checksum::{self, Checksum},
+};
 
 const L3: usize = 14;
 
 /// How a packet gets through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fit {
+pub enum Fit {
     /// As it is.
     Whole,
     /// With segments of so many bytes.
@@ -25,7 +27,7 @@ pub(super) enum Fit {
 
 /// How an IPv4 packet gets through an MTU.
 #[inline]
-pub(super) fn fit(head: &Head, mtu: u16) -> Fit {
+pub fn fit(head: &Head, mtu: u16) -> Fit {
     let len = word(head.bytes(), L3 + 2).unwrap_or(u16::MAX);
     if len <= mtu { Fit::Whole } else { longer(head, mtu) }
 }
@@ -42,9 +44,9 @@ fn longer(head: &Head, mtu: u16) -> Fit {
     let size = usize::from(head.offload.segment_size());
     let mtu = usize::from(mtu);
     match head.offload.gso() {
-        wire::Gso::None => cut,
-        wire::Gso::Udp if ip + 8 + size <= mtu => Fit::Whole,
-        wire::Gso::Udp => cut,
+        Gso::None => cut,
+        Gso::Udp if ip + 8 + size <= mtu => Fit::Whole,
+        Gso::Udp => cut,
         _ => {
             let tcp = bytes.get(L3 + ip + 12).map_or(20, |offset| usize::from(offset >> 4) * 4);
             lower(ip + tcp, size, mtu)
@@ -62,7 +64,7 @@ fn lower(headers: usize, size: usize, mtu: usize) -> Fit {
 }
 
 /// How an IPv6 packet gets through an MTU; it is never cut on the way.
-pub(super) fn fit6(head: &Head, mtu: u16) -> Fit {
+pub fn fit6(head: &Head, mtu: u16) -> Fit {
     let bytes = head.bytes();
     let len = 40 + usize::from(word(bytes, L3 + 4).unwrap_or(u16::MAX));
     let (size, mtu) = (usize::from(head.offload.segment_size()), usize::from(mtu));
@@ -71,9 +73,9 @@ pub(super) fn fit6(head: &Head, mtu: u16) -> Fit {
     }
     let start = usize::from(head.offload.checksum_start()).saturating_sub(L3);
     match head.offload.gso() {
-        wire::Gso::None => Fit::TooBig,
-        wire::Gso::Udp if start + 8 + size <= mtu => Fit::Whole,
-        wire::Gso::Udp => Fit::TooBig,
+        Gso::None => Fit::TooBig,
+        Gso::Udp if start + 8 + size <= mtu => Fit::Whole,
+        Gso::Udp => Fit::TooBig,
         _ => {
             let tcp = bytes.get(L3 + start + 12).map_or(20, |offset| usize::from(offset >> 4) * 4);
             lower(start + tcp, size, mtu)
@@ -82,7 +84,7 @@ pub(super) fn fit6(head: &Head, mtu: u16) -> Fit {
 }
 
 /// The same debt with segments of `size` bytes.
-pub(super) fn lowered(offload: Offload, size: u16) -> Offload {
+pub fn lowered(offload: Offload, size: u16) -> Offload {
     let (low, high) = offload.words(0);
     Offload::from_words(low & !(0xffff << 32) | u64::from(size) << 32, high)
 }
@@ -90,7 +92,7 @@ pub(super) fn lowered(offload: Offload, size: u16) -> Offload {
 /// Lowers the MSS that a SYN announces to what a packet of `mtu` bytes can hold. `l4` is where the TCP header begins, `headers` the bytes
 /// of the IP and TCP headers without options. Other segments are left alone.
 #[inline]
-pub(super) fn clamp(head: &mut Head, l4: usize, mtu: u16, headers: u16) {
+pub fn clamp(head: &mut Head, l4: usize, mtu: u16, headers: u16) {
     if head.bytes().get(l4 + 13).is_some_and(|flags| flags & 0x02 != 0) {
         clamp_syn(head, l4, mtu.saturating_sub(headers));
     }
@@ -137,7 +139,7 @@ fn lower_mss(bytes: &mut [u8], l4: usize, at: usize, most: u16, owed: bool) {
 }
 
 /// Cuts a frame into fragments (RFC 791 section 3.2): an iterator over their frames, by lengths in a buffer.
-pub(super) struct Cutter<'f> {
+pub struct Cutter<'f> {
     frame: &'f [u8],
     header: usize,
     /// Payload bytes of a fragment; a multiple of eight.
@@ -148,7 +150,7 @@ pub(super) struct Cutter<'f> {
 
 impl<'f> Cutter<'f> {
     /// For a whole Ethernet frame that carries an IPv4 packet. Nothing when it cannot be cut.
-    pub(super) fn new(frame: &'f [u8], mtu: u16) -> Option<Cutter<'f>> {
+    pub fn new(frame: &'f [u8], mtu: u16) -> Option<Cutter<'f>> {
         let header = usize::from(frame.get(L3)? & 0x0f) * 4;
         let len = usize::from(word(frame, L3 + 2)?);
         let size = usize::from(mtu).checked_sub(header)? & !7;
@@ -157,7 +159,7 @@ impl<'f> Cutter<'f> {
     }
 
     /// Makes the next fragment in `into`; its length, or nothing when all are made.
-    pub(super) fn next(&mut self, into: &mut [u8]) -> Option<usize> {
+    pub fn next(&mut self, into: &mut [u8]) -> Option<usize> {
         let Cutter { frame, header, size, done, total } = *self;
         if done >= total {
             return None;
@@ -200,4 +202,24 @@ fn only_copied(options: &mut [u8]) {
         }
         at += len;
     }
+}
+
+fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..)?.first_chunk().copied()
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u16> {
+    array(bytes, at).map(u16::from_be_bytes)
+}
+
+fn put(bytes: &mut [u8], at: usize, new: &[u8]) {
+    if let Some(place) = bytes.get_mut(at..at + new.len()) {
+        place.copy_from_slice(new);
+    }
+}
+
+fn sum(bytes: &[u8]) -> [u8; 2] {
+    let mut sum = Checksum::new();
+    sum.add_bytes(bytes);
+    sum.finish().to_be_bytes()
 }
