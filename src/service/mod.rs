@@ -5,7 +5,7 @@
 //!
 //! Theory of operation: a router hands frames for port 53 to a link. The thread sleeps on the links and on its sockets; awake, it lets every
 //! network's stack take a batch, puts the queries to the resolver, and does what that says. Once a second it looks at leases and name servers.
-//! Read first: [`gateway::dns`], [`stack`], [`vswitch::link`].
+//! Read first: [`gateway::dns`], [`stack`], [`mod@vswitch::link`].
 
 mod name_servers;
 mod networks;

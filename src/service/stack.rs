@@ -5,7 +5,7 @@
 //!
 //! Theory of operation: frames come over a link and lose their Ethernet header; answers get one with an empty destination, which the
 //! router fills in. Frames are given to the stack one by one, so that a new connection's NIC is that of the frame that made it.
-//! Read first: [`vswitch::link`], [`super::tcp`].
+//! Read first: [`mod@vswitch::link`], [`super::tcp`].
 
 use std::{
     collections::VecDeque,

@@ -1,7 +1,7 @@
 //! Ports to the host's own network.
 //!
 //! Invariant: a port here drives a descriptor that was opened elsewhere, so that only the opening needs privilege.
-//! Read first: [`line`].
+//! Read first: [`mod@line`].
 
 pub mod line;
 pub mod tap;
