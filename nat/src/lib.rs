@@ -3,7 +3,8 @@
 //! [`sockets`]: guests' packets end here and go on from sockets of the host; a crate page of its own is there. The rest of this page is about the
 //! other, which rewrites packets: one bounded [`NatTable`] of mappings, and [`PacketPort`] on it, without sockets, clock or I/O.
 //! Read in this order: [`config`] (what may be set), [`table`] (who holds what, and for how long), [`decide`] (what is to be done with a
-//! packet), [`rewrite`] (how its head is changed), [`port`] (who forwards). [`nptv6`] is a translation of its own that keeps nothing.
+//! packet), [`rewrite`] (how its head is changed), `known.rs` (both at once, for most packets), [`port`] (who forwards). [`nptv6`] is a translation of its
+//! own that keeps nothing.
 //!
 //! ```text
 //!   frame's head --decide(&table)--> Decision --commit(&mut table, head)--> the head rewritten, the mapping renewed
