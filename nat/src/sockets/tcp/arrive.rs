@@ -121,9 +121,11 @@ impl Tcp {
             }
             return After::Go;
         }
-        // Neither its end before what is expected nor its beginning behind the window; a SYN is never in its place.
+        // Neither its end before what is expected nor its beginning behind the window; a SYN is never in its place. Who has probed a closed window
+        // by an octet goes on from behind that, and is to be heard all the same (RFC 9293 section 3.10.7.4).
         let (begins, ends) = (segment.seq, segment.seq.wrapping_add(segment.space()));
-        if segment.has(SYN) || seq::before(ends, flow.expected) || seq::before(flow.edge, begins) {
+        let behind = seq::before(flow.edge.wrapping_add(1), begins);
+        if segment.has(SYN) || seq::before(ends, flow.expected) || behind {
             self.owe(slot);
             return After::Go;
         }
