@@ -144,7 +144,7 @@ fn check_points_at_the_line_of_a_wrong_file() {
 
 #[test]
 fn up_starts_nothing_from_a_wrong_file() {
-    for networks in ["[networks.lan]\nmode = \"nat\"\n", "[guests.g]\nports = [{}]\n", "["] {
+    for networks in ["[networks.lan]\nmode = \"natt\"\n", "[guests.g]\nports = [{}]\n", "["] {
         let place = Place::new(networks);
         let ended = place.run(&["up"]);
         assert_eq!((ended.code, ended.out.as_str()), (2, ""), "{}", ended.err);
@@ -316,7 +316,7 @@ fn wrong_usage_ends_with_2() {
         let ended = place.run(args);
         assert_eq!((ended.code, ended.out.as_str()), (2, ""), "{args:?}");
     }
-    for kind in ["nat", "peers", "guests"] {
+    for kind in ["peers", "guests"] {
         let ended = place.run(&["show", kind]);
         assert_eq!(ended.code, 2);
         assert!(ended.err.contains(&format!("`show {kind}` is not available in this version")), "{}", ended.err);

@@ -5,7 +5,7 @@
 //! depend on the type that is asked (RFC 8020). Read first: RFC 1034 section 4.3.2, RFC 2308, RFC 6761.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
 };
 
@@ -58,7 +58,9 @@ struct Network {
     names: NetworkNames,
     domain: Option<Name>,
     fixed: HashMap<String, Vec<IpAddr>>,
-    leased: HashMap<String, IpAddr>,
+    leased: BTreeMap<String, IpAddr>,
+    /// Those of them that the configuration gives.
+    declared: BTreeSet<String>,
     by_address: BTreeMap<IpAddr, String>,
 }
 
@@ -101,7 +103,8 @@ impl Network {
             names,
             domain: domain.filter(|domain| !domain.is_root()),
             fixed,
-            leased: HashMap::new(),
+            leased: BTreeMap::new(),
+            declared: BTreeSet::new(),
             by_address: BTreeMap::new(),
         };
         network.index();
@@ -113,13 +116,18 @@ impl Network {
         for (name, addresses) in &self.fixed {
             self.by_address.extend(addresses.iter().map(|address| (*address, name.clone())));
         }
-        for (name, address) in &self.leased {
-            self.by_address.entry(*address).or_insert_with(|| name.clone());
+        // A name that the configuration gives comes before one that the guest gives itself; else the order is that of the names.
+        for first in [true, false] {
+            for (name, address) in self.leased.iter().filter(|(name, _)| self.declared.contains(*name) == first) {
+                self.by_address.entry(*address).or_insert_with(|| name.clone());
+            }
         }
     }
 
     fn set_leased(&mut self, leases: &[LeasedName]) {
-        let mut leased: HashMap<String, IpAddr> = HashMap::new();
+        let mut leased: BTreeMap<String, IpAddr> = BTreeMap::new();
+        let declared: BTreeSet<String> =
+            leases.iter().filter(|lease| lease.declared).filter_map(|lease| label(&lease.name)).collect();
         let wanted = |lease: &LeasedName| {
             let label = label(&lease.name)?;
             let fixed = self.fixed.get(&label).is_some_and(|addresses| !addresses.contains(&lease.address));
@@ -136,8 +144,8 @@ impl Network {
                 }
             }
         }
-        if leased != self.leased {
-            self.leased = leased;
+        if leased != self.leased || declared != self.declared {
+            (self.leased, self.declared) = (leased, declared);
             self.index();
         }
     }
