@@ -121,11 +121,12 @@ impl Tcp {
             }
             return After::Go;
         }
-        // Neither its end before what is expected nor its beginning behind the window; a SYN is never in its place. Who has probed a closed window
-        // by an octet goes on from behind that, and is to be heard all the same (RFC 9293 section 3.10.7.4).
+        // Neither its end before what is expected nor its beginning behind the window; a SYN is never in its place. Who probes a closed window by an
+        // octet may go on from before it or from behind it, and is to be heard all the same (RFC 9293 section 3.10.7.4).
         let (begins, ends) = (segment.seq, segment.seq.wrapping_add(segment.space()));
+        let old = seq::before(ends.wrapping_add(1), flow.expected);
         let behind = seq::before(flow.edge.wrapping_add(1), begins);
-        if segment.has(SYN) || seq::before(ends, flow.expected) || behind {
+        if segment.has(SYN) || old || behind {
             self.owe(slot);
             return After::Go;
         }
@@ -162,6 +163,9 @@ impl Tcp {
             } else {
                 self.owe(slot);
             }
+        } else if seq::before(segment.seq, flow.expected) {
+            // It asks whether we are there (RFC 9293 section 3.8.4), or has not heard what we have.
+            self.owe(slot);
         }
         After::Go
     }
