@@ -1,3 +1,5 @@
+//! What an inspected NIC may say: each kind of spoof, and clean traffic of a declared guest.
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;

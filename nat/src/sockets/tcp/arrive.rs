@@ -17,7 +17,7 @@ use super::{
 use crate::sockets::{
     Hub,
     mappings::Slot,
-    packet::{Packet, body, front},
+    packet::{body, front},
     udp::source_mac,
 };
 
@@ -35,15 +35,7 @@ enum After {
 }
 
 impl Tcp {
-    pub(super) fn arrive(
-        &mut self,
-        cx: &mut Context,
-        frame: Frame,
-        packet: &Packet,
-        segment: &Segment,
-        slot: Slot,
-        hub: &mut Hub,
-    ) {
+    pub(super) fn arrive(&mut self, cx: &mut Context, frame: Frame, segment: &Segment, slot: Slot, hub: &mut Hub) {
         let mac = source_mac(cx, &frame);
         let Some(flow) = self.table.get_mut(slot) else { return cx.drop(frame, DropReason::NoConnection) };
         flow.packets += 1;
@@ -62,7 +54,7 @@ impl Tcp {
                 inward::syn(cx, hub, flow);
                 After::Go
             }
-            State::Answered | State::Open => self.go_on(cx, &frame, packet, segment, slot, hub),
+            State::Answered | State::Open => self.go_on(cx, &frame, segment, slot, hub),
         };
         cx.transmitted(1, cx.heads.get(&frame).len() as u64);
         match after {
@@ -101,15 +93,7 @@ impl Tcp {
     }
 
     /// A segment of a connection that is open, or about to be.
-    fn go_on(
-        &mut self,
-        cx: &mut Context,
-        frame: &Frame,
-        packet: &Packet,
-        segment: &Segment,
-        slot: Slot,
-        hub: &mut Hub,
-    ) -> After {
+    fn go_on(&mut self, cx: &mut Context, frame: &Frame, segment: &Segment, slot: Slot, hub: &mut Hub) -> After {
         let Some(flow) = self.table.get_mut(slot) else { return After::Go };
         if segment.has(RST) {
             if segment.seq == flow.expected {
@@ -153,7 +137,7 @@ impl Tcp {
             // A guest that answers probes may keep its window closed (RFC 9293 section 3.8.6.1).
             flow.waits = flow.waits.min(WAITS / 2);
         }
-        if let Err(after) = taken(cx, frame, packet, segment, flow) {
+        if let Err(after) = taken(cx, frame, segment, flow) {
             return after;
         }
         if segment.space() > 0 {
@@ -227,7 +211,7 @@ fn acknowledged(flow: &mut Flow, segment: &Segment) {
 }
 
 /// Hands the data of a segment, and its end, to the host socket, as far as they are next and it takes them.
-fn taken(cx: &Context, frame: &Frame, packet: &Packet, segment: &Segment, flow: &mut Flow) -> Result<(), After> {
+fn taken(cx: &Context, frame: &Frame, segment: &Segment, flow: &mut Flow) -> Result<(), After> {
     if seq::before(flow.expected, segment.seq) || flow.ended {
         return Ok(());
     }
@@ -259,6 +243,5 @@ fn taken(cx: &Context, frame: &Frame, packet: &Packet, segment: &Segment, flow: 
             return Err(After::Broken);
         }
     }
-    let _ = packet;
     Ok(())
 }

@@ -91,7 +91,7 @@ impl Tcp {
             let is_over = self.table.get(slot).is_some_and(|flow| flow.state == State::Over);
             if !(is_over && opens) {
                 self.last = Some((key, slot));
-                return self.arrive(cx, frame, &packet, &segment, slot, hub);
+                return self.arrive(cx, frame, &segment, slot, hub);
             }
             self.remove(slot, hub);
         }

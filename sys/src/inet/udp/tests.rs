@@ -1,3 +1,5 @@
+//! Datagram sockets of both families over loopback: batches, what comes with a datagram, and errors that come back.
+
 use std::net::SocketAddr;
 
 use super::*;
