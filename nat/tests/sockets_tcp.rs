@@ -324,6 +324,45 @@ fn what_the_host_does_not_take_is_not_acknowledged_and_the_window_says_so() {
 }
 
 #[test]
+fn room_that_comes_together_with_data_is_told() {
+    let mut lab = Lab::new(config());
+    let (mut guest, mut host) = connected(&mut lab, |_| ());
+    let chunk = bytes(1400);
+    let start = guest.seq;
+    for _ in 0..20_000 {
+        guest.send(&mut lab, &chunk);
+        if guest.acked != guest.seq {
+            break;
+        }
+    }
+    guest.until(&mut lab, |guest| guest.told < 100);
+    guest.seq = guest.acked;
+    // One event says both, and the frame with the data is all that the guest gets for it.
+    read(&mut host, guest.acked.wrapping_sub(start) as usize);
+    host.write_all(b"data").unwrap();
+    guest.until(&mut lab, |guest| guest.received == b"data");
+    assert!(guest.told > 100, "{}", guest.told);
+}
+
+#[test]
+fn an_acknowledgement_is_within_what_the_guest_expects_while_data_is_sent_again() {
+    let mut lab = Lab::new(config());
+    let (mut guest, mut host) = connected(&mut lab, |_| ());
+    let before = guest.ack;
+    host.write_all(&bytes(20_000)).unwrap();
+    let frames = lab.receive();
+    guest.take(&frames);
+    assert_eq!(guest.received.len(), 20_000);
+    // What the guest says of it is lost, so the first of it comes once more.
+    lab.seconds(1);
+    assert!(!lab.receive().is_empty());
+    let has = std::mem::replace(&mut guest.ack, before);
+    let said = guest.send(&mut lab, b"data");
+    assert_eq!(said.iter().map(|said| (said.seq, said.ack)).collect::<Vec<_>>(), [(has, guest.seq)]);
+    assert_eq!(read(&mut host, 4), b"data");
+}
+
+#[test]
 fn segments_lost_on_the_way_out_are_asked_for() {
     let mut lab = Lab::new(config());
     let (mut guest, mut host) = connected(&mut lab, |_| ());

@@ -60,13 +60,13 @@ pub(super) fn translated(asked: &Asked, net: &Net) -> Result<String, String> {
     });
     let kim = Guest::boot(asked, net, "kim/0", 0)?;
     let address = kim.tell("dhcp")?;
-    let reply = kim.tell(&format!("tcp {ROUTER}:{port} bytes=30000"))?;
+    let reply = kim.tell(&format!("tcp {ROUTER}:{port} bytes=1000000"))?;
     let us = number(&reply, "us")?.max(1);
     let from = service.join().map_err(|_| "the host's service panicked")?.map_err(told)?;
     if !from.ip().is_loopback() {
         return Err(format!("the host saw {from}, not an address of its own"));
     }
-    Ok(format!("{address}, seen by the host as {from}; 30 kB echoed after {:.1} ms", us as f64 / 1e3))
+    Ok(format!("{address}, seen by the host as {from}; 1 MB echoed after {:.1} ms", us as f64 / 1e3))
 }
 
 /// A port of the host that leads to a guest: published while everything runs.

@@ -112,7 +112,8 @@ fn segment(cx: &mut Context, hub: &mut Hub, mac: wire::Mac, label: &Label, bytes
 /// Acknowledges what the host has taken, and tells the window.
 pub(super) fn acknowledge(cx: &mut Context, hub: &mut Hub, flow: &mut Flow) -> bool {
     let window = flow.tell_window();
-    let said = Said { flags: ACK, seq: flow.next, ack: flow.expected, window };
+    // The highest number sent, also while what came before it is being sent again: a guest that has it would not listen to less.
+    let said = Said { flags: ACK, seq: flow.high, ack: flow.expected, window };
     let sent = bare(cx, hub, flow, said, &[]);
     flow.owes &= !sent;
     sent
@@ -226,6 +227,8 @@ fn fill(cx: &mut Context, hub: &mut Hub, flow: &mut Flow, want: usize) -> io::Re
     let near = want.min(HEAD_BYTES - start);
     let place = head.room().get_mut(start..start + near).ok_or(ErrorKind::OutOfMemory)?;
     let offset = flow.data_on_the_way() as usize;
+    // What is owed by this frame may be that there is room again, which no event tells a second time.
+    let window = if flow.owes { flow.tell_window() } else { flow.window_field() };
     let Some(socket) = &mut flow.socket else { return Err(ErrorKind::NotConnected.into()) };
     let (n, rest) = socket.peek(&mut cx.arena, offset, place, want - near)?;
     if n == 0 {
@@ -239,7 +242,7 @@ fn fill(cx: &mut Context, hub: &mut Hub, flow: &mut Flow, want: usize) -> io::Re
     // All that came before the end was there when the end was told, so less than asked for is all.
     let last = flow.hung_up && !flow.urgent && n < want;
     let flags = if last { ACK | PSH | FIN } else { ACK | PSH };
-    let said = Said { flags, seq: flow.next, ack: flow.expected, window: flow.window_field() };
+    let said = Said { flags, seq: flow.next, ack: flow.expected, window };
     let mut tcp = header((flow.key.remote.port(), flow.key.inside.port()), said, 5);
     // What is owed begins from the sum of the pseudo header.
     let sum = inward::pseudo(label.source, label.destination, TCP, HEADER + n).fold();
