@@ -1,7 +1,7 @@
 //! The ground floor of Trunkline: what a frame is, what a port is, and the arithmetic of headers.
 //!
 //! Read in this order: [`frame`] (a handle, a head of our own, a body that is lent), [`port`] (the one trait everything meets in),
-//! [`context`] (what a turn works with), [`verdict`] (how frames end). Everything here is without I/O and is told the time ([`clock`]); `sys` lies
+//! [`context`] (what a turn works with), [`verdict`] (how frames end); [`fdb`] is the table that bridges and tunnels keep stations in. Everything here is without I/O and is told the time ([`clock`]); `sys` lies
 //! beneath and holds every line of `unsafe`.
 //!
 //! ```text
@@ -12,11 +12,14 @@
 mod addr;
 pub mod checksum;
 pub mod clock;
+pub mod coalesce;
 pub mod context;
+pub mod fdb;
 pub mod filter;
 pub mod fit;
 pub mod flow;
 pub mod frame;
+pub mod icmp;
 pub mod layers;
 pub mod offload;
 pub mod port;

@@ -110,7 +110,8 @@ fn complete(cx: &mut Context, frame: &Frame) -> Result<(), DropReason> {
     Ok(())
 }
 
-fn add_pieces(arena: &Arena, pieces: &[Lent], sum: &mut Checksum) -> Result<(), DropReason> {
+/// Adds the bytes of lent pieces to a sum; `Stale` when they are not there any more.
+pub(crate) fn add_pieces(arena: &Arena, pieces: &[Lent], sum: &mut Checksum) -> Result<(), DropReason> {
     let mut chunk = [0; CHUNK];
     for piece in pieces {
         let mut at = 0;
@@ -303,14 +304,14 @@ impl Cut {
     }
 }
 
-fn part<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+pub(crate) fn part<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..)?.first_chunk().copied()
 }
 
-fn put<const N: usize>(bytes: &mut [u8], at: usize, value: [u8; N]) -> Option<()> {
+pub(crate) fn put<const N: usize>(bytes: &mut [u8], at: usize, value: [u8; N]) -> Option<()> {
     *bytes.get_mut(at..)?.first_chunk_mut()? = value;
     Some(())
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

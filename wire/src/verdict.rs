@@ -132,6 +132,16 @@ reasons! {
     RogueRa = "rogue_ra",
     /// Neither ARP nor IP, or of a router: nothing that leaves by an uplink with one MAC.
     OneMac = "one_mac",
+    /// A packet from a tunnel whose header has flags, options or contents that are not known.
+    BadTunnel = "bad_tunnel",
+    /// A packet from a tunnel of a network that is not here.
+    UnknownVni = "unknown_vni",
+    /// A packet from a tunnel endpoint that the network does not name.
+    UnknownVtep = "unknown_vtep",
+    /// A frame that is itself a packet of the tunnel it would go into, or has come out of.
+    TunnelLoop = "tunnel_loop",
+    /// The underlay could not say that it was congested: the inner packet does not know ECN (RFC 6040).
+    Congested = "congested",
 }
 
 impl DropReason {

@@ -16,9 +16,11 @@ use std::{
 use super::name::Name;
 use crate::call::check;
 
+mod lend;
 mod receive;
 mod send;
 
+pub use lend::{LendBatch, Lending};
 pub use receive::{Found, Incoming, RecvBatch, SendError};
 pub use send::{FRONT, Outgoing, SendBatch};
 

@@ -9,32 +9,32 @@ use crate::{HEAD_BYTES, NicId, Offload, Origin, Sizes};
 
 /// What a super-frame is made of.
 #[derive(Clone, Debug)]
-struct Super {
-    tags: usize,
-    v6: bool,
+pub(crate) struct Super {
+    pub(crate) tags: usize,
+    pub(crate) v6: bool,
     /// IPv4 options or IPv6 extension headers, in units of eight bytes.
-    extra: usize,
-    tcp: bool,
+    pub(crate) extra: usize,
+    pub(crate) tcp: bool,
     /// TCP options in words.
-    options: usize,
-    flags: u8,
-    id: u16,
-    seq: u32,
-    payload: Vec<u8>,
-    mss: u16,
+    pub(crate) options: usize,
+    pub(crate) flags: u8,
+    pub(crate) id: u16,
+    pub(crate) seq: u32,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) mss: u16,
 }
 
 impl Super {
-    fn l4(&self) -> usize {
+    pub(crate) fn l4(&self) -> usize {
         14 + 4 * self.tags + if self.v6 { 40 } else { 20 } + 8 * self.extra
     }
 
-    fn headers(&self) -> usize {
+    pub(crate) fn headers(&self) -> usize {
         self.l4() + if self.tcp { 20 + 4 * self.options } else { 8 }
     }
 
     /// The frame as a guest sends it: lengths of the whole, the pseudo header's sum in the checksum field.
-    fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let protocol = if self.tcp { 6 } else { 17 };
         let l4_len = self.headers() - self.l4() + self.payload.len();
         let mut bytes = vec![2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1];
@@ -87,7 +87,7 @@ impl Super {
         bytes
     }
 
-    fn offload(&self) -> Offload {
+    pub(crate) fn offload(&self) -> Offload {
         let gso = match (self.tcp, self.v6) {
             (false, _) => Gso::Udp,
             (true, false) => Gso::Tcp4,
@@ -114,7 +114,7 @@ impl Super {
     }
 }
 
-fn supers(most: usize) -> impl Strategy<Value = Super> {
+pub(crate) fn supers(most: usize) -> impl Strategy<Value = Super> {
     let head = (0..=2usize, any::<bool>(), 0..=2usize, any::<bool>(), 0..=4usize, any::<u8>());
     let size = prop_oneof![1..=20usize, 21..=1500usize, 1501..=9000usize];
     (head, any::<u16>(), any::<u32>(), size, 0..=most).prop_flat_map(
@@ -148,14 +148,14 @@ fn words(bytes: &[u8]) -> u16 {
     sum as u16
 }
 
-fn context() -> Context {
+pub(crate) fn context() -> Context {
     let mut cx = Context::new(Sizes::default()).unwrap();
     cx.add_nic(NicId(0));
     cx
 }
 
 /// Receives `bytes` as one frame, what does not fit into the head in pieces of the lengths of `cuts`, over and over.
-fn frame(cx: &mut Context, bytes: &[u8], offload: Offload, cuts: &[usize]) -> Frame {
+pub(crate) fn frame(cx: &mut Context, bytes: &[u8], offload: Offload, cuts: &[usize]) -> Frame {
     let mut rest = bytes.get(HEAD_BYTES..).unwrap_or_default();
     let mut pieces = Vec::new();
     for cut in cuts.iter().cycle() {
@@ -179,7 +179,7 @@ fn frame(cx: &mut Context, bytes: &[u8], offload: Offload, cuts: &[usize]) -> Fr
 }
 
 /// Everything that `frame` becomes, with what each still owes; checks what holds for every frame.
-fn settle(cx: &mut Context, frame: Frame, accepts: Accepts) -> Vec<(Vec<u8>, Offload)> {
+pub(crate) fn settle(cx: &mut Context, frame: Frame, accepts: Accepts) -> Vec<(Vec<u8>, Offload)> {
     let mut out = Vec::new();
     let mut settle = Settle::new(cx, frame, accepts);
     while let Some(frame) = settle.next(cx) {

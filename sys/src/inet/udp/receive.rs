@@ -14,9 +14,9 @@ use super::{BATCH, CONTROL_WORDS, Control, Datagrams, Name};
 use crate::call::retry;
 
 /// The longest datagram with its headers, and what many of one size come in as together.
-const LONGEST: usize = 65_535;
+pub(super) const LONGEST: usize = 65_535;
 /// From the start of one buffer to that of the next: no power of two, so that first bytes do not all fall into one set of a cache.
-const STRIDE: usize = 65_536 + 704;
+pub(super) const STRIDE: usize = 65_536 + 704;
 
 /// A datagram that came in, or a run of them.
 #[derive(Clone, Copy, Debug)]
@@ -63,9 +63,8 @@ pub struct SendError<'b> {
     pub quoted: &'b [u8],
 }
 
-/// Datagrams that came in from one socket. See the module's documentation.
-pub struct RecvBatch {
-    buffers: Box<[u8]>,
+/// What recvmmsg(2) is told of a batch, and what it tells back.
+pub(super) struct Messages {
     names: Box<[Name]>,
     controls: Box<[Control]>,
     parts: Box<[MaybeUninit<libc::iovec>]>,
@@ -73,13 +72,13 @@ pub struct RecvBatch {
     len: usize,
 }
 
-// SAFETY: headers and parts point into the boxes beside them, which move with them.
-unsafe impl Send for RecvBatch {}
+// SAFETY: headers and parts point into the boxes beside them, which move with them, and to where bytes go, which is looked at within one call of
+// `receive` only.
+unsafe impl Send for Messages {}
 
-impl Default for RecvBatch {
+impl Default for Messages {
     fn default() -> Self {
-        RecvBatch {
-            buffers: vec![0; BATCH * STRIDE].into(),
+        Messages {
             names: vec![Name::EMPTY; BATCH].into(),
             controls: vec![[0; CONTROL_WORDS]; BATCH].into(),
             parts: (0..BATCH).map(|_| MaybeUninit::uninit()).collect(),
@@ -89,28 +88,38 @@ impl Default for RecvBatch {
     }
 }
 
-impl RecvBatch {
+/// What came with a datagram.
+pub(super) struct Facts {
+    pub(super) len: usize,
+    pub(super) from: SocketAddr,
+    pub(super) segment: u16,
+    pub(super) tos: u8,
+    pub(super) ttl: u8,
+}
+
+impl Messages {
     /// Datagrams in it.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.len
     }
 
-    /// None in it.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Receives up to `most` datagrams (or runs of them) with one call, in place of those that were in it, and tells how many came.
+    /// Receives up to `most` datagrams, the one at an index to `place` of it and of no more than [`LONGEST`] bytes.
     ///
-    /// # Errors
-    /// `WouldBlock` if nothing has arrived; an error that came back for something sent earlier; else what recvmmsg(2) reports.
-    pub fn receive(&mut self, socket: &Datagrams, most: usize) -> io::Result<usize> {
+    /// # Safety
+    /// Every place is writable for [`LONGEST`] bytes until this returns, and nothing else looks at it.
+    pub(super) unsafe fn receive(
+        &mut self,
+        socket: &Datagrams,
+        most: usize,
+        place: impl Fn(usize) -> *mut u8,
+    ) -> io::Result<usize> {
         self.len = 0;
         let most = most.min(BATCH);
         for index in 0..most {
-            self.prepare(index);
+            self.prepare(index, place(index));
         }
-        // SAFETY: the first `most` headers are written, and what they point at lies in boxes of ours. No time limit is given.
+        // SAFETY: the first `most` headers are written, and what they point at lies in boxes of ours or where the caller vouches for. No time
+        // limit is given.
         let count = retry(|| unsafe {
             let headers = self.headers.as_mut_ptr().cast();
             libc::recvmmsg(socket.as_raw_fd(), headers, most as libc::c_uint, libc::MSG_DONTWAIT as _, ptr::null_mut())
@@ -120,10 +129,8 @@ impl RecvBatch {
     }
 
     /// Writes the header of the message at `index`.
-    fn prepare(&mut self, index: usize) {
-        let at = index * STRIDE;
-        let (Some(buffer), Some(name), Some(control), Some(part), Some(header)) = (
-            self.buffers.get_mut(at..at + LONGEST),
+    fn prepare(&mut self, index: usize, place: *mut u8) {
+        let (Some(name), Some(control), Some(part), Some(header)) = (
             self.names.get_mut(index),
             self.controls.get_mut(index),
             self.parts.get_mut(index),
@@ -131,7 +138,7 @@ impl RecvBatch {
         ) else {
             return;
         };
-        part.write(libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: LONGEST });
+        part.write(libc::iovec { iov_base: place.cast(), iov_len: LONGEST });
         // SAFETY: all zeros is a valid header: null pointers with lengths of 0.
         let mut made: libc::mmsghdr = unsafe { MaybeUninit::zeroed().assume_init() };
         made.msg_hdr.msg_name = name.ptr_mut().cast();
@@ -143,26 +150,66 @@ impl RecvBatch {
         header.write(made);
     }
 
-    /// The datagram at `index`; nothing when there is none or it names no sender.
-    pub fn get(&self, index: usize) -> Option<Incoming<'_>> {
+    /// What came at `index`; nothing when there is none or it names no sender.
+    pub(super) fn facts(&self, index: usize) -> Option<Facts> {
         let header = self.headers.get(..self.len)?.get(index)?;
         // SAFETY: `len` headers were written by `receive`.
         let header = unsafe { header.assume_init_ref() };
-        let at = index * STRIDE;
-        let bytes = self.buffers.get(at..at + (header.msg_len as usize).min(LONGEST))?;
         let from = self.names.get(index)?.get()?;
-        let mut incoming = Incoming { bytes, from, segment: 0, tos: 0, ttl: 0 };
+        let mut facts = Facts { len: (header.msg_len as usize).min(LONGEST), from, segment: 0, tos: 0, ttl: 0 };
         each_control(&header.msg_hdr, |level, kind, value| match (level, kind) {
-            (libc::SOL_UDP, libc::UDP_GRO) => incoming.segment = number(value) as u16,
+            (libc::SOL_UDP, libc::UDP_GRO) => facts.segment = number(value) as u16,
             (libc::IPPROTO_IP, libc::IP_TOS) | (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
-                incoming.tos = number(value) as u8;
+                facts.tos = number(value) as u8;
             }
             (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) => {
-                incoming.ttl = number(value) as u8;
+                facts.ttl = number(value) as u8;
             }
             _ => {}
         });
-        Some(incoming)
+        Some(facts)
+    }
+}
+
+/// Datagrams that came in from one socket. See the module's documentation.
+pub struct RecvBatch {
+    buffers: Box<[u8]>,
+    messages: Messages,
+}
+
+impl Default for RecvBatch {
+    fn default() -> Self {
+        RecvBatch { buffers: vec![0; BATCH * STRIDE].into(), messages: Messages::default() }
+    }
+}
+
+impl RecvBatch {
+    /// Datagrams in it.
+    pub fn len(&self) -> usize {
+        self.messages.len
+    }
+
+    /// None in it.
+    pub fn is_empty(&self) -> bool {
+        self.messages.len == 0
+    }
+
+    /// Receives up to `most` datagrams (or runs of them) with one call, in place of those that were in it, and tells how many came.
+    ///
+    /// # Errors
+    /// `WouldBlock` if nothing has arrived; an error that came back for something sent earlier; else what recvmmsg(2) reports.
+    pub fn receive(&mut self, socket: &Datagrams, most: usize) -> io::Result<usize> {
+        let buffers = self.buffers.as_mut_ptr();
+        // SAFETY: there are as many buffers as messages, each of them longer than asked for, and all are borrowed for this call. The pointer
+        // arithmetic stays inside the box.
+        unsafe { self.messages.receive(socket, most, |index| buffers.add(index * STRIDE)) }
+    }
+
+    /// The datagram at `index`; nothing when there is none or it names no sender.
+    pub fn get(&self, index: usize) -> Option<Incoming<'_>> {
+        let Facts { len, from, segment, tos, ttl } = self.messages.facts(index)?;
+        let at = index * STRIDE;
+        Some(Incoming { bytes: self.buffers.get(at..at + len)?, from, segment, tos, ttl })
     }
 
     /// The next error that came back, if there is one. What was received is gone.
@@ -170,9 +217,9 @@ impl RecvBatch {
     /// # Errors
     /// What recvmsg(2) reports.
     pub fn error(&mut self, socket: &Datagrams) -> io::Result<Option<SendError<'_>>> {
-        self.len = 0;
-        self.prepare(0);
-        let Some(header) = self.headers.first_mut() else { return Ok(None) };
+        self.messages.len = 0;
+        self.messages.prepare(0, self.buffers.as_mut_ptr());
+        let Some(header) = self.messages.headers.first_mut() else { return Ok(None) };
         // SAFETY: `prepare` has written the header.
         let header = unsafe { &mut header.assume_init_mut().msg_hdr };
         let flags = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
@@ -182,7 +229,7 @@ impl RecvBatch {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
             Err(error) => return Err(error),
         };
-        let to = if header.msg_namelen > 0 { self.names.first().and_then(Name::get) } else { None };
+        let to = if header.msg_namelen > 0 { self.messages.names.first().and_then(Name::get) } else { None };
         let mut found = SendError {
             found: Found::Here,
             errno: 0,

@@ -8,7 +8,7 @@ use super::{BATCH, CONTROL_WORDS, Control, Datagrams, Name};
 use crate::{arena::Arena, call::retry, guest::Lent};
 
 /// Bytes at the start of a datagram that are copied, at most.
-pub const FRONT: usize = 128;
+pub const FRONT: usize = 160;
 /// Lent pieces in a batch, at most. The kernel takes as many in one message.
 const PARTS: usize = 1024;
 

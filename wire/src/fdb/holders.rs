@@ -4,7 +4,7 @@
 //! ordered by stamp, oldest first, so the entry to evict or to expire is always its first. Lists are threaded through one array as long as
 //! the table; nothing is allocated but in [`Holders::add`].
 
-use wire::NicId;
+use crate::NicId;
 
 use super::table::Slot;
 

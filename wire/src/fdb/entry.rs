@@ -2,7 +2,7 @@
 //!
 //! Invariant: plain data; nothing here refers into a database but [`Learn`], which is good until that database changes.
 
-use wire::{Mac, NicId, Segment};
+use crate::{Mac, NicId, Segment};
 
 use super::table::Slot;
 

@@ -1,4 +1,4 @@
-//! [`Fdb`]: which NIC a station is behind, the filtering database of a bridge.
+//! [`Fdb`]: which NIC a station is behind, the filtering database of a bridge; to a tunnel endpoint, which endpoint, for each of which a [`NicId`] stands.
 //!
 //! Invariant: it never holds more than its capacity, an entry names a NIC that was added and not removed since, and whatever guests send,
 //! one frame costs two cache lines to look up and a bounded number to learn. Nothing is allocated after [`Fdb::new`] and [`Fdb::add_nic`].
@@ -12,12 +12,12 @@
 
 use std::time::Duration;
 
-use wire::{Instant, Mac, NicId, Segment};
+use crate::{Instant, Mac, NicId, Segment};
 
-pub(crate) use self::table::{Key, Record};
+use self::table::Record;
 pub use self::{
     entry::{Entry, FdbStats, Learn, StaticError},
-    table::Slot,
+    table::{Key, Slot},
 };
 use self::{holders::Holders, table::Table};
 
@@ -88,14 +88,15 @@ impl Fdb {
         self.find(Key::new(segment, mac.to_bits()), now)
     }
 
+    /// As [`Fdb::lookup`], by a key that is there already.
     #[inline]
-    pub(crate) fn find(&self, key: Key, now: Tick) -> Option<NicId> {
+    pub fn find(&self, key: Key, now: Tick) -> Option<NicId> {
         let (_, record) = self.table.find(key)?;
         (!self.is_expired(&record, now)).then_some(record.nic)
     }
 
     /// Whether a station is behind a NIC by a static entry.
-    pub(crate) fn is_fixed(&self, key: Key, nic: NicId) -> bool {
+    pub fn is_fixed(&self, key: Key, nic: NicId) -> bool {
         self.table.find(key).is_some_and(|(_, record)| record.fixed && record.nic == nic)
     }
 
@@ -108,7 +109,7 @@ impl Fdb {
 
     /// What it would mean to hear a station at a NIC.
     #[inline]
-    pub(crate) fn consider(&self, key: Key, nic: NicId, now: Tick) -> Learn {
+    pub fn consider(&self, key: Key, nic: NicId, now: Tick) -> Learn {
         match self.table.find(key) {
             None => Learn::Insert,
             Some((_, record)) if record.nic == nic && (record.stamp == now.0 || record.fixed) => Learn::Current,
@@ -120,7 +121,7 @@ impl Fdb {
 
     /// Carries out what [`Fdb::consider`] said of the same key, NIC and time.
     #[inline]
-    pub(crate) fn settle(&mut self, learn: Learn, key: Key, nic: NicId, now: Tick) -> bool {
+    pub fn settle(&mut self, learn: Learn, key: Key, nic: NicId, now: Tick) -> bool {
         match learn {
             Learn::Current => true,
             Learn::Pinned(_) => false,

@@ -7,28 +7,31 @@
 //! outside. With two choices, four ways, and room for one record to step aside to its other bucket, a table that is half full all but never
 //! lacks a place. Read first: Pagh and Rodler, "Cuckoo Hashing" (2001), of which this is the variant with buckets and one step.
 
-use wire::{NicId, Segment};
+use crate::{NicId, Segment};
 
-/// A segment and a MAC in one word: the MAC as [`wire::Mac::to_bits`] has it, the segment above it.
+/// A segment and a MAC in one word: the MAC as [`crate::Mac::to_bits`] has it, the segment above it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Key(u64);
+pub struct Key(u64);
 
 impl Key {
     /// No station: a group address, which is neither learnt nor looked up.
-    pub(crate) const NONE: Key = Key(u64::MAX);
+    pub const NONE: Key = Key(u64::MAX);
 
+    /// Of these; of the MAC, 48 bits count.
     #[inline]
-    pub(crate) const fn new(segment: Segment, mac: u64) -> Key {
+    pub const fn new(segment: Segment, mac: u64) -> Key {
         Key((segment.0 as u64) << 48 | mac & 0xffff_ffff_ffff)
     }
 
+    /// The segment.
     #[inline]
-    pub(crate) const fn segment(self) -> Segment {
+    pub const fn segment(self) -> Segment {
         Segment((self.0 >> 48) as u16)
     }
 
+    /// The MAC.
     #[inline]
-    pub(crate) const fn mac(self) -> u64 {
+    pub const fn mac(self) -> u64 {
         self.0 & 0xffff_ffff_ffff
     }
 }

@@ -1,0 +1,22 @@
+//! One Ethernet segment over many hosts: frames of a network travel between hosts in UDP packets of the underlay.
+//!
+//! ```text
+//!   bridge --transmit--> TunnelPort --Vtep: which endpoint?--> encapsulate --sendmmsg--> underlay
+//!          <--answers---            <--Vtep: whose? may it?--- decapsulate <--recvmmsg--
+//! ```
+//!
+//! Read in this order: [`encap`] (the eight bytes between), [`remotes`] (the endpoints of other hosts), [`vtep`] (what is decided, without I/O),
+//! [`tunnel`] (the port that does it, by sockets).
+//!
+//! The words are those of RFC 7348: a *VTEP* is a tunnel endpoint, a *VNI* the number of a network in the underlay. A *station* is who has a MAC
+//! address; the *underlay* is the network that the hosts have in common.
+
+pub mod encap;
+pub mod remotes;
+pub mod tunnel;
+pub mod vtep;
+
+pub use encap::Encapsulation;
+pub use remotes::{Remote, RemoteId};
+pub use tunnel::{TunnelConfig, TunnelPort};
+pub use vtep::{NetworkConfig, NetworkId, Vtep, VtepConfig, VtepError};

@@ -1,0 +1,470 @@
+//! [`Vtep`]: a tunnel endpoint of this host, without sockets and clock: which network a packet belongs to, which endpoint a station is behind,
+//! and what is refused.
+//!
+//! Invariant: a packet is taken only from an endpoint that its network names, or from anybody where the network learns from anyone. A station is
+//! behind one endpoint at a time; a table of stations holds no more than its capacity, and an endpoint that invents stations loses its own. What
+//! came out of a tunnel never goes into one.
+//!
+//! Theory of operation: to [`Fdb`] an endpoint is what a NIC is to a bridge, and a network what a segment is, so the table that bridges learn with
+//! is the one that tunnels learn with: bounded, aged, fair. A VNI is found in two steps of twelve bits. A frame to a known station goes to its
+//! endpoint, one to a group or to nobody known to every endpoint of the network (head-end replication, RFC 7348 section 4.2 without multicast).
+//! Read first: RFC 7348 sections 4 and 5, [`crate::encap`], [`wire::fdb`].
+
+use std::{net::IpAddr, time::Duration};
+
+use wire::{
+    DropReason, Instant, Mac, NicId, Segment, Vni,
+    fdb::{Fdb, Key, Learn, StaticError, Tick},
+};
+
+use crate::{
+    encap::{Encapsulation, HEADER, Malformed},
+    remotes::{RemoteId, Remotes},
+};
+
+#[cfg(test)]
+mod tests;
+
+/// Ethernet header of an inner frame.
+const ETHERNET: usize = 14;
+
+/// A network of an endpoint, by its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NetworkId(pub u16);
+
+/// What a network is to a tunnel endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkConfig {
+    /// Its identifier in the underlay.
+    pub vni: Vni,
+    /// The endpoints that it stretches to.
+    pub peers: Vec<IpAddr>,
+    /// Where stations are is learnt from what comes; false: only control says so.
+    pub learning: bool,
+    /// Packets of endpoints that are no peers are taken, too.
+    pub anyone: bool,
+}
+
+/// A tunnel endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VtepConfig {
+    /// Its address in the underlay.
+    pub local: IpAddr,
+    /// UDP port that packets are sent to and come in at.
+    pub port: u16,
+    /// How frames are wrapped.
+    pub encapsulation: Encapsulation,
+    /// Its networks.
+    pub networks: Vec<NetworkConfig>,
+    /// The longest IP packet of the underlay until an endpoint's path is known, in bytes.
+    pub mtu: u16,
+    /// Stations remembered at most, over all networks.
+    pub stations: usize,
+    /// How long a station is remembered that is silent.
+    pub ageing: Duration,
+    /// A random number that guests and endpoints cannot know.
+    pub seed: u64,
+}
+
+/// Why an endpoint cannot be as it is configured.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VtepError {
+    /// One VNI for two networks.
+    #[error("VNI {0} is given twice; each network of a tunnel endpoint needs one of its own")]
+    Twice(Vni),
+    /// A peer that is the endpoint itself.
+    #[error("peer {0} is the tunnel endpoint itself; name the other hosts only")]
+    Ourselves(IpAddr),
+    /// A peer of the other version of IP.
+    #[error("peer {peer} cannot be reached from {local}: one is an IPv4, the other an IPv6 address")]
+    Family {
+        /// The peer.
+        peer: IpAddr,
+        /// The endpoint's own address.
+        local: IpAddr,
+    },
+    /// No address of one host.
+    #[error("{0} is not the address of one host")]
+    Address(IpAddr),
+    /// Too many networks or endpoints.
+    #[error("too many {0}; a tunnel endpoint has at most {1}")]
+    TooMany(&'static str, usize),
+}
+
+struct Network {
+    vni: Vni,
+    /// In the order of their numbers.
+    flood: Vec<RemoteId>,
+    learning: bool,
+    anyone: bool,
+}
+
+/// A packet that is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inward {
+    /// Whose frame it is.
+    pub network: NetworkId,
+    /// Where the frame begins behind the UDP header.
+    pub at: usize,
+}
+
+/// Who sent a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sender {
+    /// An endpoint that is known.
+    Known(RemoteId),
+    /// Another one.
+    Stranger(IpAddr),
+}
+
+/// Where a frame goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// To the endpoint that its destination is behind.
+    One(RemoteId),
+    /// To every endpoint of the network.
+    All,
+}
+
+/// See the module's documentation.
+pub struct Vtep {
+    local: IpAddr,
+    port: u16,
+    encapsulation: Encapsulation,
+    networks: Vec<Option<Network>>,
+    vnis: Vnis,
+    /// The endpoints it knows.
+    pub remotes: Remotes,
+    stations: Fdb,
+}
+
+/// From a VNI to its network: two tables of twelve bits each, the second only where there is something.
+struct Vnis(Vec<Option<Box<[u16; 4096]>>>);
+
+impl Vnis {
+    fn new() -> Vnis {
+        Vnis((0..4096).map(|_| None).collect())
+    }
+
+    #[inline]
+    fn find(&self, vni: u32) -> Option<NetworkId> {
+        let page = self.0.get((vni >> 12) as usize)?.as_ref()?;
+        page.get((vni & 0xfff) as usize).copied().filter(|id| *id != u16::MAX).map(NetworkId)
+    }
+
+    fn set(&mut self, vni: Vni, id: u16) {
+        if let Some(page) = self.0.get_mut((vni.get() >> 12) as usize)
+            && let Some(place) = page.get_or_insert_with(|| Box::new([u16::MAX; 4096])).get_mut((vni.get() & 0xfff) as usize)
+        {
+            *place = id;
+        }
+    }
+}
+
+/// Networks of an endpoint at most.
+pub const MOST_NETWORKS: usize = 32_768;
+/// Endpoints that are only heard, at most.
+const HEARD_ONLY: usize = 1024;
+
+impl Vtep {
+    /// An endpoint that knows no station. All memory for stations is taken here.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration.
+    pub fn new(config: VtepConfig) -> Result<Vtep, VtepError> {
+        let mut vtep = Vtep {
+            local: config.local,
+            port: config.port,
+            encapsulation: config.encapsulation,
+            networks: Vec::new(),
+            vnis: Vnis::new(),
+            remotes: Remotes::new(config.seed, HEARD_ONLY, config.mtu),
+            stations: Fdb::new(config.stations, config.ageing, config.seed),
+        };
+        for network in &config.networks {
+            vtep.add(network)?;
+        }
+        Ok(vtep)
+    }
+
+    /// A network begins. Allocates.
+    ///
+    /// # Errors
+    /// What is wrong with it; nothing has changed then.
+    pub fn add(&mut self, config: &NetworkConfig) -> Result<NetworkId, VtepError> {
+        if self.vnis.find(config.vni.get()).is_some() {
+            return Err(VtepError::Twice(config.vni));
+        }
+        for peer in &config.peers {
+            self.check(*peer)?;
+        }
+        let at = self.networks.iter().position(Option::is_none).unwrap_or(self.networks.len());
+        if at >= MOST_NETWORKS {
+            return Err(VtepError::TooMany("networks", MOST_NETWORKS));
+        }
+        let mut flood: Vec<RemoteId> = Vec::new();
+        for peer in &config.peers {
+            let Some(id) = self.remotes.name(*peer) else {
+                flood.into_iter().for_each(|id| self.leave(id));
+                return Err(VtepError::TooMany("remote endpoints", crate::remotes::MOST));
+            };
+            self.stations.add_nic(NicId(id.0));
+            match flood.binary_search(&id) {
+                Ok(_) => _ = self.remotes.unname(id),
+                Err(at) => flood.insert(at, id),
+            }
+        }
+        if self.networks.len() <= at {
+            self.networks.resize_with(at + 1, || None);
+        }
+        let network = Network { vni: config.vni, flood, learning: config.learning, anyone: config.anyone };
+        if let Some(place) = self.networks.get_mut(at) {
+            *place = Some(network);
+        }
+        self.vnis.set(config.vni, at as u16);
+        Ok(NetworkId(at as u16))
+    }
+
+    /// A network ends.
+    pub fn remove(&mut self, id: NetworkId) {
+        let Some(network) = self.networks.get_mut(usize::from(id.0)).and_then(Option::take) else { return };
+        self.vnis.set(network.vni, u16::MAX);
+        let known: Vec<Mac> = self.stations(Instant::START).filter(|entry| entry.0 == id).map(|entry| entry.1).collect();
+        for mac in known {
+            self.stations.remove(Segment(id.0), mac);
+        }
+        network.flood.into_iter().for_each(|id| self.leave(id));
+    }
+
+    /// An endpoint joins a network, or leaves it: control's word.
+    ///
+    /// # Errors
+    /// What is wrong with the address.
+    pub fn join(&mut self, network: NetworkId, peer: IpAddr) -> Result<(), VtepError> {
+        self.check(peer)?;
+        let Some(Some(place)) = self.networks.get_mut(usize::from(network.0)) else { return Ok(()) };
+        let id = self.remotes.name(peer).ok_or(VtepError::TooMany("remote endpoints", crate::remotes::MOST))?;
+        self.stations.add_nic(NicId(id.0));
+        match place.flood.binary_search(&id) {
+            Ok(_) => _ = self.remotes.unname(id),
+            Err(at) => place.flood.insert(at, id),
+        }
+        Ok(())
+    }
+
+    /// See [`Vtep::join`].
+    pub fn part(&mut self, network: NetworkId, peer: IpAddr) {
+        let Some(id) = self.remotes.find(peer) else { return };
+        let Some(Some(place)) = self.networks.get_mut(usize::from(network.0)) else { return };
+        let before = place.flood.len();
+        place.flood.retain(|other| *other != id);
+        if place.flood.len() < before {
+            self.leave(id);
+        }
+    }
+
+    fn leave(&mut self, id: RemoteId) {
+        if self.remotes.unname(id) {
+            self.stations.remove_nic(NicId(id.0), true);
+        }
+    }
+
+    fn check(&self, peer: IpAddr) -> Result<(), VtepError> {
+        let group = peer.is_multicast() || peer.is_unspecified() || peer == IpAddr::from([255; 4]);
+        match peer {
+            _ if peer == self.local => Err(VtepError::Ourselves(peer)),
+            _ if peer.is_ipv4() != self.local.is_ipv4() => Err(VtepError::Family { peer, local: self.local }),
+            _ if group => Err(VtepError::Address(peer)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Its address in the underlay.
+    pub fn local(&self) -> IpAddr {
+        self.local
+    }
+
+    /// Its UDP port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Bytes between the inner frame and the end of the underlay's IP header, that header included.
+    pub fn overhead(&self) -> u16 {
+        let ip = if self.local.is_ipv4() { 20 } else { 40 };
+        ip + 8 + HEADER as u16
+    }
+
+    /// The longest inner IP packet, in bytes, that reaches an endpoint.
+    pub fn inner_mtu(&self, remote: RemoteId) -> u16 {
+        let mtu = self.remotes.get(remote).map_or(0, |remote| remote.mtu);
+        mtu.saturating_sub(self.overhead() + ETHERNET as u16)
+    }
+
+    /// The longest inner IP packet, in bytes, that goes this way.
+    pub fn fits(&self, network: NetworkId, way: Way) -> u16 {
+        match way {
+            Way::One(remote) => self.inner_mtu(remote),
+            Way::All => self.flood(network).iter().map(|remote| self.inner_mtu(*remote)).min().unwrap_or(u16::MAX),
+        }
+    }
+
+    /// The header of a network's packets.
+    #[inline]
+    pub fn header(&self, network: NetworkId) -> Option<[u8; HEADER]> {
+        self.network(network).map(|network| self.encapsulation.header(network.vni))
+    }
+
+    /// The endpoints of a network.
+    #[inline]
+    pub fn flood(&self, network: NetworkId) -> &[RemoteId] {
+        self.network(network).map_or(&[], |network| &network.flood)
+    }
+
+    #[inline]
+    fn network(&self, id: NetworkId) -> Option<&Network> {
+        self.networks.get(usize::from(id.0))?.as_ref()
+    }
+
+    /// The time as its table of stations counts it.
+    #[inline]
+    pub fn tick(&self, now: Instant) -> Tick {
+        self.stations.tick(now)
+    }
+
+    /// Who sent a packet, by its address in the underlay. Found once for a run of packets.
+    #[inline]
+    pub fn sender(&self, from: IpAddr) -> Sender {
+        match self.remotes.find(from) {
+            Some(id) => Sender::Known(id),
+            None => Sender::Stranger(from),
+        }
+    }
+
+    /// Whether a packet of `len` bytes behind the UDP header, which begins with `front`, is taken, and whose it is. Changes nothing.
+    ///
+    /// # Errors
+    /// `BadTunnel`: headers that are not known; `UnknownVni`; `UnknownVtep`: no peer of that network; `Runt`; `BadSource`; `TunnelLoop`: the frame
+    /// is a packet to this endpoint itself.
+    #[inline]
+    pub fn accept(&self, sender: Sender, front: &[u8], len: usize) -> Result<Inward, DropReason> {
+        let (vni, at) = self.encapsulation.read(front).map_err(|malformed| match malformed {
+            Malformed::Short => DropReason::Runt,
+            Malformed::Unknown | Malformed::Protocol => DropReason::BadTunnel,
+        })?;
+        let id = self.vnis.find(vni).ok_or(DropReason::UnknownVni)?;
+        let network = self.network(id).ok_or(DropReason::UnknownVni)?;
+        let named = matches!(sender, Sender::Known(id) if network.flood.binary_search(&id).is_ok());
+        if !named && !network.anyone {
+            return Err(DropReason::UnknownVtep);
+        }
+        if len < at + ETHERNET {
+            return Err(DropReason::Runt);
+        }
+        if self.is_ours(front.get(at..).unwrap_or_default(), false) {
+            return Err(DropReason::TunnelLoop);
+        }
+        Ok(Inward { network: id, at })
+    }
+
+    /// What came in is counted, and its source learnt behind its sender. A stranger that is heard becomes known.
+    pub fn hear(&mut self, sender: Sender, network: NetworkId, source: u64, now: Instant) -> Option<RemoteId> {
+        let id = match sender {
+            Sender::Known(id) => id,
+            Sender::Stranger(address) => self.meet(address, now)?,
+        };
+        if let Some(remote) = self.remotes.get_mut(id) {
+            remote.rx_frames += 1;
+            remote.heard = Some(now);
+        }
+        if self.network(network).is_some_and(|network| network.learning) && Mac::from_bits(source).is_unicast() {
+            let (key, nic, tick) = (Key::new(Segment(network.0), source), NicId(id.0), self.tick(now));
+            match self.stations.consider(key, nic, tick) {
+                Learn::Current => {}
+                learn => _ = self.stations.settle(learn, key, nic, tick),
+            }
+        }
+        Some(id)
+    }
+
+    #[cold]
+    fn meet(&mut self, address: IpAddr, now: Instant) -> Option<RemoteId> {
+        self.check(address).ok()?;
+        let (id, gone) = self.remotes.hear(address, now)?;
+        if let Some(gone) = gone {
+            self.stations.remove_nic(NicId(gone.0), true);
+        }
+        self.stations.add_nic(NicId(id.0));
+        Some(id)
+    }
+
+    /// Where a frame goes, by its first bytes. Changes nothing.
+    ///
+    /// # Errors
+    /// `TunnelLoop`: the frame is a packet of this endpoint itself; `NoDestination`: there is no other endpoint.
+    #[inline]
+    pub fn route(&self, network: NetworkId, bytes: &[u8], destination: u64, tick: Tick) -> Result<Way, DropReason> {
+        if self.is_ours(bytes, true) {
+            return Err(DropReason::TunnelLoop);
+        }
+        let known = if Mac::from_bits(destination).is_group() {
+            None
+        } else {
+            self.stations.find(Key::new(Segment(network.0), destination), tick)
+        };
+        match known {
+            Some(nic) => Ok(Way::One(RemoteId(nic.0))),
+            None if self.flood(network).is_empty() => Err(DropReason::NoDestination),
+            None => Ok(Way::All),
+        }
+    }
+
+    /// Whether an inner frame is a packet of a tunnel of this endpoint: from it, or else to it. Such a one would go round for ever.
+    #[inline]
+    fn is_ours(&self, bytes: &[u8], from: bool) -> bool {
+        let field = |at: usize| bytes.get(at..at + 2).map(|b| b == self.port.to_be_bytes());
+        match (self.local, bytes.get(12..14)) {
+            (IpAddr::V4(local), Some([0x08, 0x00])) => {
+                bytes.get(23) == Some(&17)
+                    && bytes.get(if from { 26..30 } else { 30..34 }) == Some(&local.octets())
+                    && field(36) == Some(true)
+            }
+            (IpAddr::V6(local), Some([0x86, 0xdd])) => {
+                bytes.get(20) == Some(&17)
+                    && bytes.get(if from { 22..38 } else { 38..54 }) == Some(&local.octets())
+                    && field(56) == Some(true)
+            }
+            _ => false,
+        }
+    }
+
+    /// A station is behind an endpoint, whatever is learnt: control's word.
+    ///
+    /// # Errors
+    /// What [`Fdb::add_static`] refuses.
+    pub fn place(&mut self, network: NetworkId, mac: Mac, remote: RemoteId) -> Result<(), StaticError> {
+        let tick = self.tick(Instant::START);
+        self.stations.add_static(Segment(network.0), mac, NicId(remote.0), tick)
+    }
+
+    /// A station is forgotten, placed or learnt; false when it was not known.
+    pub fn forget(&mut self, network: NetworkId, mac: Mac) -> bool {
+        self.stations.remove(Segment(network.0), mac)
+    }
+
+    /// The stations that are known: network, address, endpoint, whether placed by control.
+    pub fn stations(&self, now: Instant) -> impl Iterator<Item = (NetworkId, Mac, RemoteId, bool)> {
+        let entries = self.stations.iter(self.tick(now));
+        entries.map(|entry| (NetworkId(entry.segment.0), entry.mac, RemoteId(entry.nic.0), entry.fixed))
+    }
+
+    /// How many stations were learnt behind an endpoint.
+    pub fn count(&self, remote: RemoteId) -> usize {
+        self.stations.count(NicId(remote.0))
+    }
+
+    /// Frees up to `budget` stations that are silent for too long.
+    pub fn sweep(&mut self, now: Instant, budget: usize) {
+        self.stations.sweep(self.stations.tick(now), budget);
+    }
+}
