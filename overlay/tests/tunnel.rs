@@ -157,8 +157,12 @@ fn frames_of_each_network_arrive_in_it_unchanged() {
         assert!(a.send(network, &frames).is_empty());
         let got = b.receive(4);
         assert_eq!(got.len(), 4);
-        for ((came_in, bytes, offload), (sent, _)) in got.iter().zip(&frames) {
-            assert_eq!((*came_in, bytes == sent, offload.is_none()), (network, true, true));
+        // Flows leave by different sockets, so only frames of one flow keep their order.
+        for (sent, _) in &frames {
+            let same = got.iter().filter(|(came_in, bytes, offload)| {
+                *came_in == network && bytes == sent && offload.is_none()
+            });
+            assert_eq!(same.count(), 1);
         }
     }
     // Who was heard is known: the answer goes to that endpoint.

@@ -277,6 +277,8 @@ impl TunnelPort {
         let head = cx.heads.get(frame);
         let (nic, ethertype) = (head.origin.nic, head.ethertype());
         let (to, from) = head.macs();
+        // Once for a NIC that was never told anything.
+        self.limits.add(nic);
         if !self.limits.take(nic, cx.now) {
             return;
         }
