@@ -76,7 +76,7 @@ fn packet(
     let mac = outside_mac(network);
     let mut made = PortConfig::new(mac, table, prefix, hop, router4.unwrap_or(Ipv4Addr::UNSPECIFIED));
     made.inside_mtu = gateways::mtu(network);
-    made.inside = network.subnet.and_then(inside).into_iter().collect();
+    made.inside = network.segments().filter_map(|segment| inside(segment.subnet()?)).collect();
     if let (Some(prefix), Some(subnet), Some(router)) = (prefix6, network.subnet6, router6)
         && let (Some(IpAddr::V6(outside)), Some(IpAddr::V6(inside))) = (prefix.host(0), subnet.host(0))
     {

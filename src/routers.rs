@@ -1,21 +1,21 @@
 //! The routers of a running configuration: ports of the bridges that their networks are, with what lies behind them.
 //!
-//! Invariant: each network that has a router has one NIC for it besides those of its ports, with an address that no guest may send from; networks that
-//! are routed to each other share one port. What one network lacks is told of it, and no other network goes without for that.
+//! Invariant: each segment that a router is in has one NIC for it besides those of ports, with an address that no guest may send from; segments of one
+//! network, and networks that are routed to each other, share one port, and the segments of a network its way out. What one network lacks is told of it, and no other network goes without for that.
 //! Read first: `gateway`'s crate page, [`crate::gateways`], [`crate::place`].
 
 use std::{collections::BTreeMap, io};
 
 use gateway::GatewayPort;
 use vswitch::{
-    BridgeSpec, NicSpec, Role,
+    BridgeSpec, Membership, NicSpec, Role,
     change::{BridgeId, Change},
     thread::Changes,
 };
 use wire::NicId;
 
 use crate::{
-    config::{Config, Name, Network},
+    config::{Config, Name, Network, Segment},
     gateways::{Leases, Made},
     nat::{Nats, Outside, WayOut},
     place::{self, On, Places},
@@ -74,42 +74,57 @@ pub fn start(
     let mut routers = Routers::default();
     for members in place::routers(config) {
         let networks: Vec<&Network> = members.iter().filter_map(|at| config.networks.get(*at)).collect();
+        let segments: Vec<Segment<'_>> = networks.iter().flat_map(|network| network.segments()).collect();
         let first_served = services.len();
         let (mut legs, mut nics, mut outsides) = (Vec::new(), Vec::new(), Vec::new());
         for (at, network) in members.iter().zip(&networks) {
             let Some((worker, bridge)) = places.networks.get(*at).copied() else { continue };
-            let beside: Vec<&Network> = networks.iter().copied().filter(|other| other.name != network.name).collect();
-            let way_out = routers.way_out(config, network, worker, nats);
-            let made = match leases.make(config, network, &beside, way_out.is_some(), seed::random()?) {
-                Ok(made) => made,
-                Err(error) => {
-                    routers.lacks(&network.name, "no router", &error);
-                    None
-                }
-            };
-            let Some(Made { leg, mac, addresses }) = made else { continue };
-            let leg = leg.with_service(Box::new(services.add(config, places, network, addresses.clone())?));
-            let nic = places.nic(worker);
-            nics.push((worker, bridge, nic, mac, addresses));
-            routers.all.push(Router {
-                network: network.name.to_string(),
-                at: (worker, nic),
-                name: format!("{}/router", network.name),
-            });
-            match way_out {
-                Some(way_out) => {
-                    legs.push(leg.with_way_out(way_out.port, usize::from(way_out.outside.is_some())));
-                    outsides.extend(way_out.outside.map(|outside| (worker, network.name.clone(), outside)));
-                }
-                None => legs.push(leg),
+            let isolated = isolated(config, places, network);
+            let mut way_out = routers.way_out(config, network, worker, nats);
+            // The leg that has the way out: the network's first.
+            let mut owner = None;
+            for segment in network.segments() {
+                let beside: Vec<Segment<'_>> =
+                    segments.iter().copied().filter(|other| other.key() != segment.key()).collect();
+                let leads_out = way_out.is_some() || owner.is_some();
+                let made = match leases.make(config, segment, &beside, leads_out, seed::random()?) {
+                    Ok(made) => made,
+                    Err(error) => {
+                        routers.lacks(&network.name, "no router", &error);
+                        None
+                    }
+                };
+                let Some(Made { leg, mac, addresses }) = made else { continue };
+                let service = services.add(config, places, segment, addresses.clone())?;
+                let leg = leg.with_service(Box::new(service)).with_isolated(isolated.clone());
+                let nic = places.nic(worker);
+                let membership = segment.vid().map_or(Membership::Untagged, Membership::Access);
+                let spec =
+                    NicSpec { membership, guard: Some(mac), addresses, role: Role::Router, ..NicSpec::default() };
+                nics.push((worker, bridge, nic, spec));
+                let vlan = segment.vid().map_or_else(String::new, |vid| format!("/{vid}"));
+                routers.all.push(Router {
+                    network: network.name.to_string(),
+                    at: (worker, nic),
+                    name: format!("{}/router{vlan}", network.name),
+                });
+                legs.push(match (way_out.take(), owner) {
+                    (Some(way_out), _) => {
+                        owner = Some(legs.len());
+                        let outside_nics = usize::from(way_out.outside.is_some());
+                        outsides.extend(way_out.outside.map(|outside| (worker, network.name.clone(), outside)));
+                        leg.with_way_out(way_out.port, outside_nics)
+                    }
+                    (None, Some(owner)) => leg.with_way_out_of(owner),
+                    (None, None) => leg,
+                });
             }
         }
         services.join(first_served);
         let Some((worker, first)) = nics.first().map(|(worker, _, nic, ..)| (*worker, *nic)) else { continue };
         let Some(inbox) = inboxes.get(worker) else { continue };
         let others: Vec<NicId> = nics.iter().skip(1).map(|(_, _, nic, ..)| *nic).collect();
-        for (_, bridge, nic, mac, addresses) in nics {
-            let spec = NicSpec { guard: Some(mac), addresses, role: Role::Router, ..NicSpec::default() };
+        for (_, bridge, nic, spec) in nics {
             inbox.send(Change::AddNic { nic, bridge, spec });
         }
         inbox.send(Change::Attach { nic: first, lane: 0, port: Box::new(GatewayPort::new(legs)) });
@@ -121,6 +136,12 @@ pub fn start(
         }
     }
     Ok(routers)
+}
+
+/// The ports of a network that do not reach each other.
+fn isolated(config: &Config, places: &Places, network: &Network) -> Vec<NicId> {
+    let ports = config.ports.iter().zip(&places.ports);
+    ports.filter(|(port, _)| port.isolated && port.network == network.name).map(|(_, (_, nic))| *nic).collect()
 }
 
 /// Gives the router whose first NIC is `router` one outside.

@@ -43,6 +43,9 @@ pub fn attach(config: &Config, places: &[Place], states: &States) -> Taps {
         });
         match opened {
             Ok(Tap { device, queues }) => {
+                if let Some(network) = network.filter(|_| port.is_host) {
+                    lead_to_vlans(network, &device);
+                }
                 let uplink = network.filter(|network| port.is_host && network.mac_nat).and_then(|network| {
                     let uplink = config.ports.iter().position(|other| other.is_uplink && other.network == network.name);
                     places.get(uplink?)
@@ -71,6 +74,21 @@ pub fn attach(config: &Config, places: &[Place], states: &States) -> Taps {
         }
     }
     Taps { _joined: joined, devices }
+}
+
+/// The host, which is in the untagged segment only, reaches guests in VLANs over the router.
+fn lead_to_vlans(network: &Network, device: &TapDevice) {
+    let Some(IpAddr::V4(router)) = network.subnet.and_then(|subnet| subnet.host(network.router_number())) else {
+        return;
+    };
+    for segment in network.segments().filter(|segment| segment.vlan.is_some()) {
+        if let Some((IpAddr::V4(subnet), prefix)) =
+            segment.subnet().and_then(|subnet| Some((subnet.host(0)?, subnet.length())))
+            && let Err(error) = device.add_route(subnet, prefix, router)
+        {
+            tracing::warn!(network = %segment, %error, "this host does not reach the guests there");
+        }
+    }
 }
 
 /// Joins a bridged network by its TAP; how that goes is the state of the uplink port.

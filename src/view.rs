@@ -19,10 +19,10 @@ use vswitch::{
 use wire::{Ledger, NicId};
 
 use crate::{
-    config::{self, Config, Name, Network, Port, Surroundings},
+    config::{self, Config, Name, Network, Port, Segment, Surroundings},
     gateways::Leases,
     host,
-    model::{DropCount, FdbEntry, NetworkStatus, PortStatus, Status, WorkerStatus},
+    model::{DropCount, FdbEntry, NetworkStatus, PortStatus, Status, VlanStatus, WorkerStatus},
     nat::{Finder, Nats},
     plan::{Asked, Plan},
     routers::Routers,
@@ -136,9 +136,20 @@ impl View {
             subnet6: network.subnet6.map(|subnet| subnet.to_string()),
             mtu: network.mtu,
             ports: self.config.ports_of(&network.name).map(|port| port.name.to_string()).collect(),
+            vlans: network.segments().filter_map(|segment| self.vlan(&segment)).collect(),
             reason: self.lacks(&network.name),
         };
         self.config.networks.iter().map(status).collect()
+    }
+
+    fn vlan(&self, segment: &Segment<'_>) -> Option<VlanStatus> {
+        let ports = self.config.ports.iter().filter(|port| segment.carries(port));
+        Some(VlanStatus {
+            vlan: segment.vid()?.get(),
+            subnet: segment.subnet().map(|subnet| subnet.to_string()),
+            subnet6: segment.subnet6().map(|subnet| subnet.to_string()),
+            ports: ports.map(|port| port.name.to_string()).collect(),
+        })
     }
 
     /// What a network lacks of what its file asks for.

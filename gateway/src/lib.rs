@@ -21,6 +21,7 @@ pub mod dhcp6;
 pub mod dns;
 mod errors;
 mod gateway;
+mod head;
 mod held;
 mod icmp;
 mod ipv4;
