@@ -23,7 +23,7 @@ const DESTINATION: usize = 30;
 const L4: usize = 34;
 
 /// The fields of a packet that its flow is known by.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Flow {
     pub(crate) protocol: Protocol,
     pub(crate) source: Endpoint,
@@ -92,6 +92,23 @@ impl Flow {
         })
     }
 
+    /// Whether what is known of one packet holds for the other.
+    #[inline]
+    pub(crate) fn is_like(&self, other: &Flow) -> bool {
+        self.protocol == other.protocol
+            && self.source == other.source
+            && self.destination == other.destination
+            && self.flags == other.flags
+    }
+
+    /// Whether what the frame owes is the checksum of its own transport header.
+    #[inline]
+    pub(crate) fn owes_its_own(&self, head: &Head) -> bool {
+        let offset = if self.protocol == Protocol::Tcp { 16 } else { 6 };
+        !head.offload.needs_checksum()
+            || (usize::from(head.offload.checksum_start()) == L4 && head.offload.checksum_offset() == offset)
+    }
+
     /// The record that a packet from inside is known by.
     #[inline]
     pub(crate) fn key(&self, nic: wire::NicId) -> Key {
@@ -110,7 +127,7 @@ pub(crate) struct Known {
     /// What the end of ours becomes: outside of a packet that leaves, inside of one that comes.
     pub(crate) end: Endpoint,
     protocol: Protocol,
-    slot: Slot,
+    pub(crate) slot: Slot,
     tcp: u8,
     state: State,
     renew: bool,
@@ -119,12 +136,26 @@ pub(crate) struct Known {
     now: u32,
 }
 
+impl Known {
+    /// Whether the packet leaves what the next of its flow will be to the table as it is: it makes no step in a TCP connection.
+    #[inline]
+    pub(crate) fn lasts(&self, table: &NatTable) -> bool {
+        self.protocol == Protocol::Udp || table.record(self.slot).is_some_and(|record| record.tcp == self.tcp)
+    }
+
+    /// The same of another packet of the flow.
+    #[inline]
+    pub(crate) fn of_another(&self, flow: &Flow) -> Known {
+        Known { len: flow.len, new_id: self.to == Side::Outside && flow.may_fragment, ..*self }
+    }
+}
+
 impl NatTable {
     /// The known flow of a packet, whose fields are `flow`.
     #[inline]
     pub(crate) fn known(&self, side: Side, head: &Head, flow: &Flow, now: Instant) -> Option<Known> {
         // A SYN opens something, or has an MSS to be looked at.
-        if flow.flags & tcp::SYN != 0 || !owes_its_own(head, flow.protocol) || self.ports.has(flow.source.address) {
+        if flow.flags & tcp::SYN != 0 || !flow.owes_its_own(head) || self.ports.has(flow.source.address) {
             return None;
         }
         let now = self.tick(now);
@@ -231,14 +262,6 @@ fn follow(record: &Record, from: Side, flags: u8) -> (u8, State, bool) {
     let marks = tcp::after(record.tcp, from, flags);
     let state = tcp::state(marks);
     (marks, state, state != State::Closing || record.state != State::Closing)
-}
-
-/// Whether what the frame owes is the checksum of its own transport header.
-#[inline]
-fn owes_its_own(head: &Head, protocol: Protocol) -> bool {
-    let offset = if protocol == Protocol::Tcp { 16 } else { 6 };
-    !head.offload.needs_checksum()
-        || (usize::from(head.offload.checksum_start()) == L4 && head.offload.checksum_offset() == offset)
 }
 
 /// Writes two bytes; what that adds to a checksum that covers them, in the CPU's byte order (RFC 1071 section 2(B)).

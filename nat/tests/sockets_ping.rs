@@ -123,7 +123,9 @@ fn errors_on_the_way_are_about_the_guests_own_request() {
         assert_eq!((long.kind, long.code, long.word), if v6 { (2, 0, 1300) } else { (3, 4, 1300) });
     }
     router.run("ip route add prohibit 192.0.2.0/24");
-    let told = told(&lab.ask(0, &echo(ip("10.0.0.2"), ip("192.0.2.9"), 77, 4, 64, b"x"))[0]);
+    // Linux tells this once in a while only (net.ipv4.route.error_cost, for all namespaces together).
+    let mut answers = (4..10).map(|seq| lab.ask(0, &echo(ip("10.0.0.2"), ip("192.0.2.9"), 77, seq, 64, b"x")));
+    let told = told(&answers.find(|answer| !answer.is_empty()).unwrap()[0]);
     assert_eq!((told.kind, told.code, told.from), (3, 13, ip("198.51.100.1")));
 }
 

@@ -4,7 +4,7 @@
 //! hash covers; a build is put in place by a rename, so a killed run leaves no half program.
 
 use super::{Unable, cache_dir, need_program};
-use std::fs;
+use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -62,9 +62,11 @@ pub fn dpdk_frames() -> Result<PathBuf, Unable> {
     Ok(dir.join("dpdk_frames"))
 }
 
-/// A directory of the cache that `fill` makes once. The laboratory's lock keeps others out meanwhile.
+/// A directory of the cache that `fill` makes once; who needs it meanwhile waits.
 pub fn cached_dir(name: &str, fill: impl FnOnce(&Path) -> Result<(), Unable>) -> Result<PathBuf, Unable> {
     let dir = cache_dir().join(name);
+    let filling = File::create(cache_dir().join("filling")).expect("the cache's lock");
+    filling.lock().expect("the cache's lock");
     if !dir.is_dir() {
         let unfinished = cache_dir().join(format!("{name}.tmp"));
         let _ = fs::remove_dir_all(&unfinished);

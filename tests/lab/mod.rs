@@ -18,7 +18,8 @@
 //! [`require!`]; what *fails* panics, with the logs of those involved.
 //!
 //! Only one laboratory is open on a machine at a time (a lock in the cache directory): guests under emulation need the
-//! processors, and a test that waits for another does not yet count its own time. Never open two in one test.
+//! processors, and a test that waits for another does not yet count its own time. Never open two in one test. Who runs
+//! several lanes of tests at once names each in TRUNKLINE_LAB_LANE; then one is open in each.
 
 #![allow(dead_code, unused_imports, unused_macros, reason = "every test file uses its own part of the laboratory")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failing test panics")]
@@ -146,7 +147,8 @@ pub struct Lab {
 impl Lab {
     /// Waits until no other laboratory is open on this machine, removes what a killed run left, and opens one.
     pub fn new() -> Result<Self, Unable> {
-        let alone = File::create(cache_dir().join("lock")).expect("the laboratory's lock");
+        let lane = std::env::var("TRUNKLINE_LAB_LANE").unwrap_or_default();
+        let alone = File::create(cache_dir().join(format!("lock{lane}"))).expect("the laboratory's lock");
         alone.lock().expect("the laboratory's lock");
         netns::remove_stale();
         // A short path: a unix socket's name has room for 107 bytes.

@@ -16,6 +16,7 @@ use super::{
     bytes::{array, put_summed, word},
     errors::{self, Owed},
     held::{For, Held},
+    memo::Memo,
     neighbours::Hop,
 };
 use crate::{
@@ -33,6 +34,7 @@ impl PacketPort {
     /// A frame from inside.
     #[inline]
     pub(super) fn go_out(&mut self, cx: &mut Context, frame: Frame) {
+        let Some(frame) = self.follow(cx, frame, Side::Inside) else { return };
         let head = cx.heads.get(&frame);
         match head.ethertype() {
             ETHERTYPE_IPV4 => {
@@ -56,6 +58,9 @@ impl PacketPort {
     pub(super) fn come_in(&mut self, cx: &mut Context, frame: Frame) {
         let head = cx.heads.get(&frame);
         let (to, _) = head.macs();
+        let followed = if to == self.mac.to_bits() { self.follow(cx, frame, Side::Outside) } else { Some(frame) };
+        let Some(frame) = followed else { return };
+        let head = cx.heads.get(&frame);
         match head.ethertype() {
             ETHERTYPE_IPV4 if to == self.mac.to_bits() => {
                 let source = array::<4>(head.bytes(), L3 + 12).map(Ipv4Addr::from);
@@ -72,23 +77,53 @@ impl PacketPort {
         }
     }
 
+    /// Sends a packet on as the one before it, if it is of the same flow; gives it back if not.
+    #[inline]
+    fn follow(&mut self, cx: &mut Context, frame: Frame, side: Side) -> Option<Frame> {
+        let Some(memo) = &self.memo else { return Some(frame) };
+        let head = cx.heads.get_mut(&frame);
+        let Some(flow) = Flow::of(head) else { return Some(frame) };
+        let mac = memo.mac;
+        let Some(known) = memo.covers(side, head, &flow).filter(|_| self.goes(side, head, &flow)) else {
+            self.memo = None;
+            return Some(frame);
+        };
+        self.table.pass(&known, head);
+        self.send(cx, frame, known.to, mac);
+        None
+    }
+
+    /// Whether a packet fits where it goes and has a hop left.
+    #[inline]
+    fn goes(&self, side: Side, head: &Head, flow: &Flow) -> bool {
+        match side {
+            Side::Inside => flow.len <= self.outside_mtu,
+            Side::Outside => flow.len <= self.inside_mtu && head.bytes().get(L3 + 8).is_some_and(|ttl| *ttl > 1),
+        }
+    }
+
     /// Sends a packet of a known flow on; gives back what has to go the long way.
     #[inline]
     fn pass(&mut self, cx: &mut Context, frame: Frame, side: Side) -> Option<Frame> {
         let head = cx.heads.get_mut(&frame);
         let Some(flow) = Flow::of(head) else { return Some(frame) };
         let Some(known) = self.table.known(side, head, &flow, cx.now) else { return Some(frame) };
+        if !self.goes(side, head, &flow) {
+            return Some(frame);
+        }
         let mac = match side {
-            Side::Inside if flow.len <= self.outside_mtu => {
+            Side::Inside => {
                 let hop = self.hop_to(flow.destination.address);
                 hop.and_then(|hop| self.neighbours.last(hop)).map(Mac::to_bits)
             }
-            Side::Outside if flow.len <= self.inside_mtu && head.bytes().get(L3 + 8).is_some_and(|ttl| *ttl > 1) => {
-                Some(self.guests.find(known.nic, known.end.address))
-            }
-            _ => None,
+            Side::Outside => Some(self.guests.find(known.nic, known.end.address)),
         };
         let Some(mac) = mac else { return Some(frame) };
+        // Where flows alternate, remembering each would only cost.
+        let follows = std::mem::replace(&mut self.last, Some(known.slot)) == Some(known.slot);
+        if follows && known.lasts(&self.table) {
+            self.memo = Some(Memo::new(side, head, flow, known, mac));
+        }
         self.table.pass(&known, head);
         self.send(cx, frame, known.to, mac);
         None
@@ -97,6 +132,7 @@ impl PacketPort {
     /// The way of every other packet.
     #[inline(never)]
     fn take_long(&mut self, cx: &mut Context, frame: Frame, side: Side) {
+        (self.memo, self.last) = (None, None);
         let decision = self.table.decide(side, cx.heads.get(&frame), cx.now);
         self.carry_out(cx, frame, side, &decision);
     }

@@ -19,7 +19,7 @@ use wire::{Burst, Context, DropReason, Frame, Instant, MAX_FRAME, Mac, NicId, Or
 use crate::{
     config::Config,
     control::Inbox,
-    record::Side,
+    record::{Side, Slot},
     snapshot::Snapshot,
     table::{NatStats, NatTable},
 };
@@ -31,6 +31,7 @@ mod errors;
 mod forward;
 mod guests;
 mod held;
+mod memo;
 mod neighbours;
 mod outside;
 mod v6;
@@ -41,6 +42,7 @@ use config::mask;
 use errors::Limits;
 use guests::Guests;
 use held::Held;
+use memo::Memo;
 use neighbours::Neighbours;
 
 /// How often what is not due to a frame is looked after.
@@ -66,6 +68,9 @@ pub struct PacketPort {
     neighbours: Neighbours,
     guests: Guests,
     held: Held,
+    /// Of the burst that is being taken: what is known of the flow of the frames before, and the record of the last.
+    memo: Option<Memo>,
+    last: Option<Slot>,
     limits: Limits,
     inbox: Option<Inbox>,
     /// The router's NIC, and our own.
@@ -102,6 +107,8 @@ impl PacketPort {
             v6,
             guests: Guests::default(),
             held: Held::new(longest),
+            memo: None,
+            last: None,
             limits: Limits::new(errors),
             inbox: None,
             inside: None,
@@ -230,6 +237,7 @@ impl Port for PacketPort {
     fn transmit(&mut self, cx: &mut Context, burst: &mut Burst) -> io::Result<()> {
         let from = if self.outside.is_some_and(|outside| outside.nic == cx.nic) { Side::Outside } else { Side::Inside };
         self.table.foresee(from, cx, burst.iter());
+        (self.memo, self.last) = (None, None);
         if from == Side::Outside {
             for frame in burst.drain() {
                 self.come_in(cx, frame);

@@ -83,14 +83,21 @@ impl Gate {
 
     /// Frames of one burst.
     pub fn cross_all(&mut self, nic: NicId, frames: &[(&[u8], Offload)]) -> Vec<Out> {
+        let frames: Vec<_> = frames.iter().map(|(frame, offload)| (nic, frame.to_vec(), *offload)).collect();
+        self.cross_from(&frames)
+    }
+
+    /// Frames of one burst, of several NICs inside or of the one outside.
+    pub fn cross_from(&mut self, frames: &[(NicId, Vec<u8>, Offload)]) -> Vec<Out> {
         self.cx.begin_turn(self.now);
         let mut burst = Burst::default();
-        for (frame, offload) in frames {
-            let handle = self.cx.originate(Origin { nic, lane: 0 }, frame).unwrap();
+        for (nic, frame, offload) in frames {
+            let handle = self.cx.originate(Origin { nic: *nic, lane: 0 }, frame).unwrap();
             self.cx.heads.get_mut(&handle).offload = *offload;
             burst.push(handle).unwrap();
         }
-        self.cx.nic = if nic == OUTSIDE_NIC { OUTSIDE_NIC } else { INSIDE_NIC };
+        let is_outside = frames.iter().any(|(nic, ..)| *nic == OUTSIDE_NIC);
+        self.cx.nic = if is_outside { OUTSIDE_NIC } else { INSIDE_NIC };
         self.port.transmit(&mut self.cx, &mut burst).unwrap();
         assert!(burst.is_empty(), "a port takes everything");
         self.collect()
