@@ -114,6 +114,7 @@ fn place(attach: &Attach) -> String {
     match attach {
         Attach::VhostUser { socket, role: Role::Server } => format!("listens on {}", socket.display()),
         Attach::VhostUser { socket, role: Role::Client } => format!("connects to {}", socket.display()),
+        Attach::Tunnel { vtep, vni } => format!("VNI {vni} of tunnel endpoint {vtep}"),
         Attach::Uplink { uplink } => format!("interface {uplink}, by its own address"),
         Attach::Tap { tap, netns: None } => format!("interface {tap}"),
         Attach::Tap { tap, netns: Some(netns) } => format!("interface {tap} in namespace {netns}"),

@@ -26,7 +26,9 @@ impl Places {
     /// Places for everything in `config`, on this many workers.
     pub fn new(config: &Config, workers: usize) -> Places {
         let mut used = vec![(0, 0); workers.max(1)];
-        let together = sets(&config.networks, |network| reached(network).chain(outside(network)));
+        let together = sets(&config.networks, |network| {
+            reached(network).chain(outside(network)).chain(beside(&config.networks, network))
+        });
         let mut workers_of: Vec<(usize, usize)> = Vec::new();
         let mut networks = Vec::new();
         for set in &together {
@@ -81,6 +83,13 @@ pub fn routers(config: &Config) -> Vec<Vec<usize>> {
 
 fn reached(network: &Network) -> impl Iterator<Item = &Name> {
     network.route.iter()
+}
+
+/// A network that shares the tunnel endpoint of this one, which is one port.
+fn beside<'a>(networks: &'a [Network], network: &Network) -> Option<&'a Name> {
+    let vtep = &network.overlay.as_ref()?.vtep;
+    let first = networks.iter().find(|other| other.overlay.as_ref().is_some_and(|overlay| overlay.vtep == *vtep));
+    first.map(|first| &first.name).filter(|name| **name != network.name)
 }
 
 /// The network that is the outside of this one.

@@ -13,7 +13,7 @@ use crate::{
     socket::{self, Access, BindError},
     subnets,
     switch::{States, Switch},
-    taps,
+    taps, tunnels,
     view::View,
     wiring::SwitchWiring,
 };
@@ -66,6 +66,7 @@ fn run(mut config: Config, control: std::os::unix::net::UnixListener) -> Result<
     sys::sigbus::install()?;
     let file = config.clone();
     bridged::prepare(&mut config);
+    tunnels::work_out_mtu(&mut config);
     subnets::choose(&mut config)?;
     subnets::warn(&config);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -79,6 +80,7 @@ fn run(mut config: Config, control: std::os::unix::net::UnixListener) -> Result<
     let wiring = SwitchWiring::new(names, places.clone(), states.clone());
     let sessions = SessionThread::spawn(vhost_user_ports(switch.config(), &states), Box::new(wiring))?;
     let taps = taps::attach(switch.config(), &places, &states);
+    tunnels::start(switch.config(), &places, &states)?;
     let mac_nats = mac_nat::start(switch.config(), &places, &states);
     start_guests(switch.config());
     switch.view().settle_nats();

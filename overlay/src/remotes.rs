@@ -126,7 +126,9 @@ impl Remotes {
     pub fn hear(&mut self, address: IpAddr, now: Instant) -> Option<(RemoteId, Option<RemoteId>)> {
         let heard_only = || {
             let all = self.places.iter().enumerate();
-            all.filter_map(|(at, place)| place.as_ref().filter(|remote| remote.named == 0).map(|remote| (at, remote.heard)))
+            all.filter_map(|(at, place)| {
+                place.as_ref().filter(|remote| remote.named == 0).map(|remote| (at, remote.heard))
+            })
         };
         let mut gone = None;
         if heard_only().count() >= self.heard_only {

@@ -9,12 +9,7 @@
 //! Inward, datagrams are received into the pool, in runs where the kernel has joined them (UDP_GRO), and TCP segments become super-frames again.
 //! Read first: [`crate::vtep`]; then `outward.rs` and `inward.rs` beside this file.
 
-use std::{
-    io,
-    net::SocketAddr,
-    os::fd::AsRawFd,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, os::fd::AsRawFd, time::Duration};
 
 use sys::inet::udp::{Datagrams, Kind, LendBatch, RecvBatch};
 use wire::{Burst, Context, DropReason, Instant, NicId, Port, Wake, coalesce::Coalesce};

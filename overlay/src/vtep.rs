@@ -154,7 +154,8 @@ impl Vnis {
 
     fn set(&mut self, vni: Vni, id: u16) {
         if let Some(page) = self.0.get_mut((vni.get() >> 12) as usize)
-            && let Some(place) = page.get_or_insert_with(|| Box::new([u16::MAX; 4096])).get_mut((vni.get() & 0xfff) as usize)
+            && let Some(place) =
+                page.get_or_insert_with(|| Box::new([u16::MAX; 4096])).get_mut((vni.get() & 0xfff) as usize)
         {
             *place = id;
         }
@@ -229,7 +230,8 @@ impl Vtep {
     pub fn remove(&mut self, id: NetworkId) {
         let Some(network) = self.networks.get_mut(usize::from(id.0)).and_then(Option::take) else { return };
         self.vnis.set(network.vni, u16::MAX);
-        let known: Vec<Mac> = self.stations(Instant::START).filter(|entry| entry.0 == id).map(|entry| entry.1).collect();
+        let known: Vec<Mac> =
+            self.stations(Instant::START).filter(|entry| entry.0 == id).map(|entry| entry.1).collect();
         for mac in known {
             self.stations.remove(Segment(id.0), mac);
         }

@@ -159,9 +159,9 @@ fn frames_of_each_network_arrive_in_it_unchanged() {
         assert_eq!(got.len(), 4);
         // Flows leave by different sockets, so only frames of one flow keep their order.
         for (sent, _) in &frames {
-            let same = got.iter().filter(|(came_in, bytes, offload)| {
-                *came_in == network && bytes == sent && offload.is_none()
-            });
+            let same = got
+                .iter()
+                .filter(|(came_in, bytes, offload)| *came_in == network && bytes == sent && offload.is_none());
             assert_eq!(same.count(), 1);
         }
     }
@@ -225,8 +225,8 @@ fn who_sends_what_does_not_fit_is_told_and_what_may_be_cut_is() {
 fn a_broadcast_reaches_every_endpoint_once() {
     let [a, b, c] = [1, 2, 3].map(|n| address(n, false));
     let port = free_port(a);
-    let mut hosts = [(a, [b, c]), (b, [a, c]), (c, [a, b])]
-        .map(|(local, peers)| host(local, port, 1500, &[(77, &peers)]));
+    let mut hosts =
+        [(a, [b, c]), (b, [a, c]), (c, [a, b])].map(|(local, peers)| host(local, port, 1500, &[(77, &peers)]));
     let mut frame = udp(2, 40, false, true);
     frame[..6].fill(0xff);
     hosts[0].send(0, &[(frame.clone(), Offload::NONE)]);

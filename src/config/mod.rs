@@ -32,6 +32,7 @@ mod tests;
 pub use error::ConfigError;
 pub use names::Name;
 pub use nat::{Nat, NatEngine, Proto, Publish, Target, Via};
+pub use overlay::Vtep;
 pub use segment::{Segment, Vlan};
 pub use surroundings::Surroundings;
 pub use types::{Attach, Config, Dhcp6, Engine, Guest, Host, Idle, Mode, Network, Port, Role, Station, Tagging};
@@ -123,16 +124,17 @@ fn read(text: &str, file: &Path, around: &Surroundings) -> Result<Config, Fault>
     let host = host::read(&root, around)?;
     reading.claims.reserve("socket", host.control_socket.clone(), "the control socket");
     reading.claims.reserve("socket", host.lock_file(), "the lock of the run directory");
-    let vteps = overlay::read_vteps(&root, &mut reading)?;
-    let networks = network::read(&root, &vteps, &mut reading)?;
+    let mut vteps = overlay::read_vteps(&root, &mut reading)?;
+    let networks = network::read(&root, &host, &mut vteps, &mut reading)?;
     let (guests, mut ports) = guest::read(&root, &host, &networks, &mut reading)?;
     ports.extend(networks.iter().filter_map(Network::host_port));
     let uplinks: Vec<Port> = networks.iter().filter_map(|network| network.uplink_port(&ports)).collect();
     ports.extend(uplinks);
+    ports.extend(networks.iter().flat_map(Network::tunnel_ports));
 
     match reading.refused.into_iter().min_by_key(|fault| fault.span.start) {
         Some(first) => Err(first),
-        None => Ok(Config { file: file.to_owned(), host, networks, guests, ports }),
+        None => Ok(Config { file: file.to_owned(), host, vteps, networks, guests, ports }),
     }
 }
 

@@ -95,6 +95,11 @@ impl PortName {
         PortName(format!("{network}/uplink"))
     }
 
+    /// The name of the port that stretches a network, or a VLAN of it, to other hosts.
+    pub fn tunnel(network: &Name, vlan: Option<wire::Vid>) -> PortName {
+        PortName(vlan.map_or(format!("{network}/overlay"), |vlan| format!("{network}/overlay/{vlan}")))
+    }
+
     /// The default name of port number `index` (from 0) of `guest`.
     pub fn of(guest: &Name, index: usize) -> PortName {
         PortName(format!("{guest}/{index}"))

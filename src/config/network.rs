@@ -11,9 +11,9 @@ use super::{
     error::Fault,
     names::{Interface, Name, NameError, PortName},
     nat::{self, NatEngine, Via},
-    overlay,
+    overlay::{self, Vtep},
     reader::{Entry, Section},
-    types::{Dhcp6, Mode, Network},
+    types::{Dhcp6, Host, Mode, Network},
     units::Subnet,
     vlan::{self, Defaults},
 };
@@ -83,20 +83,31 @@ const ONLY_IN: [(&str, &[Mode]); 20] = [
     ("uplink", &[Mode::Nat, Mode::Bridged]),
     ("bridge", &[Mode::Bridged]),
     ("mac_nat", &[Mode::Bridged]),
-    ("gateway_host", &[Mode::Nat, Mode::HostOnly]),
+    ("gateway_host", &[Mode::Isolated, Mode::Nat, Mode::HostOnly]),
 ];
 
-pub(super) fn read(root: &Section<'_>, vteps: &[Name], reading: &mut Reading) -> Result<Vec<Network>, Fault> {
+pub(super) fn read(
+    root: &Section<'_>,
+    host: &Host,
+    vteps: &mut Vec<Vtep>,
+    reading: &mut Reading,
+) -> Result<Vec<Network>, Fault> {
     let Some(networks) = root.get("networks") else { return Ok(Vec::new()) };
     let mut all = Vec::new();
     for (name, entry) in networks.named()? {
-        all.push((network(name, &entry, vteps, reading)?, entry));
+        all.push((network(name, &entry, host, vteps, reading)?, entry));
     }
     nat::check(&all)?;
     Ok(all.into_iter().map(|(network, _)| network).collect())
 }
 
-fn network(name: &str, entry: &Entry<'_>, vteps: &[Name], reading: &mut Reading) -> Result<Network, Fault> {
+fn network(
+    name: &str,
+    entry: &Entry<'_>,
+    host: &Host,
+    vteps: &mut Vec<Vtep>,
+    reading: &mut Reading,
+) -> Result<Network, Fault> {
     let name: Name = name.parse().map_err(|error: NameError| entry.key_fault(error.to_string()))?;
     let section = entry.section(KEYS)?;
     let mode = section.map("mode", |entry| entry.choice(&MODES))?.unwrap_or(Mode::Isolated);
@@ -113,8 +124,11 @@ fn network(name: &str, entry: &Entry<'_>, vteps: &[Name], reading: &mut Reading)
     let mtu = section.map("mtu", |entry| entry.integer(MTU_MIN, MTU_MAX))?;
     let dhcp = section.map("dhcp", Entry::boolean)?;
     let dhcp6 = section.map("dhcp6", |entry| entry.choice(&DHCP6))?.unwrap_or_default();
-    section.map("gateway_host", Entry::text)?;
+    let overlay = overlay::read(&section, &name, vteps, reading)?;
+    let gateway_elsewhere =
+        gateway_host(&section, mode, dhcp, overlay.is_some(), entry)?.is_some_and(|name| name != host.name);
     let nat = if mode == Mode::Nat { Some(nat::read(&section)?) } else { None };
+    let nat = nat.filter(|_| !gateway_elsewhere);
     match nat.as_ref().map(|nat| &nat.engine) {
         Some(NatEngine::Packet { via: Via::Tap(tap), .. }) => {
             let given = section.get("tap");
@@ -133,17 +147,13 @@ fn network(name: &str, entry: &Entry<'_>, vteps: &[Name], reading: &mut Reading)
         let at = ["dhcp", "subnet", "mode"].iter().find_map(|key| section.get(key));
         check_dhcp(at.as_ref().unwrap_or(entry), mode, subnet, subnet6, mtu)?;
     }
-    let tap = if mode == Mode::HostOnly { Some(host_tap(&name, entry, &section, reading)?) } else { bridged_tap };
-    if let Some(entry) = section.get("overlay") {
-        overlay::overlay(&entry, vteps)?;
-        reading.refuse(&entry, "an overlay", "leave the key out");
-    }
-    if let Some(entry) = section.get("vlan_vni") {
-        overlay::vlan_vni(&entry)?;
-        if section.get("overlay").is_none() {
-            return Err(entry.key_fault("`vlan_vni` maps VLANs onto an overlay; give `overlay` too"));
-        }
-    }
+    let tap = if gateway_elsewhere {
+        None
+    } else if mode == Mode::HostOnly {
+        Some(host_tap(&name, entry, &section, reading)?)
+    } else {
+        bridged_tap
+    };
     let domain = section.map("domain", domain)?;
     let ntp = section.map("ntp", ntp)?.unwrap_or_default();
     let vlans = vlan::read(&section, &Defaults { mode, dhcp, dhcp6, ntp: &ntp, mtu })?;
@@ -164,8 +174,35 @@ fn network(name: &str, entry: &Entry<'_>, vteps: &[Name], reading: &mut Reading)
         uplink,
         bridge,
         mac_nat,
+        overlay,
+        gateway_elsewhere,
         vlans,
     })
+}
+
+/// The host that runs the network's router, or is in it, where it stretches over several.
+fn gateway_host<'a>(
+    section: &Section<'a>,
+    mode: Mode,
+    dhcp: Option<bool>,
+    stretches: bool,
+    network: &Entry<'_>,
+) -> Result<Option<String>, Fault> {
+    let given = section.get("gateway_host");
+    let has_gateway =
+        dhcp.unwrap_or(matches!(mode, Mode::HostOnly | Mode::Nat)) || matches!(mode, Mode::HostOnly | Mode::Nat);
+    match given {
+        Some(entry) if !stretches => {
+            Err(entry.key_fault("`gateway_host` means nothing without `overlay`: this host runs the gateway"))
+        }
+        Some(entry) => entry.text().map(|name| Some(name.to_owned())),
+        None if stretches && has_gateway => {
+            let what =
+                "a gateway on an overlay runs on one host only; name it by `gateway_host`, as [host] name has it";
+            Err(network.key_fault(what).help("the other hosts pass its frames on and answer nothing themselves"))
+        }
+        None => Ok(None),
+    }
 }
 
 /// Whether the subnet has room for those who get addresses of it, and packets for what they are told.

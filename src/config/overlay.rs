@@ -1,31 +1,76 @@
-//! Reads `[vteps.*]` and the overlay keys of a network: checked in full, and refused in this version.
+//! `[vteps.*]` and the overlay keys of a network: [`Vtep`], [`Overlay`].
 //!
-//! Invariant: a file that passes here stays right when overlays become available. Read first: RFC 7348 sections 4
-//! and 5 (VXLAN), RFC 8365 (EVPN for overlays).
+//! Invariant: a VNI is one network of one tunnel endpoint, an endpoint has a local address and port of its own, and its peers are other hosts that
+//! can be reached from it. Read first: RFC 7348 sections 4 and 5 (VXLAN), RFC 8365 (EVPN for overlays).
+
+use std::net::IpAddr;
+
+use overlay::Encapsulation;
+use serde::Serialize;
+use wire::{Vid, Vni};
 
 use super::{
     Reading,
     error::Fault,
-    names::Name,
+    names::{Name, PortName},
     reader::{Entry, Section, nearest},
+    types::{Attach, Network, Port, Tagging},
 };
-use std::net::IpAddr;
-use wire::Vid;
 
-const VTEP_KEYS: &[&str] = &["local", "port", "control", "speaker", "as"];
-const OVERLAY_KEYS: &[&str] = &["vtep", "vni", "local", "peers", "port"];
+const VTEP_KEYS: &[&str] = &["local", "port", "encapsulation", "control", "speaker", "as"];
+const OVERLAY_KEYS: &[&str] = &["vtep", "vni", "local", "peers", "port", "anyone"];
+const ENCAPSULATIONS: [(&str, Encapsulation); 2] = [("vxlan", Encapsulation::Vxlan), ("geneve", Encapsulation::Geneve)];
 
-/// Reads every tunnel endpoint and gives their names.
-pub(super) fn read_vteps(root: &Section<'_>, reading: &mut Reading) -> Result<Vec<Name>, Fault> {
+/// A tunnel endpoint of this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Vtep {
+    /// Its name; of one that a network's `overlay` makes, the address and port.
+    pub name: String,
+    /// Its address in the underlay, one of this host's.
+    pub local: IpAddr,
+    /// UDP port. Default: 4789, of Geneve 6081.
+    pub port: u16,
+    /// How frames are wrapped. Default: vxlan.
+    #[serde(serialize_with = "word")]
+    pub encapsulation: Encapsulation,
+}
+
+/// How a network stretches to other hosts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Overlay {
+    /// The name of the tunnel endpoint.
+    pub vtep: String,
+    /// The tunnel endpoints of the other hosts. Default: none.
+    pub peers: Vec<IpAddr>,
+    /// Packets of endpoints that are not named are taken, too. Default: false.
+    pub anyone: bool,
+    /// VNIs, and whose frames they carry: a VLAN's, or those without one.
+    pub segments: Vec<Stretch>,
+}
+
+/// One segment of a network in the underlay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Stretch {
+    /// The VLAN; nothing: the network's untagged segment.
+    #[serde(serialize_with = "vlan", skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<Vid>,
+    /// Its number in the underlay.
+    #[serde(serialize_with = "number")]
+    pub vni: Vni,
+}
+
+/// Reads every tunnel endpoint.
+pub(super) fn read_vteps(root: &Section<'_>, reading: &mut Reading) -> Result<Vec<Vtep>, Fault> {
     let Some(vteps) = root.get("vteps") else { return Ok(Vec::new()) };
-    let mut names = Vec::new();
+    let mut all = Vec::new();
     for (name, entry) in vteps.named()? {
-        names.push(name.parse().map_err(|error: super::names::NameError| entry.key_fault(error.to_string()))?);
+        let name: Name = name.parse().map_err(|error: super::names::NameError| entry.key_fault(error.to_string()))?;
         let section = entry.section(VTEP_KEYS)?;
-        section
-            .need("local", "local is an IP address of this host, for example \"198.51.100.1\"")?
-            .parse::<IpAddr>()?;
-        section.map("port", udp_port)?;
+        let local = section.need("local", "local is an IP address of this host, for example \"198.51.100.1\"")?;
+        let encapsulation = section.map("encapsulation", |entry| entry.choice(&ENCAPSULATIONS))?.unwrap_or_default();
+        let port = section.map("port", udp_port)?.unwrap_or(encapsulation.port());
+        let vtep = Vtep { name: name.to_string(), local: address(&local)?, port, encapsulation };
+        reading.claims.claim("address of a tunnel endpoint", at(&vtep), &format!("[vteps.{name}]"), &local)?;
         let choices = [("static", false), ("evpn", true)];
         let evpn = section.map("control", |entry| entry.choice(&choices))?.unwrap_or(false);
         section.map("as", |entry| entry.integer(1u32, u32::MAX))?;
@@ -33,10 +78,23 @@ pub(super) fn read_vteps(root: &Section<'_>, reading: &mut Reading) -> Result<Ve
         if evpn {
             section.need("speaker", "control = \"evpn\" needs speaker, for example \"unix:///run/gobgpd.sock\"")?;
             section.need("as", "control = \"evpn\" needs as, the number of the autonomous system")?;
+            reading.refuse(&entry, "control = \"evpn\"", "name the other hosts by `peers`");
         }
-        reading.refuse(&entry, "a tunnel endpoint", "leave [vteps] out");
+        all.push(vtep);
     }
-    Ok(names)
+    Ok(all)
+}
+
+fn at(vtep: &Vtep) -> String {
+    std::net::SocketAddr::new(vtep.local, vtep.port).to_string()
+}
+
+fn address(entry: &Entry<'_>) -> Result<IpAddr, Fault> {
+    let address: IpAddr = entry.parse()?;
+    if address.is_unspecified() || address.is_multicast() || address == IpAddr::from([255; 4]) {
+        return Err(entry.fault(format!("{address} is not the address of one host")));
+    }
+    Ok(address)
 }
 
 fn speaker(entry: &Entry<'_>) -> Result<(), Fault> {
@@ -52,17 +110,87 @@ fn udp_port(entry: &Entry<'_>) -> Result<u16, Fault> {
     entry.integer(1u16, u16::MAX)
 }
 
-/// Checks `overlay = { ... }` of a network.
-pub(super) fn overlay(entry: &Entry<'_>, vteps: &[Name]) -> Result<(), Fault> {
-    let section = entry.section(OVERLAY_KEYS)?;
-    section.need("vni", "vni is the number of the overlay, 1 to 16777215")?.integer(1u32, 16_777_215)?;
-    section.map("local", Entry::parse::<IpAddr>)?;
-    section.map("port", udp_port)?;
-    section.map("peers", |entry| entry.list()?.iter().map(Entry::parse::<IpAddr>).collect::<Result<Vec<_>, _>>())?;
+fn vni(entry: &Entry<'_>, vtep: &Vtep, network: &Name, reading: &mut Reading) -> Result<Vni, Fault> {
+    let number = entry.integer(1u32, 16_777_215)?;
+    let vni = Vni::new(number).ok_or_else(|| entry.fault("a VNI is 1 to 16777215"))?;
+    // One endpoint tells its networks apart by their numbers.
+    reading.claims.claim(
+        "VNI",
+        format!("{vni} of tunnel endpoint {}", vtep.name),
+        &format!("network {network}"),
+        entry,
+    )?;
+    Ok(vni)
+}
+
+/// Reads `overlay = { ... }` and `vlan_vni = { 100 = 5001 }` of a network; `vteps` gets those that are given along the way.
+pub(super) fn read(
+    section: &Section<'_>,
+    network: &Name,
+    vteps: &mut Vec<Vtep>,
+    reading: &mut Reading,
+) -> Result<Option<Overlay>, Fault> {
+    let Some(entry) = section.get("overlay") else {
+        return match section.get("vlan_vni") {
+            Some(entry) => Err(entry.key_fault("`vlan_vni` maps VLANs onto an overlay; give `overlay` too")),
+            None => Ok(None),
+        };
+    };
+    let inner = entry.section(OVERLAY_KEYS)?;
+    let vlans = section.get("vlan_vni");
+    let number = match (&vlans, inner.get("vni")) {
+        (Some(_), None) => None,
+        _ => Some(inner.need("vni", "vni is the number of the overlay, 1 to 16777215")?),
+    };
+    let vtep = endpoint(&inner, vteps, reading, network)?;
+    let mut segments = Vec::new();
+    if let Some(number) = number {
+        segments.push(Stretch { vlan: None, vni: vni(&number, &vtep, network, reading)? });
+    }
+    for (vlan, element) in vlans.map(|entry| entry.named()).transpose()?.unwrap_or_default() {
+        let vlan: Vid = vlan.parse().map_err(|error: wire::AddrError| element.key_fault(error.to_string()))?;
+        segments.push(Stretch { vlan: Some(vlan), vni: vni(&element, &vtep, network, reading)? });
+    }
+    let peers = inner.map("peers", |entry| entry.list()?.iter().map(|peer| self::peer(peer, &vtep)).collect())?;
+    let anyone = inner.map("anyone", Entry::boolean)?.unwrap_or(false);
+    Ok(Some(Overlay { vtep: vtep.name, peers: peers.unwrap_or_default(), anyone, segments }))
+}
+
+fn peer(entry: &Entry<'_>, vtep: &Vtep) -> Result<IpAddr, Fault> {
+    let peer = address(entry)?;
+    if peer == vtep.local {
+        let what = format!("{peer} is this host's own tunnel endpoint; `peers` names the other hosts only");
+        return Err(entry.fault(what));
+    }
+    if peer.is_ipv4() != vtep.local.is_ipv4() {
+        let what = format!("{peer} cannot be reached from {}: one is IPv4, the other IPv6", vtep.local);
+        return Err(entry.fault(what));
+    }
+    Ok(peer)
+}
+
+/// The endpoint that a network names, or makes.
+fn endpoint(
+    section: &Section<'_>,
+    vteps: &mut Vec<Vtep>,
+    reading: &mut Reading,
+    network: &Name,
+) -> Result<Vtep, Fault> {
     match (section.get("vtep"), section.get("local")) {
         (Some(_), Some(local)) => Err(local.key_fault("`vtep` and `local` exclude each other; give one of them")),
         (None, None) => Err(section.fault("neither `vtep` nor `local` is given; one of them is needed")),
-        (None, Some(_)) => Ok(()),
+        (None, Some(entry)) => {
+            let local = address(&entry)?;
+            let port = section.map("port", udp_port)?.unwrap_or(Encapsulation::Vxlan.port());
+            if let Some(known) = vteps.iter().find(|vtep| (vtep.local, vtep.port) == (local, port)) {
+                return Ok(known.clone());
+            }
+            let mut vtep = Vtep { name: String::new(), local, port, encapsulation: Encapsulation::Vxlan };
+            vtep.name = at(&vtep);
+            reading.claims.claim("address of a tunnel endpoint", at(&vtep), &format!("network {network}"), &entry)?;
+            vteps.push(vtep.clone());
+            Ok(vtep)
+        }
         (Some(vtep), None) => match section.get("port") {
             Some(port) => Err(port.key_fault("`port` belongs to the tunnel endpoint; set it in [vteps]")),
             None => known_vtep(&vtep, vteps),
@@ -70,28 +198,40 @@ pub(super) fn overlay(entry: &Entry<'_>, vteps: &[Name]) -> Result<(), Fault> {
     }
 }
 
-fn known_vtep(entry: &Entry<'_>, vteps: &[Name]) -> Result<(), Fault> {
+fn known_vtep(entry: &Entry<'_>, vteps: &[Vtep]) -> Result<Vtep, Fault> {
     let text = entry.text()?;
-    if vteps.iter().any(|name| name.as_str() == text) {
-        return Ok(());
+    if let Some(vtep) = vteps.iter().find(|vtep| vtep.name == text) {
+        return Ok(vtep.clone());
     }
     let fault = entry.fault(format!("there is no [vteps.{text}]"));
-    Err(match nearest(text, vteps.iter().map(Name::as_str)) {
+    Err(match nearest(text, vteps.iter().map(|vtep| vtep.name.as_str())) {
         Some(near) => fault.help(format!("the nearest tunnel endpoint is `{near}`")),
         None => fault.help("the file has no [vteps]; write `local` in place of `vtep`"),
     })
 }
 
-/// Checks `vlan_vni = { 100 = 5001 }` of a network.
-pub(super) fn vlan_vni(entry: &Entry<'_>) -> Result<(), Fault> {
-    let mut seen: Vec<u32> = Vec::new();
-    for (vlan, element) in entry.named()? {
-        vlan.parse::<Vid>().map_err(|error| element.key_fault(error.to_string()))?;
-        let number = element.integer(1u32, 16_777_215)?;
-        if seen.contains(&number) {
-            return Err(element.fault(format!("VNI {number} is mapped twice; each is allowed once")));
-        }
-        seen.push(number);
+impl Network {
+    /// The ports by which the network stretches to other hosts, one for each of its segments that does.
+    pub fn tunnel_ports(&self) -> impl Iterator<Item = Port> {
+        let segments = self.overlay.iter().flat_map(|overlay| overlay.segments.iter().map(move |one| (overlay, one)));
+        segments.map(|(overlay, Stretch { vlan, vni })| {
+            let tagging = vlan.map_or(Tagging::Untagged {}, |vlan| Tagging::Access { vlan });
+            let attach = Attach::Tunnel { vtep: overlay.vtep.clone(), vni: vni.get() };
+            let port = self.own_port(PortName::tunnel(&self.name, *vlan), attach, tagging);
+            Port { is_uplink: true, ..port }
+        })
     }
-    Ok(())
+}
+
+fn word<S: serde::Serializer>(encapsulation: &Encapsulation, serializer: S) -> Result<S::Ok, S::Error> {
+    let word = ENCAPSULATIONS.iter().find(|(_, known)| known == encapsulation).map_or("", |(word, _)| word);
+    serializer.serialize_str(word)
+}
+
+fn number<S: serde::Serializer>(vni: &Vni, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u32(vni.get())
+}
+
+fn vlan<S: serde::Serializer>(vlan: &Option<Vid>, serializer: S) -> Result<S::Ok, S::Error> {
+    vlan.map(Vid::get).serialize(serializer)
 }

@@ -7,6 +7,7 @@ use super::{
     claims::plain,
     names::{Interface, Name, PortName},
     nat::Nat,
+    overlay::{Overlay, Vtep},
     segment::Vlan,
     units::{SocketMode, Subnet},
 };
@@ -25,6 +26,9 @@ pub struct Config {
     pub file: PathBuf,
     /// `[host]`.
     pub host: Host,
+    /// `[vteps.*]`, and those that networks give along the way.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub vteps: Vec<Vtep>,
     /// `[networks.*]`, in the order of the file.
     pub networks: Vec<Network>,
     /// `[guests.*]`, in the order of the file.
@@ -199,6 +203,12 @@ pub struct Network {
     /// Bridged: the NIC is not joined to a bridge; guests go out by its address. Default: false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub mac_nat: bool,
+    /// How it stretches to other hosts. Default: not at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overlay: Option<Overlay>,
+    /// Another host of the overlay runs its router, or is in it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub gateway_elsewhere: bool,
     /// VLANs that its router is in, by their numbers. Default: none; ports may be in any.
     #[serde(serialize_with = "by_number", skip_serializing_if = "Vec::is_empty")]
     pub vlans: Vec<Vlan>,
@@ -207,17 +217,19 @@ pub struct Network {
 impl Network {
     /// Whether it needs a subnet and has none: `up` chooses one.
     pub fn needs_subnet(&self) -> bool {
-        self.subnet.is_none() && (self.dhcp || matches!(self.mode, Mode::HostOnly | Mode::Nat))
+        self.subnet.is_none()
+            && !self.gateway_elsewhere
+            && (self.dhcp || matches!(self.mode, Mode::HostOnly | Mode::Nat))
     }
 
     /// Whether it is to have an IPv6 prefix and has none: `up` chooses one.
     pub fn needs_subnet6(&self) -> bool {
-        self.subnet6.is_none() && !self.without6 && self.mode == Mode::Nat
+        self.subnet6.is_none() && !self.without6 && !self.gateway_elsewhere && self.mode == Mode::Nat
     }
 
     /// Whether there is a router in it.
     pub fn has_router(&self) -> bool {
-        self.dhcp || self.mode == Mode::Nat
+        (self.dhcp || self.mode == Mode::Nat) && !self.gateway_elsewhere
     }
 
     /// Whether its router, or the host in it, reaches more than the network itself.
@@ -280,7 +292,7 @@ impl Network {
     }
 
     /// A port that no guest has.
-    fn own_port(&self, name: PortName, attach: Attach, tagging: Tagging) -> Port {
+    pub(super) fn own_port(&self, name: PortName, attach: Attach, tagging: Tagging) -> Port {
         Port {
             name,
             guest: self.name.clone(),
@@ -396,6 +408,13 @@ pub enum Attach {
         /// Network namespace, by its name in /run/netns, that it is moved into. Default: left where the daemon runs.
         netns: Option<Name>,
     },
+    /// A tunnel to other hosts.
+    Tunnel {
+        /// Its endpoint on this host.
+        vtep: String,
+        /// The number of the segment in the underlay.
+        vni: u32,
+    },
     /// An interface of the host, as it is, whose MAC address all guests of the network go out by.
     Uplink {
         /// Interface name.
@@ -409,6 +428,7 @@ impl Attach {
         match self {
             Attach::VhostUser { .. } => "vhost-user",
             Attach::Tap { .. } => "tap",
+            Attach::Tunnel { .. } => "tunnel",
             Attach::Uplink { .. } => "uplink",
         }
     }

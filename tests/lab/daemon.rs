@@ -27,6 +27,7 @@ pub fn trunkline(arguments: &[&str]) -> CommandOutput {
 /// A running daemon, or the place of one that was ended.
 #[derive(Debug)]
 pub struct Daemon {
+    name: String,
     dir: PathBuf,
     config: PathBuf,
     socket: PathBuf,
@@ -71,6 +72,15 @@ impl Daemon {
         daemon
     }
 
+    /// The same beside others of the laboratory, under a name of its own: `$DIR/NAME.toml`, `$DIR/NAME` and `$DIR/NAME-state` are its.
+    pub fn start_beside(lab: &Lab, ns: &NetNs, name: &str, config_toml: &str) -> Self {
+        let own = format!("[host]\nname = \"{name}\"\nrun_dir = \"$DIR/{name}\"\nstate_dir = \"$DIR/{name}-state\"\n");
+        let mut daemon = Self::named(lab, name, &format!("{own}{config_toml}"));
+        daemon.netns = Some(ns.netns_name().to_owned());
+        daemon.restart();
+        daemon
+    }
+
     /// The same as user nobody, without capabilities: an ordinary user's daemon.
     pub fn start_as_nobody(lab: &Lab, ns: &NetNs, config_toml: &str) -> Self {
         let mut daemon = Self::prepared(lab, config_toml);
@@ -86,12 +96,17 @@ impl Daemon {
 
     /// Writes the configuration and starts nothing.
     pub fn prepared(lab: &Lab, config_toml: &str) -> Self {
+        Self::named(lab, "trunkline", config_toml)
+    }
+
+    fn named(lab: &Lab, name: &str, config_toml: &str) -> Self {
         let text = complete(config_toml).replace("$DIR", &lab.dir().display().to_string());
-        let config = lab.path("trunkline.toml");
+        let config = lab.path(&format!("{name}.toml"));
         fs::write(&config, &text).expect("the configuration file");
         let run_dir = value_of(&text, "run_dir").expect("a run_dir");
         let socket = Path::new(&run_dir).join("control.sock");
         Self {
+            name: name.to_owned(),
             dir: lab.dir().to_owned(),
             config,
             socket,
@@ -130,7 +145,7 @@ impl Daemon {
             }
         };
         command.arg("up").arg(&self.config).env("RUST_BACKTRACE", "1");
-        self.process = Some(Process::start(&self.dir, "trunkline", command));
+        self.process = Some(Process::start(&self.dir, &self.name, command));
     }
 
     /// The process id of the running daemon.

@@ -28,7 +28,7 @@ pub use bridge::{Bridge, BridgeSpec, FdbEntry, NicSpec};
 pub use budget::{Budget, Budgets, Traffic};
 pub use decide::{Decision, Outcome, Route};
 pub use egress::Egress;
-pub use wire::fdb::{self, Fdb, FdbStats, StaticError};
 pub use guard::Role;
 pub use link::{LinkEnd, LinkPort, LinkSpec, link, link_to_thread};
 pub use membership::Membership;
+pub use wire::fdb::{self, Fdb, FdbStats, StaticError};

@@ -15,6 +15,7 @@ use crate::{
     Context, DropReason, Frame, Gso, Offload, Origin,
     checksum::Checksum,
     frame::HEAD_BYTES,
+    inferred::inferred,
     layers::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6},
     segmentation::{add_pieces, part, put},
 };
@@ -116,15 +117,23 @@ pub struct Coalesce {
 }
 
 impl Coalesce {
-    /// Takes a frame that lies in `bytes` and came in at `origin`; the one before it, if this one did not join it.
+    /// Takes a frame that lies in `bytes` and came in at `origin`; the one before it, if this one did not join it. What it may owe without saying so
+    /// is inferred; IP packets of its network are of `mtu` bytes at most.
     ///
     /// # Errors
     /// `NoHeads` and `NoBuffers` when the turn has no more, `Stale` when the bytes are not there: the frame is lost, those before it are kept.
-    pub fn push(&mut self, cx: &mut Context, origin: Origin, bytes: Lent) -> Result<Option<Frame>, DropReason> {
+    pub fn push(
+        &mut self,
+        cx: &mut Context,
+        origin: Origin,
+        bytes: Lent,
+        mtu: u16,
+    ) -> Result<Option<Frame>, DropReason> {
         let mut front = [0; HEAD_BYTES];
         let near = cx.arena.read(bytes, &mut front);
         let head = front.get(..near.min(bytes.len())).ok_or(DropReason::Stale)?;
-        let segment = Segment::read(head, bytes.len());
+        let owed = inferred(head, bytes.len(), mtu);
+        let segment = Segment::read(head, bytes.len()).filter(|_| owed.is_none());
         if let (Some(segment), Some(last)) = (&segment, &mut self.last)
             && cx.heads.get(&last.frame).origin == origin
             && last.joins(cx, segment, head, bytes)
@@ -134,7 +143,9 @@ impl Coalesce {
         let (frame, place) = cx.heads.begin(origin, bytes.len()).ok_or(DropReason::NoHeads)?;
         let fill = place.fill();
         fill.copy_from_slice(head.get(..fill.len()).ok_or(DropReason::Stale)?);
-        if let Some(rest) = bytes.part(HEAD_BYTES, bytes.len().saturating_sub(HEAD_BYTES)).filter(|rest| !rest.is_empty())
+        place.offload = owed;
+        if let Some(rest) =
+            bytes.part(HEAD_BYTES, bytes.len().saturating_sub(HEAD_BYTES)).filter(|rest| !rest.is_empty())
             && !cx.heads.add_piece(&frame, rest)
         {
             return Err(DropReason::NoBuffers);
@@ -144,7 +155,8 @@ impl Coalesce {
             Some(first) => {
                 let ended = first.flags & PSH != 0;
                 let next = first.seq.wrapping_add(first.payload as u32);
-                self.last = Some(Last { frame, first, segments: 1, next, payload: first.payload, intact: false, ended });
+                self.last =
+                    Some(Last { frame, first, segments: 1, next, payload: first.payload, intact: false, ended });
             }
             None => self.plain = Some(frame),
         }

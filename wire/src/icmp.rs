@@ -7,7 +7,6 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::{Instant, NicId, checksum::Checksum};
 
-
 /// Bytes of the packet that an error quotes, at most: the whole error keeps below 576 bytes (RFC 1812 section 4.3.2.3), or 1280 with IPv6.
 const QUOTE: [usize; 2] = [548, 1232];
 /// Bytes before the quoted packet.

@@ -20,6 +20,7 @@ pub mod fit;
 pub mod flow;
 pub mod frame;
 pub mod icmp;
+pub mod inferred;
 pub mod layers;
 pub mod offload;
 pub mod port;

@@ -88,7 +88,11 @@ impl TunnelPort {
                     sender = Sender::Known(id);
                 }
             }
-            self.unwrap(cx, inward, bytes, packet.tos & ECN);
+            let mtu = match sender {
+                Sender::Known(id) => self.vtep.inner_mtu(id),
+                Sender::Stranger(_) => u16::MAX,
+            };
+            self.unwrap(cx, inward, bytes, mtu, packet.tos & ECN);
         }
         if let Some(frame) = self.coalesce.finish(cx) {
             deliver(cx, frame, packet.tos & ECN);
@@ -96,11 +100,11 @@ impl TunnelPort {
     }
 
     /// Makes a frame of a packet.
-    fn unwrap(&mut self, cx: &mut Context, inward: Inward, bytes: Lent, mark: u8) {
+    fn unwrap(&mut self, cx: &mut Context, inward: Inward, bytes: Lent, mtu: u16, mark: u8) {
         let Some(nic) = self.nics.get(usize::from(inward.network.0)).copied() else { return };
         cx.nic = nic;
         let Some(inner) = bytes.part(inward.at, bytes.len() - inward.at) else { return cx.lost(DropReason::Runt) };
-        match self.coalesce.push(cx, Origin { nic, lane: 0 }, inner) {
+        match self.coalesce.push(cx, Origin { nic, lane: 0 }, inner, mtu) {
             Ok(Some(frame)) => deliver(cx, frame, mark),
             Ok(None) => {}
             Err(reason) => cx.lost(reason),
@@ -139,7 +143,9 @@ fn deliver(cx: &mut Context, frame: Frame, mark: u8) {
 fn marked(bytes: &mut [u8], outer: u8) -> bool {
     match bytes.get(12..14) {
         Some([0x08, 0x00]) => {
-            let Some([version, tos]) = bytes.get(14..16).and_then(|at| at.first_chunk::<2>()).copied() else { return true };
+            let Some([version, tos]) = bytes.get(14..16).and_then(|at| at.first_chunk::<2>()).copied() else {
+                return true;
+            };
             let Some(new) = combined(tos & ECN, outer) else { return false };
             let (old, new) = ([version, tos], [version, tos & !ECN | new]);
             if let Some(place) = bytes.get_mut(14..16) {

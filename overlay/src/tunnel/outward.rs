@@ -104,14 +104,8 @@ impl Door {
         if !self.batch.push(&self.socket, how, front, pieces()) {
             return false;
         }
-        self.run = Some(Run {
-            remote: packet.remote,
-            nic: packet.nic,
-            tos: packet.how.tos,
-            size: len,
-            bytes: len,
-            count: 1,
-        });
+        self.run =
+            Some(Run { remote: packet.remote, nic: packet.nic, tos: packet.how.tos, size: len, bytes: len, count: 1 });
         self.carried.push(Carried { nic: packet.nic, frames: 1, bytes: (len - HEADER) as u32 });
         true
     }
@@ -137,7 +131,9 @@ impl Door {
                     continue;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => DropReason::WouldBlock,
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput && error.raw_os_error().is_none() => DropReason::Stale,
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput && error.raw_os_error().is_none() => {
+                    DropReason::Stale
+                }
                 Err(error) => {
                     failed = true;
                     match error.raw_os_error() {
@@ -261,7 +257,9 @@ impl TunnelPort {
                 Some(mut cutter) => {
                     // The packet ends here, and its fragments begin.
                     cx.ledger.transmitted += 1;
-                    while let Some(fragment) = cutter.next(&mut piece).and_then(|len| cx.originate(origin, piece.get(..len)?)) {
+                    while let Some(fragment) =
+                        cutter.next(&mut piece).and_then(|len| cx.originate(origin, piece.get(..len)?))
+                    {
                         self.wrap(cx, fragment, network, way);
                     }
                 }
@@ -284,11 +282,14 @@ impl TunnelPort {
         }
         let Some(len) = cx.read_all(frame, &mut self.scratch) else { return };
         let packet = self.scratch.get(ETHERNET_LEN..len).unwrap_or_default();
-        let made = match ethertype {
-            ETHERTYPE_IPV4 => icmp::destination4(packet).and_then(|from| icmp::v4(Owed::TooBig(mtu), from, packet, &mut self.answer)),
-            ETHERTYPE_IPV6 => icmp::destination6(packet).and_then(|from| icmp::v6(Owed::TooBig(mtu), from, packet, &mut self.answer)),
-            _ => None,
-        };
+        let made =
+            match ethertype {
+                ETHERTYPE_IPV4 => icmp::destination4(packet)
+                    .and_then(|from| icmp::v4(Owed::TooBig(mtu), from, packet, &mut self.answer)),
+                ETHERTYPE_IPV6 => icmp::destination6(packet)
+                    .and_then(|from| icmp::v6(Owed::TooBig(mtu), from, packet, &mut self.answer)),
+                _ => None,
+            };
         let Some(made) = made.and_then(|len| self.answer.get_mut(..len)) else { return };
         let ([a, b, c, d, e, f, ..], [g, h, i, j, k, l, ..]) = (from.to_le_bytes(), to.to_le_bytes());
         if let Some(macs) = made.first_chunk_mut() {

@@ -191,6 +191,26 @@ impl Datagrams {
     }
 }
 
+/// The longest IP packet in bytes that goes from an address of this host to another host, as far as this host knows: the MTU of the route, or of
+/// the path where a router has told it. Nothing is sent.
+///
+/// # Errors
+/// What bind(2) and connect(2) report: an address that is not this host's, no route.
+pub fn path_mtu(from: std::net::IpAddr, to: SocketAddr) -> io::Result<u16> {
+    let kind = if from.is_ipv4() { Kind::Udp4 } else { Kind::Udp6 };
+    let socket = Datagrams::open(kind, SocketAddr::new(from, 0), 64, 0)?;
+    let name = Name::new(to);
+    // SAFETY: the address is valid to read for its length.
+    check(unsafe { libc::connect(socket.as_raw_fd(), name.ptr(), name.len()) })?;
+    let (level, option) =
+        if kind.v6() { (libc::IPPROTO_IPV6, libc::IPV6_MTU) } else { (libc::IPPROTO_IP, libc::IP_MTU) };
+    let mut value: libc::c_int = 0;
+    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the value is valid to write for the length given.
+    check(unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut value).cast(), &mut len) })?;
+    Ok(u16::try_from(value).unwrap_or(u16::MAX))
+}
+
 /// Room for the control messages of one datagram, aligned like a `cmsghdr`.
 type Control = [u64; CONTROL_WORDS];
 /// Words of it.

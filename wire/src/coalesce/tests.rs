@@ -16,7 +16,7 @@ fn joined(cx: &mut Context, frames: &[Vec<u8>]) -> Vec<(Vec<u8>, Offload)> {
     let mut done = Vec::new();
     for bytes in frames {
         let lent = cx.arena.pool(bytes).unwrap();
-        done.extend(coalesce.push(cx, ORIGIN, lent).unwrap());
+        done.extend(coalesce.push(cx, ORIGIN, lent, u16::MAX).unwrap());
     }
     done.extend(coalesce.finish(cx));
     assert!(coalesce.finish(cx).is_none());

@@ -1,0 +1,129 @@
+//! The tunnel endpoints of a configuration: ports that stretch networks to other hosts.
+//!
+//! Invariant: an endpoint that cannot be made takes down the ports of its networks, with a reason, and nothing else. One endpoint is one port of
+//! all its networks, which are on one worker. Read first: `overlay`'s crate page.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use overlay::{NetworkConfig, TunnelConfig, TunnelPort, VtepConfig};
+use sys::inet::udp;
+use vswitch::change::Change;
+use wire::Vni;
+
+use crate::{
+    config::{Attach, Config, Vtep},
+    model::PortState,
+    seed,
+    switch::{Place, States},
+};
+
+/// Stations that an endpoint remembers at most, over all its networks: as many as a bridge.
+const STATIONS: usize = vswitch::fdb::DEFAULT_CAPACITY;
+const AGEING: Duration = vswitch::fdb::DEFAULT_AGEING;
+/// What the underlay takes where its routes do not say.
+const MTU: u16 = 1500;
+
+/// Makes every endpoint and attaches it to its networks.
+///
+/// # Errors
+/// The system has no random numbers.
+pub fn start(config: &Config, places: &[Place], states: &States) -> io::Result<()> {
+    for vtep in &config.vteps {
+        let ports: Vec<usize> =
+            config.ports.iter().enumerate().filter(|(_, port)| is_of(&port.attach, vtep)).map(|(at, _)| at).collect();
+        let Some((first, others)) = ports.split_first() else { continue };
+        let (Some(first), seed) = (places.get(*first), seed::random()?) else { continue };
+        match open(config, vtep, &ports, seed) {
+            Ok(port) => {
+                first.changes.send(Change::Attach { nic: first.nic, lane: 0, port: Box::new(port) });
+                for other in others.iter().filter_map(|at| places.get(*at)) {
+                    first.changes.send(Change::AttachToo { nic: other.nic, to: first.nic });
+                }
+                tracing::info!(vtep = vtep.name, local = %vtep.local, port = vtep.port, networks = ports.len(), "a tunnel endpoint listens");
+                ports.iter().for_each(|at| states.set(*at, PortState::Up, None));
+            }
+            Err(error) => {
+                let reason = format!("tunnel endpoint {}: {error}", vtep.name);
+                tracing::error!(vtep = vtep.name, reason, "networks do not reach other hosts; everything else runs");
+                ports.iter().for_each(|at| states.set(*at, PortState::Down, Some(reason.clone())));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is_of(attach: &Attach, vtep: &Vtep) -> bool {
+    matches!(attach, Attach::Tunnel { vtep: name, .. } if *name == vtep.name)
+}
+
+fn open(config: &Config, vtep: &Vtep, ports: &[usize], seed: u64) -> io::Result<TunnelPort> {
+    let network = |at: &usize| {
+        let port = config.ports.get(*at)?;
+        let Attach::Tunnel { vni, .. } = port.attach else { return None };
+        let network = config.networks.iter().find(|network| network.name == port.network)?;
+        let overlay = network.overlay.as_ref()?;
+        let (peers, anyone) = (overlay.peers.clone(), overlay.anyone);
+        Some(NetworkConfig { vni: Vni::new(vni)?, peers, learning: true, anyone })
+    };
+    let made = VtepConfig {
+        local: vtep.local,
+        port: vtep.port,
+        encapsulation: vtep.encapsulation,
+        networks: ports.iter().filter_map(network).collect(),
+        mtu: MTU,
+        stations: STATIONS,
+        ageing: AGEING,
+        seed,
+    };
+    let mut made = overlay::Vtep::new(made).map_err(io::Error::other)?;
+    let known: Vec<_> = made.remotes.iter().map(|(id, remote)| (id, remote.address)).collect();
+    for (id, address) in known {
+        if let (Ok(mtu), Some(remote)) = (path_mtu(vtep, address), made.remotes.get_mut(id)) {
+            remote.mtu = mtu;
+        }
+    }
+    TunnelPort::open(made, TunnelConfig::default()).map_err(|error| explained(vtep, error))
+}
+
+/// The longest IP packet that the underlay's route to an endpoint takes, as far as this host knows.
+fn path_mtu(vtep: &Vtep, peer: std::net::IpAddr) -> io::Result<u16> {
+    udp::path_mtu(vtep.local, SocketAddr::new(peer, vtep.port))
+}
+
+/// Fills in the MTU of networks that stretch over hosts where the file gives none: what the underlay leaves.
+pub fn work_out_mtu(config: &mut Config) {
+    for at in 0..config.networks.len() {
+        let worked_out =
+            config.networks.get(at).filter(|network| network.mtu.is_none()).and_then(|network| mtu(config, network));
+        if let (Some(mtu), Some(network)) = (worked_out, config.networks.get_mut(at)) {
+            network.mtu = Some(mtu);
+        }
+    }
+}
+
+/// What the narrowest route to a peer leaves.
+fn mtu(config: &Config, network: &crate::config::Network) -> Option<u16> {
+    let overlay = network.overlay.as_ref()?;
+    let vtep = config.vteps.iter().find(|vtep| vtep.name == overlay.vtep)?;
+    let narrowest = overlay.peers.iter().filter_map(|peer| path_mtu(vtep, *peer).ok()).min();
+    let around = if vtep.local.is_ipv4() { 20 } else { 40 } + 8 + 8 + 14;
+    Some(narrowest.unwrap_or(MTU).saturating_sub(around))
+}
+
+/// What is to be done about it.
+fn explained(vtep: &Vtep, error: io::Error) -> io::Error {
+    let Vtep { local, port, .. } = vtep;
+    let what = match error.kind() {
+        io::ErrorKind::AddrNotAvailable => {
+            format!("{local} is not an address of this host; give one of those that `ip address` lists")
+        }
+        io::ErrorKind::AddrInUse => {
+            format!(
+                "UDP port {port} of {local} is taken by another program: end it (`ss -ulnp` names it), or give another `port` here and on the other hosts"
+            )
+        }
+        io::ErrorKind::PermissionDenied => format!("UDP port {port} may be used by root only; give one above 1023"),
+        _ => return error,
+    };
+    io::Error::new(error.kind(), what)
+}
