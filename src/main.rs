@@ -34,6 +34,7 @@ mod subnets;
 mod switch;
 mod table;
 mod taps;
+mod uplinks;
 mod view;
 mod wiring;
 

@@ -178,6 +178,7 @@ async fn serve(
 /// What is done once a second.
 fn housekeeping(view: &View) {
     view.leases().save();
+    view.look_for_uplinks();
     view.settle_nats();
 }
 
