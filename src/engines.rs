@@ -21,7 +21,7 @@ use wire::{Mac, Port};
 
 use crate::{
     config::{Config, Mode, Name, Nat, NatEngine, Network, Subnet, Via},
-    gateways, hash, host,
+    gateways, hash, host, mtu,
     nat::{Outside, WayOut},
     seed,
 };
@@ -75,6 +75,7 @@ fn packet(
     let mac = outside_mac(network);
     let mut made = PortConfig::new(mac, table, prefix, hop, router4.unwrap_or(Ipv4Addr::UNSPECIFIED));
     made.inside_mtu = gateways::mtu(network);
+    made.mtu = outside_mtu(config, network);
     made.inside = network.segments().filter_map(|segment| inside(segment.subnet()?)).collect();
     if let (Some(prefix), Some(subnet), Some(router)) = (prefix6, network.subnet6, router6)
         && let (Some(IpAddr::V6(outside)), Some(IpAddr::V6(inside))) = (prefix.host(0), subnet.host(0))
@@ -83,6 +84,18 @@ fn packet(
         made.v6 = Some(v6.map_err(io::Error::other)?);
     }
     Ok(PacketPort::new(made).map_err(io::Error::other)?.with_inbox(inbox))
+}
+
+/// The longest packet that a packet engine sends outside.
+fn outside_mtu(config: &Config, network: &Network) -> u16 {
+    let Some(nat) = &network.nat else { return gateways::MTU };
+    let outside = match &nat.engine {
+        NatEngine::Packet { via: Via::Network(name), .. } => {
+            config.networks.iter().find(|network| network.name == *name).map(gateways::mtu)
+        }
+        _ => mtu::of_way_out(nat),
+    };
+    outside.unwrap_or(gateways::MTU)
 }
 
 fn inside(subnet: Subnet) -> Option<(Ipv4Addr, u8)> {

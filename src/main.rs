@@ -19,6 +19,7 @@ mod hash;
 mod host;
 mod machine;
 mod model;
+mod mtu;
 mod nat;
 mod place;
 mod plan;

@@ -32,6 +32,7 @@ mod tests;
 pub use error::ConfigError;
 pub use names::Name;
 pub use nat::{Nat, NatEngine, Proto, Publish, Target, Via};
+pub use network::MTU_MAX;
 pub use segment::{Segment, Vlan};
 pub use surroundings::Surroundings;
 pub use types::{Attach, Config, Dhcp6, Engine, Guest, Host, Idle, Mode, Network, Port, Role, Station, Tagging};
