@@ -3,7 +3,7 @@
 //! Invariant: it says what `up` would make, from the same [`Config`] that `up` carries out, and changes nothing.
 
 use crate::{
-    config::{Attach, Config, ConfigError, Host, Idle, Network, Port, Role, Tagging},
+    config::{Attach, Config, ConfigError, Host, Idle, Network, Port, Role, Segment, Tagging},
     subnets,
     table::Table,
 };
@@ -68,19 +68,15 @@ fn host(host: &Host) -> String {
 fn network(network: &Network, config: &Config) -> String {
     let ports: Vec<&Port> = config.ports_of(&network.name).collect();
     let mut facts = vec![network.mode.to_string()];
-    facts.extend(network.subnet.map(|subnet| subnet.to_string()));
-    facts.extend(network.subnet6.map(|subnet| subnet.to_string()));
-    if network.needs_subnet() {
-        let remembered = subnets::remembered(&config.host.state_dir, network.name.as_str());
-        facts.push(remembered.map_or("a free /24".to_owned(), |subnet| format!("{subnet} as before, if it is free")));
-    }
-    if network.dhcp {
-        let router = network.subnet.and_then(|subnet| subnet.host(network.router_number()));
-        facts.push(format!("addresses by DHCP{}", router.map_or_else(String::new, |router| format!(" from {router}"))));
-    }
+    facts.extend(addresses(&Segment { network, vlan: None }, config));
     facts.extend(network.mtu.map(|mtu| format!("MTU {mtu}")));
     facts.push(plural(ports.len(), "port"));
     let mut text = format!("network {}: {}\n", network.name, facts.join(", "));
+    for segment in network.segments() {
+        if let Some(vid) = segment.vid() {
+            text.push_str(&format!("  VLAN {vid}, routed: {}\n", addresses(&segment, config).join(", ")));
+        }
+    }
     if ports.is_empty() {
         return text;
     }
@@ -98,6 +94,20 @@ fn network(network: &Network, config: &Config) -> String {
     }
     text.push_str(&table.to_string());
     text
+}
+
+/// What guests' addresses are in a segment, and who gives them out.
+fn addresses(segment: &Segment<'_>, config: &Config) -> Vec<String> {
+    let mut facts: Vec<String> = segment.subnets().map(|subnet| subnet.to_string()).collect();
+    if segment.needs_subnet() {
+        let remembered = subnets::remembered(&config.host.state_dir, &segment.key());
+        facts.push(remembered.map_or("a free /24".to_owned(), |subnet| format!("{subnet} as before, if it is free")));
+    }
+    if segment.dhcp() {
+        let router = segment.subnet().and_then(|subnet| subnet.host(segment.router_number()));
+        facts.push(format!("addresses by DHCP{}", router.map_or_else(String::new, |router| format!(" from {router}"))));
+    }
+    facts
 }
 
 fn place(attach: &Attach) -> String {
@@ -143,6 +153,11 @@ fn notes(config: &Config) -> Vec<String> {
     for network in &config.networks {
         if config.ports_of(&network.name).next().is_none() {
             notes.push(format!("network {} has no ports", network.name));
+        }
+        for segment in network.segments().filter(|segment| segment.vlan.is_some()) {
+            if !config.ports.iter().any(|port| segment.carries(port)) {
+                notes.push(format!("network {segment}: no port is in it"));
+            }
         }
     }
     for port in &config.ports {

@@ -1,7 +1,7 @@
 //! The routers of networks: who they are, what they remember over a restart, what there is to see of their leases.
 //!
-//! Invariant: a network with `dhcp` has one router, which is a NIC of its bridge like any other and holds the first address of the subnet, or the
-//! second where the host has the first. What is
+//! Invariant: a network with `dhcp` has one router, which has a NIC in each of its segments (the untagged one, VLANs with a table) like any other
+//! and holds the first address of the subnet, or the second where the host has the first. What is
 //! written to `state_dir` is only read by the next start, and a file that cannot be read costs the memory of leases, nothing else.
 //! Read first: `gateway`'s crate page.
 
@@ -22,10 +22,10 @@ use gateway::{
 };
 use serde::{Deserialize, Serialize};
 use sys::tsc;
-use wire::{Instant, Mac, NicId};
+use wire::{Instant, Mac, NicId, Vid};
 
 use crate::{
-    config::{Config, Dhcp6, Mode, Nat, NatEngine, Network, Subnet},
+    config::{Config, Dhcp6, Mode, Nat, NatEngine, Network, Segment, Subnet},
     hash,
     model::LeaseEntry,
     state,
@@ -33,6 +33,10 @@ use crate::{
 
 /// The port of DNS, by UDP and TCP.
 const DNS: u16 = 53;
+/// Domains that a guest is told to search.
+const SEARCHED: usize = 3;
+/// Bytes of routes that a guest is told, besides a default route (RFC 3442).
+const ROUTES: usize = 250;
 /// The MTU of a network that names none.
 pub const MTU: u16 = 1500;
 
@@ -64,6 +68,7 @@ pub struct Leases(Arc<Mutex<Vec<Book>>>);
 
 struct Book {
     network: String,
+    vlan: Option<Vid>,
     file: PathBuf,
     book: LeaseBook,
     /// What the file holds.
@@ -93,35 +98,37 @@ enum SavedState {
 }
 
 impl Leases {
-    /// The router of a network that is routed to those `beside` it, and `leads_out` or not; nothing when it has none.
+    /// The router in a segment that is routed to those `beside` it, and `leads_out` or not; nothing when there is none.
     ///
     /// # Errors
     /// What the configuration says makes no router.
     pub fn make(
         &self,
         config: &Config,
-        network: &Network,
-        beside: &[&Network],
+        segment: Segment<'_>,
+        beside: &[Segment<'_>],
         leads_out: bool,
         seed: u64,
     ) -> io::Result<Option<Made>> {
-        let Some(router) = router(config, network, beside, leads_out, seed) else { return Ok(None) };
+        let Some(router) = router(config, segment, beside, leads_out, seed) else { return Ok(None) };
         let mac = router.mac;
         let v4 = router.v4.iter().map(|v4| IpAddr::from(v4.address));
         let v6 =
             router.v6.iter().flat_map(|v6| v6.global.map(|(address, _)| address).into_iter().chain([v6.link_local]));
         let addresses = v4.chain(v6.map(IpAddr::from)).collect();
         let now = Instant::from_nanos(tsc::now_ns());
-        let mut gateway = Gateway::new(router, now)
-            .map_err(|error| io::Error::other(format!("network {}: {error}", network.name)))?;
-        let file = config.host.state_dir.join(format!("leases-{}.json", network.name));
+        let mut gateway =
+            Gateway::new(router, now).map_err(|error| io::Error::other(format!("network {segment}: {error}")))?;
+        // A slash is in no file's name, and a percent sign in no network's.
+        let file = config.host.state_dir.join(format!("leases-{}.json", segment.key().replace('/', "%")));
         let saved: Vec<Saved> = state::read(&file).unwrap_or_default();
         let taken = gateway.restore(&snapshot(&saved), now, Duration::ZERO);
         if taken > 0 {
-            tracing::info!(network = %network.name, leases = taken, "remembered");
+            tracing::info!(network = %segment, leases = taken, "remembered");
         }
         let (sender, book) = lease_book();
-        self.lock().push(Book { network: network.name.to_string(), file, book, saved });
+        let (network, vlan) = (segment.network.name.to_string(), segment.vid());
+        self.lock().push(Book { network, vlan, file, book, saved });
         Ok(Some(Made { leg: Leg::new(gateway).with_book(sender), mac, addresses }))
     }
 
@@ -134,17 +141,26 @@ impl Leases {
         let now = Instant::from_nanos(tsc::now_ns());
         let mut books = self.lock();
         let of = |book: &mut Book| {
-            let network = book.network.clone();
+            let (network, vlan) = (book.network.clone(), book.vlan);
             let mut list: Vec<LeaseEntry> =
-                book.book.leases().filter_map(|lease| entry(&network, lease, now)).collect();
-            list.extend(book.book.leases6().filter_map(|lease| entry(&network, lease, now)));
+                book.book.leases().filter_map(|lease| entry(&network, vlan, lease, now)).collect();
+            list.extend(book.book.leases6().filter_map(|lease| entry(&network, vlan, lease, now)));
             list
         };
         books.iter_mut().flat_map(of).collect()
     }
 
-    /// Where the guests of a network are, as far as they have leases.
+    /// Where the guests of a network are, in all its segments, as far as they have leases.
     pub fn of(&self, network: &str) -> Vec<Leased> {
+        self.leased(|book| book.network == network)
+    }
+
+    /// The same of one segment.
+    pub fn of_segment(&self, network: &str, vlan: Option<Vid>) -> Vec<Leased> {
+        self.leased(|book| book.network == network && book.vlan == vlan)
+    }
+
+    fn leased(&self, wanted: impl Fn(&Book) -> bool) -> Vec<Leased> {
         let now = Instant::from_nanos(tsc::now_ns());
         let mut books = self.lock();
         let of = |book: &mut Book| -> Vec<Leased> {
@@ -157,7 +173,7 @@ impl Leases {
             };
             bound.map(leased).collect()
         };
-        books.iter_mut().find(|book| book.network == network).map(of).unwrap_or_default()
+        books.iter_mut().filter(|book| wanted(book)).flat_map(of).collect()
     }
 
     /// Writes the leases that have changed since they were written last.
@@ -185,9 +201,10 @@ pub fn mtu(network: &Network) -> u16 {
 }
 
 /// A lease in force, as tables have it.
-fn entry<A: Copy + Display>(network: &str, lease: &Lease<A>, now: Instant) -> Option<LeaseEntry> {
+fn entry<A: Copy + Display>(network: &str, vlan: Option<Vid>, lease: &Lease<A>, now: Instant) -> Option<LeaseEntry> {
     (lease.state == LeaseState::Bound && lease.expires > now).then(|| LeaseEntry {
         network: network.to_owned(),
+        vlan: vlan.map(Vid::get),
         mac: lease.client.mac.to_string(),
         address: lease.address.to_string(),
         hostname: lease.name.as_deref().map(str::to_owned),
@@ -195,48 +212,56 @@ fn entry<A: Copy + Display>(network: &str, lease: &Lease<A>, now: Instant) -> Op
     })
 }
 
-/// Who the router of a network is.
+/// Who the router is in a segment.
 fn router(
     config: &Config,
-    network: &Network,
-    beside: &[&Network],
+    segment: Segment<'_>,
+    beside: &[Segment<'_>],
     leads_out: bool,
     seed: u64,
 ) -> Option<gateway::Config> {
-    let subnet = network.subnet.filter(|_| network.has_router())?;
-    let IpAddr::V4(first) = subnet.host(network.router_number())? else { return None };
-    let [.., a, b, c] = hash::of(network.name.as_str()).to_be_bytes();
+    let network = segment.network;
+    let subnet = segment.subnet().filter(|_| network.has_router())?;
+    let IpAddr::V4(first) = subnet.host(segment.router_number())? else { return None };
+    let [.., a, b, c] = hash::of(&segment.key()).to_be_bytes();
     let mac = Mac::new([0x02, 0x74, 0x67, a, b, c]);
     let mut v4 = RouterV4 { address: first, prefix: subnet.length(), dhcp: None };
-    if network.dhcp {
-        v4.dhcp = Some(dhcp(config, network, beside, &v4)?);
+    if segment.dhcp() {
+        v4.dhcp = Some(dhcp(config, segment, beside, &v4)?);
     }
-    let v6 = network.subnet6.and_then(|subnet| router6(config, network, beside, subnet, mac));
-    let subnets = || beside.iter().flat_map(|other| [other.subnet, other.subnet6].map(|subnet| (*other, subnet)));
+    let v6 = segment.subnet6().and_then(|subnet| router6(config, segment, beside, subnet, mac));
+    let subnets = beside.iter().flat_map(Segment::subnets);
     let sockets = matches!(&network.nat, Some(Nat { engine: NatEngine::Sockets { .. }, .. }));
+    let untagged = Segment { network, vlan: None };
     Some(gateway::Config {
         mtu: mtu(network),
         v4: Some(v4),
         v6,
         elsewhere: if leads_out { Elsewhere::Forward } else { Elsewhere::Unreachable },
-        // Published connections come from the router's address, and so their packets go back there.
-        own_goes_on: sockets,
+        // Published connections come from the router's address in the untagged segment, and so their packets go back there.
+        onward: if sockets && leads_out { untagged.router().collect() } else { Vec::new() },
         services: vec![DNS],
-        routes: subnets().filter_map(|(_, subnet)| Some((subnet?.host(0)?, subnet?.length()))).collect(),
-        aliases: subnets().filter_map(|(other, subnet)| subnet?.host(other.router_number())).collect(),
+        routes: subnets.filter_map(|subnet| Some((subnet.host(0)?, subnet.length()))).collect(),
+        aliases: beside.iter().flat_map(Segment::router).collect(),
         seed,
         ..gateway::Config::new(mac)
     })
 }
 
 /// The router in IPv6.
-fn router6(config: &Config, network: &Network, beside: &[&Network], subnet: Subnet, mac: Mac) -> Option<RouterV6> {
-    let IpAddr::V6(first) = subnet.host(network.router_number())? else { return None };
-    let stateful = network.dhcp6 == Dhcp6::Stateful;
+fn router6(
+    config: &Config,
+    segment: Segment<'_>,
+    beside: &[Segment<'_>],
+    subnet: Subnet,
+    mac: Mac,
+) -> Option<RouterV6> {
+    let IpAddr::V6(first) = subnet.host(segment.router_number())? else { return None };
+    let (stateful, off) = (segment.dhcp6() == Dhcp6::Stateful, segment.dhcp6() == Dhcp6::Off);
     let mut dhcp = Dhcp6Config::new(stateful);
     dhcp.ntp =
-        network.ntp.iter().filter_map(|server| if let IpAddr::V6(v6) = server { Some(*v6) } else { None }).collect();
-    for port in config.ports_of(&network.name) {
+        segment.ntp().iter().filter_map(|server| if let IpAddr::V6(v6) = server { Some(*v6) } else { None }).collect();
+    for port in config.ports.iter().filter(|port| segment.carries(port)) {
         let in_subnet =
             |address: &&IpAddr| subnet.overlaps(Subnet::of(**address, 128)) && **address != IpAddr::V6(first);
         if let (Some(mac), Some(IpAddr::V6(address))) = (port.mac, port.addresses.iter().find(in_subnet)) {
@@ -245,37 +270,47 @@ fn router6(config: &Config, network: &Network, beside: &[&Network], subnet: Subn
     }
     Some(RouterV6 {
         global: Some((first, subnet.length())),
-        default_router: network.mode == Mode::Nat || beside.iter().any(|other| other.subnet6.is_some()),
+        default_router: segment.network.mode == Mode::Nat || beside.iter().any(|other| other.subnet6().is_some()),
         managed: stateful,
-        other: network.dhcp6 != Dhcp6::Off,
-        dhcp: (network.dhcp && network.dhcp6 != Dhcp6::Off).then_some(dhcp),
+        other: !off,
+        dhcp: (segment.dhcp() && !off).then_some(dhcp),
         dns: vec![first],
-        search: vec![network.search_domain()],
+        search: vec![segment.search_domain()],
         ..RouterV6::new(link_local(mac))
     })
 }
 
-/// What the DHCP server of a network's router gives out.
-fn dhcp(config: &Config, network: &Network, beside: &[&Network], v4: &RouterV4) -> Option<DhcpConfig> {
-    let subnet = network.subnet?;
-    let mut dhcp = DhcpConfig { router: network.mode == Mode::Nat, ..DhcpConfig::new(v4) };
+/// What the DHCP server of a router gives out in a segment.
+fn dhcp(config: &Config, segment: Segment<'_>, beside: &[Segment<'_>], v4: &RouterV4) -> Option<DhcpConfig> {
+    let subnet = segment.subnet()?;
+    let mut dhcp = DhcpConfig { router: segment.network.mode == Mode::Nat, ..DhcpConfig::new(v4) };
     dhcp.dns = vec![v4.address];
-    dhcp.domain = Some(network.search_domain());
+    dhcp.domain = Some(segment.search_domain());
     dhcp.ntp =
-        network.ntp.iter().filter_map(|server| if let IpAddr::V4(v4) = server { Some(*v4) } else { None }).collect();
-    dhcp.search = std::iter::once(network).chain(beside.iter().copied()).take(3).map(Network::search_domain).collect();
-    for other in beside.iter().filter_map(|other| other.subnet) {
+        segment.ntp().iter().filter_map(|server| if let IpAddr::V4(v4) = server { Some(*v4) } else { None }).collect();
+    for domain in std::iter::once(&segment).chain(beside).map(Segment::search_domain) {
+        if dhcp.search.len() < SEARCHED && !dhcp.search.contains(&domain) {
+            dhcp.search.push(domain);
+        }
+    }
+    for other in beside.iter().filter_map(Segment::subnet) {
         if let Some(IpAddr::V4(network)) = other.host(0) {
             dhcp.routes.push(Route { network, prefix: other.length(), via: v4.address });
         }
     }
-    if network.mode == Mode::HostOnly
-        && let (IpAddr::V4(next), IpAddr::V4(_)) = (subnet.host(network.router_number() + 1)?, subnet.host(1)?)
+    let length = |route: &Route| 5 + usize::from(route.prefix.div_ceil(8));
+    if dhcp.routes.iter().map(length).sum::<usize>() > ROUTES {
+        // Then it is the way to everywhere, and says what it does not reach.
+        dhcp.routes.clear();
+        dhcp.router = true;
+    }
+    if segment.router_number() > 1
+        && let IpAddr::V4(next) = subnet.host(segment.router_number() + 1)?
     {
         // The host's address is nobody else's.
         dhcp.first = next;
     }
-    for port in config.ports_of(&network.name) {
+    for port in config.ports.iter().filter(|port| segment.carries(port)) {
         let in_subnet = |address: &&IpAddr| matches!(address, IpAddr::V4(address) if v4.may_lease(*address));
         if let (Some(mac), Some(IpAddr::V4(address))) = (port.mac, port.addresses.iter().find(in_subnet)) {
             dhcp.reservations.push(Reservation { guest: Guest::Mac(mac), address: *address });
@@ -350,6 +385,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
+    use crate::config;
 
     fn lease(n: u8, state: SavedState, until: u64) -> Saved {
         Saved {
@@ -386,6 +422,24 @@ mod tests {
         assert!(!is_same(&a, &[lease(5, SavedState::Bound, 1010)]));
         assert!(!is_same(&a, &[lease(5, SavedState::Released, 1000)]));
         assert!(!is_same(&a, &[]));
+    }
+
+    #[test]
+    fn a_router_between_many_segments_is_the_way_to_all_of_them() {
+        let made = |vlans: u32| {
+            let tables = (2..2 + vlans).map(|id| format!("[networks.lan.vlans.{id}]\nsubnet = \"10.{}.0.0/16\"\n", id));
+            let text = format!("[networks.lan]\ndhcp = true\nsubnet = \"10.1.0.0/16\"\n{}", tables.collect::<String>());
+            let around = config::Surroundings { root: true, ..Default::default() };
+            let config = config::parse(&text, "t.toml".as_ref(), &around).unwrap();
+            let segments: Vec<Segment<'_>> = config.networks[0].segments().collect();
+            let made = router(&config, segments[0], &segments[1..], false, 1).unwrap();
+            assert!(made.check().is_ok() && made.routes.len() == vlans as usize);
+            let dhcp = made.v4.unwrap().dhcp.unwrap();
+            (dhcp.routes.len(), dhcp.router)
+        };
+        assert_eq!(made(2), (2, false), "each is told, and nothing else leads there");
+        assert_eq!(made(35), (35, false));
+        assert_eq!(made(60), (0, true), "there is no room for so many in a message");
     }
 
     #[test]

@@ -115,10 +115,11 @@ fn address(port: &Port) -> Mac {
 /// The command that gives a guest its first declared address, or has it ask for one where there is somebody to ask.
 fn first_address(config: &Config, port: &Port) -> Option<String> {
     let network = config.networks.iter().find(|network| network.name == port.network);
-    if network.is_some_and(|network| network.dhcp) {
+    let segment = network.and_then(|network| network.segment_of(port));
+    if segment.is_some_and(|segment| segment.dhcp()) {
         return Some("dhcp ms=60000".to_owned());
     }
-    let prefix = network.and_then(|network| network.subnet).map_or(PREFIX, |subnet| subnet.length());
+    let prefix = segment.and_then(|segment| segment.subnet()).map_or(PREFIX, |subnet| subnet.length());
     let address = port.addresses.iter().find(|address| matches!(address, IpAddr::V4(_)))?;
     Some(format!("address {address}/{prefix}"))
 }

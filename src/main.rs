@@ -19,6 +19,7 @@ mod hash;
 mod host;
 mod machine;
 mod model;
+mod mtu;
 mod nat;
 mod place;
 mod plan;
@@ -34,6 +35,7 @@ mod subnets;
 mod switch;
 mod table;
 mod taps;
+mod uplinks;
 mod view;
 mod wiring;
 

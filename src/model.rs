@@ -88,9 +88,25 @@ pub struct NetworkStatus {
     pub mtu: Option<u16>,
     /// Names of its ports.
     pub ports: Vec<String>,
+    /// Its VLANs that its router is in.
+    #[serde(default)]
+    pub vlans: Vec<VlanStatus>,
     /// What it lacks of what the file asks for, and why; null where all is as asked.
     #[serde(default)]
     pub reason: Option<String>,
+}
+
+/// A VLAN of a network that the network's router is in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VlanStatus {
+    /// Its number.
+    pub vlan: u16,
+    /// IPv4 prefix, or null.
+    pub subnet: Option<String>,
+    /// IPv6 prefix, or null.
+    pub subnet6: Option<String>,
+    /// Names of the ports that are in it, those of trunks among them.
+    pub ports: Vec<String>,
 }
 
 /// One element of `GET /v1/fdb`: where a MAC address is reached.
@@ -120,6 +136,9 @@ pub struct FdbEntry {
 pub struct LeaseEntry {
     /// The network.
     pub network: String,
+    /// The VLAN; absent in the untagged segment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
     /// The guest's MAC address.
     pub mac: String,
     /// The address it has.
@@ -218,6 +237,7 @@ mod tests {
             subnet6: None,
             mtu: Some(1500),
             ports: vec!["web/0".into()],
+            vlans: vec![VlanStatus { vlan: 7, subnet: None, subnet6: None, ports: vec![] }],
             reason: None,
         };
         let worker = WorkerStatus { cpu: Some(1), frames: 5, busy_cycles: 6, idle_cycles: 7 };
@@ -227,6 +247,7 @@ mod tests {
             "host": "hv1", "uptime_s": 9, "workers": [{"cpu": 1, "frames": 5, "busy_cycles": 6, "idle_cycles": 7}],
             "ports": [], "networks": [{
                 "name": "lan", "mode": "isolated", "subnet": null, "subnet6": null, "mtu": 1500, "ports": ["web/0"],
+                "vlans": [{ "vlan": 7, "subnet": null, "subnet6": null, "ports": [] }],
                 "reason": null,
             }],
         });

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Config, Nat, Network};
+use crate::config::{Config, Name, Nat, Network, Vlan};
 
 /// What `POST /v1/plan` and `POST /v1/apply` are given.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -39,7 +39,9 @@ impl Plan {
             plan.restart.push("[host] differs".to_owned());
         }
         let restart = &mut plan.restart;
-        by_name(restart, "network", &now.networks, &next.networks, |network| network.name.to_string(), without_publish);
+        by_name(restart, "network", &now.networks, &next.networks, |network| network.name.to_string(), without_parts);
+        let both = |of: &Config, other: &Config| vlans(of, |name| other.networks.iter().any(|also| also.name == *name));
+        by_name(restart, "VLAN", &both(now, next), &both(next, now), |(name, _)| name.clone(), Clone::clone);
         by_name(restart, "guest", &now.guests, &next.guests, |guest| guest.name.to_string(), Clone::clone);
         by_name(restart, "port", &now.ports, &next.ports, |port| port.name.to_string(), Clone::clone);
         for network in &next.networks {
@@ -84,9 +86,20 @@ fn publications(network: &Network) -> Vec<String> {
     network.nat.iter().flat_map(|nat| &nat.publish).map(ToString::to_string).collect()
 }
 
-fn without_publish(network: &Network) -> Network {
+/// Without what is compared by itself.
+fn without_parts(network: &Network) -> Network {
     let nat = network.nat.as_ref().map(|nat| Nat { publish: Vec::new(), ..nat.clone() });
-    Network { nat, ..network.clone() }
+    Network { nat, vlans: Vec::new(), ..network.clone() }
+}
+
+/// The VLANs of the networks that are wanted, with what they are called.
+fn vlans(config: &Config, wanted: impl Fn(&Name) -> bool) -> Vec<(String, Vlan)> {
+    let networks = config.networks.iter().filter(|network| wanted(&network.name));
+    let of = |network: &Network| {
+        let called = |vlan: &Vlan| (format!("{} of network {}", vlan.id, network.name), vlan.clone());
+        network.vlans.iter().map(called).collect::<Vec<_>>()
+    };
+    networks.flat_map(of).collect()
 }
 
 fn by_name<T, K: PartialEq>(
@@ -132,6 +145,18 @@ mod tests {
         ];
         assert_eq!((plan.changes.as_slice(), plan.restart.is_empty()), (&changes.map(str::to_owned)[..], true));
         assert_eq!(Plan::between(&now, &now), Plan::default());
+    }
+
+    #[test]
+    fn vlans_are_named_one_by_one() {
+        let vlan = |number: u16, more: &str| format!("[networks.lan.vlans.{number}]\n{more}\n");
+        let now = config(&format!("{LAN}{}{}", vlan(100, ""), vlan(200, "")));
+        let next = config(&format!("{LAN}{}{}", vlan(200, "dhcp = false"), vlan(300, "")));
+        let expected =
+            ["VLAN 100 of network lan is gone", "VLAN 200 of network lan differs", "VLAN 300 of network lan is new"];
+        assert_eq!(Plan::between(&now, &next).restart, expected);
+        let other = config("[networks.b]\n");
+        assert_eq!(Plan::between(&now, &other).restart, ["network lan is gone", "network b is new"]);
     }
 
     #[test]

@@ -5,7 +5,10 @@
 use crate::{
     args::Kind,
     client::{ClientError, ask},
-    model::{DropCount, FdbEntry, LeaseEntry, NatEntry, NetworkStatus, PortState, PortStatus, Status, WorkerStatus},
+    model::{
+        DropCount, FdbEntry, LeaseEntry, NatEntry, NetworkStatus, PortState, PortStatus, Status, VlanStatus,
+        WorkerStatus,
+    },
     table::{Table, bytes, count, duration},
 };
 use serde::de::DeserializeOwned;
@@ -61,11 +64,12 @@ fn leases(list: &[LeaseEntry]) -> String {
     if list.is_empty() {
         return "no leases\n".to_owned();
     }
-    let mut table = Table::new(&["NETWORK", "ADDRESS", "MAC", "HOST NAME", ">EXPIRES IN"]);
+    let mut table = Table::new(&["NETWORK", "VLAN", "ADDRESS", "MAC", "HOST NAME", ">EXPIRES IN"]);
     for lease in list {
-        let LeaseEntry { network, mac, address, hostname, expires_s } = lease;
+        let LeaseEntry { network, vlan, mac, address, hostname, expires_s } = lease;
         table.row([
             network.clone(),
+            vlan.map(|vlan| vlan.to_string()).unwrap_or_default(),
             address.clone(),
             mac.clone(),
             hostname.clone().unwrap_or_default(),
@@ -136,6 +140,11 @@ fn networks(list: &[NetworkStatus]) -> String {
         let (subnet, subnet6) = (subnet.unwrap_or_default(), subnet6.unwrap_or_default());
         let lacks = network.reason.clone().unwrap_or_default();
         table.row([network.name.clone(), network.mode.clone(), subnet, subnet6, mtu, network.ports.join(" "), lacks]);
+        for VlanStatus { vlan, subnet, subnet6, ports } in &network.vlans {
+            let (subnet, subnet6) = (subnet.clone().unwrap_or_default(), subnet6.clone().unwrap_or_default());
+            let name = format!("  vlan {vlan}");
+            table.row([name, String::new(), subnet, subnet6, String::new(), ports.join(" "), String::new()]);
+        }
     }
     table.to_string()
 }
@@ -215,6 +224,30 @@ mod tests {
         for text in [networks(&[]), ports(&[]), fdb(&[]), drops(&[])] {
             assert!(text.starts_with("no "), "{text}");
         }
+    }
+
+    #[test]
+    fn vlans_of_a_network_follow_it() {
+        let vlan = VlanStatus {
+            vlan: 7,
+            subnet: Some("10.0.7.0/24".into()),
+            subnet6: None,
+            ports: vec!["web/0".into(), "t/0".into()],
+        };
+        let network = NetworkStatus {
+            name: "lan".into(),
+            mode: "isolated".into(),
+            subnet: Some("10.0.0.0/24".into()),
+            subnet6: None,
+            mtu: None,
+            ports: vec!["web/0".into(), "t/0".into()],
+            vlans: vec![vlan],
+            reason: None,
+        };
+        let text = networks(&[network]);
+        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[1], ["lan", "isolated", "10.0.0.0/24", "-", "-", "web/0", "t/0", "-"]);
+        assert_eq!(lines[2], ["vlan", "7", "-", "10.0.7.0/24", "-", "-", "web/0", "t/0", "-"]);
     }
 
     #[test]

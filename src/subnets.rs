@@ -1,4 +1,4 @@
-//! Subnets for networks that need one and name none: a free /24, and a /64 of unique local addresses, remembered.
+//! Subnets for networks, and VLANs of these, that need one and name none: a free /24, and a /64 of unique local addresses, remembered.
 //!
 //! Invariant: a subnet that is chosen overlaps with no route of this host but the default one, and with no other network of the file or of the
 //! memory; the same network gets the same subnet again for as long as that holds.
@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    config::{Config, Mode, Subnet},
+    config::{Config, Mode, Network, Segment, Subnet},
     state,
 };
 
@@ -20,48 +20,59 @@ const ROUTES: &str = "/proc/net/route";
 /// The second bytes of the prefixes 10.N.0.0/16 that subnets are taken from, one after the other.
 const FROM: std::ops::RangeInclusive<u8> = 77..=99;
 
-/// Gives every network that needs a subnet one.
+/// Gives every segment that needs a subnet one.
 ///
 /// # Errors
 /// Routes cannot be read, or no subnet is free.
 pub fn choose(config: &mut Config) -> io::Result<()> {
-    if config.networks.iter().all(|network| !network.needs_subnet() && !network.needs_subnet6()) {
+    let (wanting, wanting6) =
+        (wanting(config, |segment| segment.needs_subnet()), wanting(config, |segment| segment.needs_subnet6()));
+    if wanting.is_empty() && wanting6.is_empty() {
         return Ok(());
     }
     let file = config.host.state_dir.join("subnets.json");
     let mut remembered: BTreeMap<String, String> = state::read(&file).unwrap_or_default();
     let before = remembered.clone();
     let mut taken = routes(&fs::read_to_string(ROUTES)?);
-    taken.extend(config.networks.iter().filter_map(|network| network.subnet));
-    for network in config.networks.iter_mut().filter(|network| network.needs_subnet()) {
-        let name = network.name.to_string();
+    taken.extend(config.networks.iter().flat_map(Network::segments).filter_map(|segment| segment.subnet()));
+    for Wanting { network, vlan, key } in wanting {
         let others =
-            remembered.iter().filter(|(other, _)| **other != name).filter_map(|(_, text)| Subnet::v4(text).ok());
+            remembered.iter().filter(|(other, _)| **other != key).filter_map(|(_, text)| Subnet::v4(text).ok());
         let kept: Vec<Subnet> = taken.iter().copied().chain(others).collect();
-        let own = remembered.get(&name).and_then(|text| Subnet::v4(text).ok());
+        let own = remembered.get(&key).and_then(|text| Subnet::v4(text).ok());
         let is_free = |subnet: &Subnet| !taken.iter().any(|other| other.overlaps(*subnet));
         let subnet = own.filter(is_free).or_else(|| free(&kept)).ok_or_else(|| {
             io::Error::other(format!(
-                "network {name}: no subnet of 10.77.0.0 to 10.99.255.255 is free; give it one by `subnet`"
+                "network {key}: no subnet of 10.77.0.0 to 10.99.255.255 is free; give it one by `subnet`"
             ))
         })?;
         if own != Some(subnet) {
-            tracing::info!(network = name, %subnet, "chose a subnet");
+            tracing::info!(network = key, %subnet, "chose a subnet");
         }
-        remembered.insert(name, subnet.to_string());
+        remembered.insert(key, subnet.to_string());
         taken.push(subnet);
-        network.subnet = Some(subnet);
+        if let Some(network) = config.networks.get_mut(network) {
+            match vlan.and_then(|at| network.vlans.get_mut(at)) {
+                Some(vlan) => vlan.subnet = Some(subnet),
+                None => network.subnet = Some(subnet),
+            }
+        }
     }
-    for network in config.networks.iter_mut().filter(|network| network.needs_subnet6()) {
-        // A slash is in no network's name.
-        let name = format!("{}/6", network.name);
+    for Wanting { network, vlan, key } in wanting6 {
+        // No segment's key ends so: a slash is in no network's name, and a VLAN's number follows a word.
+        let name = format!("{key}/6");
         let own = remembered.get(&name).and_then(|text| Subnet::v6(text).ok());
         let subnet = match own {
             Some(subnet) => subnet,
             None => unique_local()?,
         };
         remembered.insert(name, subnet.to_string());
-        network.subnet6 = Some(subnet);
+        if let Some(network) = config.networks.get_mut(network) {
+            match vlan.and_then(|at| network.vlans.get_mut(at)) {
+                Some(vlan) => vlan.subnet6 = Some(subnet),
+                None => network.subnet6 = Some(subnet),
+            }
+        }
     }
     if remembered != before
         && let Err(error) = state::write(&file, &remembered)
@@ -71,13 +82,30 @@ pub fn choose(config: &mut Config) -> io::Result<()> {
     Ok(())
 }
 
+/// A segment that lacks a subnet: the places of its network and VLAN in the configuration, and what it is remembered by.
+struct Wanting {
+    network: usize,
+    vlan: Option<usize>,
+    key: String,
+}
+
+fn wanting(config: &Config, wants: fn(&Segment<'_>) -> bool) -> Vec<Wanting> {
+    let all = config.networks.iter().enumerate().flat_map(|(network, of)| {
+        let places = std::iter::once(None).chain((0..of.vlans.len()).map(Some));
+        of.segments().zip(places).map(move |(segment, vlan)| (segment, network, vlan))
+    });
+    let lacking = all.filter(|(segment, ..)| wants(segment));
+    lacking.map(|(segment, network, vlan)| Wanting { network, vlan, key: segment.key() }).collect()
+}
+
 /// Warns of subnets that the host has a route for already: guests cannot reach those who are there.
 pub fn warn(config: &Config) {
     let routes = routes(&fs::read_to_string(ROUTES).unwrap_or_default());
-    for network in config.networks.iter().filter(|network| network.mode != Mode::Isolated) {
+    let networks = config.networks.iter().filter(|network| network.mode != Mode::Isolated);
+    for segment in networks.flat_map(Network::segments) {
         let overlap = |subnet: Subnet| routes.iter().find(|route| route.overlaps(subnet));
-        if let Some((subnet, route)) = network.subnet.and_then(|subnet| Some((subnet, overlap(subnet)?))) {
-            tracing::warn!(network = %network.name, %subnet, %route, "this host has a route there: guests do not reach those it leads to");
+        if let Some((subnet, route)) = segment.subnet().and_then(|subnet| Some((subnet, overlap(subnet)?))) {
+            tracing::warn!(network = %segment, %subnet, %route, "this host has a route there: guests do not reach those it leads to");
         }
     }
 }
@@ -110,10 +138,10 @@ pub fn routes(table: &str) -> Vec<Subnet> {
     table.lines().skip(1).filter_map(route).collect()
 }
 
-/// Whether the memory of subnets is where it would be looked for; for `check`.
-pub fn remembered(state_dir: &Path, network: &str) -> Option<String> {
+/// The subnet that is remembered of a segment with this key; for `check`.
+pub fn remembered(state_dir: &Path, key: &str) -> Option<String> {
     let remembered: BTreeMap<String, String> = state::read(&state_dir.join("subnets.json"))?;
-    remembered.get(network).cloned()
+    remembered.get(key).cloned()
 }
 
 #[cfg(test)]
@@ -151,6 +179,37 @@ mod tests {
         assert_ne!(first[0], first[1]);
         assert_eq!(chosen(&["b", "c", "a"]), [first[1].clone(), chosen(&["c"])[0].clone(), first[0].clone()]);
         assert_eq!(remembered(dir.path(), "a"), Some(first[0].clone()));
+    }
+
+    #[test]
+    fn vlans_get_subnets_of_their_own_that_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let around = Surroundings { root: true, ..Surroundings::default() };
+        let chosen = |text: &str| {
+            let text = format!("host.state_dir = \"{}\"\n{text}", dir.path().display());
+            let mut config = config::parse(&text, "t.toml".as_ref(), &around).unwrap();
+            choose(&mut config).unwrap();
+            let of = |segment: Segment<'_>| segment.subnets().map(|subnet| subnet.to_string()).collect::<Vec<_>>();
+            config.networks.iter().flat_map(Network::segments).map(of).collect::<Vec<_>>()
+        };
+        let vlans =
+            |numbers: &[u16]| numbers.iter().map(|number| format!("[networks.a.vlans.{number}]\n")).collect::<String>();
+        let nat = "[networks.a]\nmode = \"nat\"\n";
+        let first = chosen(&format!("{nat}{}", vlans(&[6, 100])));
+        let mut different = first.concat();
+        different.sort();
+        different.dedup();
+        assert_eq!((different.len(), first.len()), (6, 3), "two each: {first:?}");
+        let again = chosen(&format!("{nat}{}", vlans(&[5, 6, 100])));
+        assert_eq!([&again[0], &again[2], &again[3]], [&first[0], &first[1], &first[2]]);
+        assert_eq!(remembered(dir.path(), "a/vlan6").as_ref(), first[1].first());
+        // Elsewhere than in mode nat there is IPv6 where it is asked for.
+        let text = "[networks.b]\nsubnet = \"10.77.0.0/16\"\ndhcp = true\n[networks.b.vlans.7]\nsubnet6 = \"fd09::/64\"\n[networks.b.vlans.8]\n";
+        let isolated = chosen(text);
+        assert_eq!(isolated.iter().map(Vec::len).collect::<Vec<_>>(), [1, 2, 1]);
+        assert!(isolated[1..].iter().all(|subnets| !subnets[0].starts_with("10.77.")), "{isolated:?}");
+        let without = chosen(&format!("{nat}[networks.a.vlans.6]\nsubnet6 = false\n"));
+        assert_eq!(without[1], first[1][..1]);
     }
 
     #[test]

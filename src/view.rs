@@ -19,14 +19,15 @@ use vswitch::{
 use wire::{Ledger, NicId};
 
 use crate::{
-    config::{self, Config, Name, Network, Port, Surroundings},
+    config::{self, Config, Name, Network, Port, Segment, Surroundings},
     gateways::Leases,
     host,
-    model::{DropCount, FdbEntry, NetworkStatus, PortStatus, Status, WorkerStatus},
+    model::{DropCount, FdbEntry, NetworkStatus, PortStatus, Status, VlanStatus, WorkerStatus},
     nat::{Finder, Nats},
     plan::{Asked, Plan},
     routers::Routers,
     switch::{Doing, PATIENCE, States},
+    uplinks::Uplinks,
 };
 
 /// The configuration that somebody asks about.
@@ -45,6 +46,7 @@ pub struct View {
     pub(crate) routers: Routers,
     pub(crate) leases: Leases,
     pub(crate) nats: Nats,
+    pub(crate) uplinks: Uplinks,
     /// As it was read last.
     pub(crate) file: Arc<Mutex<Config>>,
 }
@@ -58,6 +60,11 @@ impl View {
     /// The engines of networks behind address translation.
     pub fn nats(&self) -> &Nats {
         &self.nats
+    }
+
+    /// Looks for the uplinks that are not there.
+    pub fn look_for_uplinks(&self) {
+        self.uplinks.look();
     }
 
     /// Has engines publish what they are to, at the addresses that guests have now, and tells them those of the host; what could not
@@ -136,15 +143,27 @@ impl View {
             subnet6: network.subnet6.map(|subnet| subnet.to_string()),
             mtu: network.mtu,
             ports: self.config.ports_of(&network.name).map(|port| port.name.to_string()).collect(),
+            vlans: network.segments().filter_map(|segment| self.vlan(&segment)).collect(),
             reason: self.lacks(&network.name),
         };
         self.config.networks.iter().map(status).collect()
     }
 
+    fn vlan(&self, segment: &Segment<'_>) -> Option<VlanStatus> {
+        let ports = self.config.ports.iter().filter(|port| segment.carries(port));
+        Some(VlanStatus {
+            vlan: segment.vid()?.get(),
+            subnet: segment.subnet().map(|subnet| subnet.to_string()),
+            subnet6: segment.subnet6().map(|subnet| subnet.to_string()),
+            ports: ports.map(|port| port.name.to_string()).collect(),
+        })
+    }
+
     /// What a network lacks of what its file asks for.
     fn lacks(&self, network: &Name) -> Option<String> {
         let whole = self.routers.lacks.get(network.as_str()).cloned();
-        let all: Vec<String> = whole.into_iter().chain(self.nats.refused(network)).collect();
+        let all: Vec<String> =
+            whole.into_iter().chain(self.uplinks.lacks(network)).chain(self.nats.refused(network)).collect();
         (!all.is_empty()).then(|| all.join("; "))
     }
 

@@ -148,8 +148,8 @@ pub struct Config {
     pub elsewhere: Elsewhere,
     /// Ports of TCP and UDP at the router's own addresses that the service port serves.
     pub services: Vec<u16>,
-    /// TCP, UDP and ICMP errors to the router's own addresses that no service takes go on to the way out.
-    pub own_goes_on: bool,
+    /// Addresses of the router, here or in other segments: TCP, UDP and ICMP errors to these that no service takes go on to the way out.
+    pub onward: Vec<IpAddr>,
     /// Prefixes of other segments that the router reaches, whatever `elsewhere` says.
     pub routes: Vec<(IpAddr, u8)>,
     /// The router's addresses in those segments: it answers echoes to them.
@@ -170,7 +170,7 @@ impl Config {
             v6: None,
             elsewhere: Elsewhere::Unreachable,
             services: Vec::new(),
-            own_goes_on: false,
+            onward: Vec::new(),
             routes: Vec::new(),
             aliases: Vec::new(),
             errors_per_second: 20,

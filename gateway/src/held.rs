@@ -15,6 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 struct Waiting {
     next_hop: IpAddr,
+    from: Origin,
     since: Instant,
     offload: Offload,
     bytes: Vec<u8>,
@@ -31,7 +32,7 @@ impl Held {
     /// Keeps a copy of `frame` until `next_hop` is known; drops it where there is no room.
     pub(crate) fn keep(&mut self, cx: &mut Context, frame: Frame, next_hop: IpAddr) {
         let head = cx.heads.get(&frame);
-        let (len, offload) = (head.len(), head.offload);
+        let (len, offload, from) = (head.len(), head.offload, head.origin);
         let same = self.frames.iter().filter(|waiting| waiting.next_hop == next_hop).count();
         if same >= EACH || self.frames.len() >= FRAMES || self.bytes + len > BYTES {
             return cx.drop(frame, DropReason::Unresolved);
@@ -42,7 +43,7 @@ impl Held {
         }
         cx.ledger.held += 1;
         self.bytes += len;
-        self.frames.push_back(Waiting { next_hop, since: cx.now, offload, bytes });
+        self.frames.push_back(Waiting { next_hop, from, since: cx.now, offload, bytes });
     }
 
     /// Nothing waits.
@@ -74,11 +75,11 @@ impl Held {
         }
     }
 
-    /// The next frame that waits for `next_hop`, as one of this turn from `origin`.
-    pub(crate) fn release(&mut self, cx: &mut Context, next_hop: IpAddr, origin: Origin) -> Option<Frame> {
+    /// The next frame that waits for `next_hop`, as one of this turn from where it came.
+    pub(crate) fn release(&mut self, cx: &mut Context, next_hop: IpAddr) -> Option<Frame> {
         let at = self.frames.iter().position(|waiting| waiting.next_hop == next_hop)?;
         let waiting = self.frames.get(at)?;
-        let frame = cx.originate(origin, &waiting.bytes)?;
+        let frame = cx.originate(waiting.from, &waiting.bytes)?;
         cx.heads.get_mut(&frame).offload = waiting.offload;
         let waiting = self.frames.remove(at)?;
         self.bytes -= waiting.bytes.len();

@@ -75,8 +75,8 @@ fn course(on: Protocols<'_>, v4: &RouterV4, head: &Incoming<'_>, layers: Layers)
         && header.from != v4.address
         && header.from != v4.broadcast();
     let error = |reason, kind, code| if may_err { Course::Error(reason, kind, code) } else { Course::Drop(reason) };
-    let onward = on.config.own_goes_on && header.to == v4.address;
     if header.to == v4.address || on.config.aliases.contains(&header.to.into()) {
+        let onward = on.config.onward.contains(&header.to.into());
         let serves = |port: Option<u16>| port.is_some_and(|port| on.config.services.contains(&port));
         return match header.protocol {
             ICMP if header.whole && payload.first() == Some(&icmp::ECHO) => Course::Echo,

@@ -102,7 +102,7 @@ fn course(on: Protocols<'_>, v6: &RouterV6, head: &Incoming<'_>, layers: Layers)
         let serves = mine && !layers.fragment && port.is_some_and(|port| on.config.services.contains(&port));
         return match layers.protocol {
             Some(UDP | TCP) if serves => Course::Service,
-            Some(UDP | TCP | ICMPV6) if mine && on.config.own_goes_on => Course::Forward,
+            Some(UDP | TCP | ICMPV6) if on.config.onward.contains(&header.to.into()) => Course::Forward,
             Some(UDP | TCP) if !layers.fragment => error(DropReason::NotForGateway, icmp::V6_UNREACHABLE, 4),
             _ => nothing,
         };

@@ -10,23 +10,25 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use wire::{
-    Burst, Context, DropReason, Frame, Instant, MAX_FRAME, Mac, Origin, Port, Verdict, Wake, checksum,
-    layers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6},
-};
+use wire::{Burst, Context, DropReason, Frame, Instant, MAX_FRAME, NicId, Origin, Port, Verdict, Wake};
 
 use crate::{
     book::LeaseSender,
-    bytes::array,
     dhcp::{Event, Lease, LeaseEvent, LeaseState},
     gateway::{Gateway, Incoming, Interest},
+    head::{age, destination, set_macs},
     held::Held,
     neighbours::Neighbour,
     offers::Offers,
+    way_out::WayOut,
 };
 
 /// Time between two looks at what is held and asked for.
@@ -38,6 +40,8 @@ pub(crate) enum Fate {
     Settled,
     /// It leads to `IpAddr`, which another leg has.
     Elsewhere(Frame, IpAddr),
+    /// It leads out, by the way out of this leg.
+    Out(Frame, usize),
 }
 
 /// See the module's documentation.
@@ -50,7 +54,9 @@ pub struct Leg {
     /// Room for the longest answer.
     answer: Vec<u8>,
     book: Option<LeaseSender>,
-    pub(crate) way_out: Option<Box<dyn Port>>,
+    pub(crate) way_out: WayOut,
+    /// Other legs go out by its way out.
+    pub(crate) is_shared: bool,
     /// NICs that the way out has outside.
     pub(crate) outside_nics: usize,
     service: Option<Box<dyn Port>>,
@@ -59,6 +65,12 @@ pub struct Leg {
     onward: Burst,
     served: Burst,
     back: Burst,
+    /// What the way out gave back for the segments of other legs; empty between calls.
+    pub(crate) strays: Burst,
+    /// Whether the way out leads anywhere, where that changes.
+    leads: Option<Arc<AtomicBool>>,
+    /// Ports that do not reach each other, in order.
+    isolated: Vec<NicId>,
     held: Held,
     offers: Offers,
     look_at: Instant,
@@ -73,13 +85,17 @@ impl Leg {
             question: vec![0; MAX_FRAME].into(),
             answer: Vec::with_capacity(MAX_FRAME),
             book: None,
-            way_out: None,
+            way_out: WayOut::Nothing,
+            is_shared: false,
             outside_nics: 0,
             service: None,
             service_first: false,
             onward: Burst::default(),
             served: Burst::default(),
             back: Burst::default(),
+            strays: Burst::default(),
+            leads: None,
+            isolated: Vec::new(),
             held: Held::default(),
             offers: Offers::default(),
             look_at: Instant::START,
@@ -98,8 +114,38 @@ impl Leg {
     /// Hands what goes elsewhere to `port` ([`crate::Elsewhere::Forward`]), which has this many NICs of its own outside.
     #[must_use]
     pub fn with_way_out(mut self, port: Box<dyn Port>, outside_nics: usize) -> Self {
-        self.way_out = Some(port);
+        self.way_out = WayOut::Own(port);
         self.outside_nics = outside_nics;
+        self
+    }
+
+    /// Hands what goes elsewhere to the way out of leg number `owner` of the same port, which gives back what is for this segment.
+    #[must_use]
+    pub fn with_way_out_of(mut self, owner: usize) -> Self {
+        self.way_out = WayOut::Of(owner);
+        self
+    }
+
+    /// Tells guests that nothing leads out for as long as this does not hold, whoever says so.
+    #[must_use]
+    pub fn leads_out_while(mut self, leads: Arc<AtomicBool>) -> Self {
+        self.leads = Some(leads);
+        self
+    }
+
+    /// Takes note of whether anything leads out now.
+    #[inline]
+    pub(crate) fn look_out(&mut self) {
+        if let Some(leads) = &self.leads {
+            self.gateway.set_leads_out(leads.load(Ordering::Relaxed));
+        }
+    }
+
+    /// Ports of this segment and of others: between two of these the router passes nothing on into this segment.
+    #[must_use]
+    pub fn with_isolated(mut self, mut nics: Vec<NicId>) -> Self {
+        nics.sort_unstable();
+        self.isolated = nics;
         self
     }
 
@@ -116,7 +162,7 @@ impl Leg {
     }
 
     fn behind(&mut self) -> impl Iterator<Item = &mut Box<dyn Port>> {
-        self.way_out.iter_mut().chain(&mut self.service)
+        self.way_out.own().into_iter().chain(&mut self.service)
     }
 
     pub(crate) fn attach(&mut self, cx: &mut Context) -> io::Result<()> {
@@ -203,7 +249,7 @@ impl Leg {
     /// Lets what has waited for `address` go, when it is known where that is.
     fn settle(&mut self, cx: &mut Context, address: IpAddr) {
         while matches!(self.gateway.neighbour(address, cx.now), Neighbour::Known(..))
-            && let Some(frame) = self.held.release(cx, address, self.origin)
+            && let Some(frame) = self.held.release(cx, address)
         {
             self.deliver(cx, frame, address);
         }
@@ -225,21 +271,29 @@ impl Leg {
         if !config.routes.is_empty()
             && let Some(to) = destination(head.bytes())
             && config.is_routed(to)
+            && !config.onward.contains(&to)
         {
             return Fate::Elsewhere(frame, to);
         }
-        if self.way_out.is_none() {
-            cx.drop(frame, DropReason::NoRoute);
-        } else if let Err(frame) = self.onward.push(frame) {
-            cx.drop(frame, DropReason::NoBuffers);
+        match self.way_out {
+            WayOut::Own(_) => self.go_out(cx, frame),
+            WayOut::Of(owner) => return Fate::Out(frame, owner),
+            WayOut::Nothing => cx.drop(frame, DropReason::NoRoute),
         }
         Fate::Settled
+    }
+
+    /// Takes a frame for its own way out.
+    pub(crate) fn go_out(&mut self, cx: &mut Context, frame: Frame) {
+        if let Err(frame) = self.onward.push(frame) {
+            cx.drop(frame, DropReason::NoBuffers);
+        }
     }
 
     /// Hands what was taken to the ports behind, and what they give back at once to the segment.
     pub(crate) fn hand_on(&mut self, cx: &mut Context) -> io::Result<()> {
         if !self.onward.is_empty()
-            && let Some(port) = &mut self.way_out
+            && let Some(port) = self.way_out.own()
         {
             let result = port.transmit(cx, &mut self.onward);
             // Of a port that failed, what it did not take.
@@ -260,7 +314,7 @@ impl Leg {
 
     /// Frames that came in on a NIC that the way out has outside.
     pub(crate) fn come_in(&mut self, cx: &mut Context, burst: &mut Burst) -> io::Result<()> {
-        let Some(port) = &mut self.way_out else { return Ok(()) };
+        let Some(port) = self.way_out.own() else { return Ok(()) };
         let outside = cx.nic;
         let result = port.transmit(cx, burst);
         cx.nic = self.origin.nic;
@@ -270,16 +324,21 @@ impl Leg {
         result
     }
 
-    /// Puts what a port behind gave back into the segment.
+    /// Puts what a port behind gave back into the segment, and aside what is for that of another leg.
     fn give_back(&mut self, cx: &mut Context) {
         let mut back = std::mem::take(&mut self.back);
         for frame in back.drain() {
             let head = cx.heads.get_mut(&frame);
             head.origin = self.origin;
-            if head.macs().0 != 0 {
+            let to = destination(head.bytes());
+            if self.is_shared && to.is_some_and(|to| !self.has(to)) {
+                if let Err(frame) = self.strays.push(frame) {
+                    cx.drop(frame, DropReason::NoBuffers);
+                }
+            } else if head.macs().0 != 0 {
                 set_macs(head.bytes_mut(), None, self.gateway.config().mac);
                 hand_over(cx, frame);
-            } else if let Some(to) = destination(head.bytes()) {
+            } else if let Some(to) = to {
                 self.deliver(cx, frame, to);
             } else {
                 cx.drop(frame, DropReason::BadPacket);
@@ -294,8 +353,13 @@ impl Leg {
             return cx.drop(frame, DropReason::NoRoute);
         }
         match self.gateway.neighbour(next_hop, cx.now) {
-            Neighbour::Known(mac, _) => {
+            Neighbour::Known(mac, nic) => {
                 let head = cx.heads.get_mut(&frame);
+                let from = head.origin.nic;
+                let is_isolated = |nic| self.isolated.binary_search(&nic).is_ok();
+                if is_isolated(nic) && is_isolated(from) {
+                    return cx.drop_at(from, frame, DropReason::Isolated);
+                }
                 head.origin = self.origin;
                 set_macs(head.bytes_mut(), Some(mac), self.gateway.config().mac);
                 hand_over(cx, frame);
@@ -335,7 +399,7 @@ impl Leg {
     pub(crate) fn receive(&mut self, cx: &mut Context) -> io::Result<()> {
         // A turn has room for one burst, so the ports behind take turns at being first.
         self.service_first = !self.service_first;
-        let mut ports = [self.way_out.as_mut(), self.service.as_mut()];
+        let mut ports = [self.way_out.own(), self.service.as_mut()];
         if self.service_first {
             ports.reverse();
         }
@@ -408,48 +472,5 @@ impl Leg {
 fn hand_over(cx: &mut Context, frame: Frame) {
     if let Err(frame) = cx.answers.push(frame) {
         cx.drop(frame, DropReason::NoBuffers);
-    }
-}
-
-/// Where an untagged packet goes.
-fn destination(frame: &[u8]) -> Option<IpAddr> {
-    match u16::from_be_bytes(array(frame, 12)?) {
-        ETHERTYPE_IPV4 => array::<4>(frame, 30).map(|to| Ipv4Addr::from(to).into()),
-        ETHERTYPE_IPV6 => array::<16>(frame, 38).map(|to| Ipv6Addr::from(to).into()),
-        _ => None,
-    }
-}
-
-fn set_macs(frame: &mut [u8], to: Option<Mac>, from: Mac) {
-    if let Some(place) = frame.get_mut(..12) {
-        let (destination, source) = place.split_at_mut(6);
-        if let Some(to) = to {
-            destination.copy_from_slice(&to.bytes());
-        }
-        source.copy_from_slice(&from.bytes());
-    }
-}
-
-/// Takes one from the time to live, or hop limit, of an untagged packet that goes through the router (RFC 1812 section 5.3.1); what is to the
-/// router itself may come with the last.
-fn age(frame: &mut [u8]) {
-    match array(frame, 12).map(u16::from_be_bytes) {
-        Some(ETHERTYPE_IPV4) => {
-            let Some([ttl, protocol, a, b]) = frame.get_mut(22..26).and_then(|fields| fields.first_chunk_mut()) else {
-                return;
-            };
-            if *ttl > 1 {
-                let old = u16::from_be_bytes([*ttl, *protocol]);
-                *ttl -= 1;
-                let new = u16::from_be_bytes([*ttl, *protocol]);
-                [*a, *b] = checksum::update(u16::from_be_bytes([*a, *b]), old, new).to_be_bytes();
-            }
-        }
-        Some(ETHERTYPE_IPV6) => {
-            if let Some(limit) = frame.get_mut(21).filter(|limit| **limit > 1) {
-                *limit -= 1;
-            }
-        }
-        _ => {}
     }
 }

@@ -21,6 +21,7 @@ pub mod dhcp6;
 pub mod dns;
 mod errors;
 mod gateway;
+mod head;
 mod held;
 mod icmp;
 mod ipv4;
@@ -33,6 +34,7 @@ mod packet;
 mod port;
 mod ra;
 mod straight;
+mod way_out;
 
 pub use book::{LeaseBook, LeaseSender, lease_book};
 pub use config::{Config, ConfigError, Elsewhere, RouterV4, RouterV6};

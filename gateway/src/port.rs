@@ -6,7 +6,8 @@
 //!
 //! Theory of operation: each segment has a [`Leg`] with a NIC of its own, and a way out may have a NIC outside besides; `cx.nic` says which of them
 //! the port is called for. What goes into a segment goes through `cx.answers`, each frame from the NIC of its leg, so that the worker
-//! forwards it in the right bridge in the same turn.
+//! forwards it in the right bridge in the same turn. Legs may share the way out of one of them, which is then called as that leg; what it gives
+//! back is sorted by whose segment has the destination.
 //! Read first: [`wire::port`], [`Leg`].
 
 use std::{io, net::IpAddr};
@@ -16,6 +17,7 @@ use wire::{Burst, Context, DropReason, Frame, NicId, Port, Wake};
 use crate::{
     crossing,
     gateway::Gateway,
+    head::destination,
     leg::{Fate, Leg},
 };
 
@@ -29,7 +31,13 @@ pub struct GatewayPort {
 
 impl GatewayPort {
     /// The router with these legs. It is attached once for each leg, in their order, and then once for each NIC that a way out has outside.
-    pub fn new(legs: Vec<Leg>) -> Self {
+    pub fn new(mut legs: Vec<Leg>) -> Self {
+        let owners: Vec<usize> = legs.iter().filter_map(|leg| leg.way_out.owner()).collect();
+        for owner in owners {
+            if let Some(leg) = legs.get_mut(owner) {
+                leg.is_shared = true;
+            }
+        }
         GatewayPort { legs, outside: Vec::new(), attached: 0 }
     }
 
@@ -58,6 +66,41 @@ impl GatewayPort {
         crossing::cross(cx, frame, to, from, into);
     }
 
+    /// Hands what leg `at` was given to the ports behind it.
+    fn hand_on(&mut self, cx: &mut Context, at: usize) -> io::Result<()> {
+        let Some(leg) = self.legs.get_mut(at) else { return Ok(()) };
+        let nic = std::mem::replace(&mut cx.nic, leg.origin.nic);
+        let result = leg.hand_on(cx);
+        cx.nic = nic;
+        self.lead_home(cx, at);
+        result
+    }
+
+    /// Puts what the way out of leg `at` gave back for other segments into these.
+    fn lead_home(&mut self, cx: &mut Context, at: usize) {
+        let Some(leg) = self.legs.get_mut(at).filter(|leg| !leg.strays.is_empty()) else { return };
+        let mut strays = std::mem::take(&mut leg.strays);
+        let nic = cx.nic;
+        for frame in strays.drain() {
+            let to = destination(cx.heads.get(&frame).bytes());
+            let leg = to.and_then(|to| {
+                let leg = self.legs.iter_mut().find(|leg| leg.way_out.owner() == Some(at) && leg.has(to))?;
+                Some((leg, to))
+            });
+            match leg {
+                Some((leg, to)) => {
+                    cx.nic = leg.origin.nic;
+                    leg.deliver(cx, frame, to);
+                }
+                None => cx.drop(frame, DropReason::NoRoute),
+            }
+        }
+        cx.nic = nic;
+        if let Some(leg) = self.legs.get_mut(at) {
+            leg.strays = strays;
+        }
+    }
+
     /// Calls `act` for every leg, as its NIC.
     fn each(
         &mut self,
@@ -84,7 +127,7 @@ impl Port for GatewayPort {
         }
         let owner = self.owner(nth - self.legs.len()).ok_or(io::ErrorKind::InvalidInput)?;
         self.outside.push((cx.nic, owner));
-        match self.legs.get_mut(owner).and_then(|leg| leg.way_out.as_mut()) {
+        match self.legs.get_mut(owner).and_then(|leg| leg.way_out.own()) {
             Some(port) => port.attach(cx),
             None => Ok(()),
         }
@@ -95,25 +138,42 @@ impl Port for GatewayPort {
     }
 
     fn receive(&mut self, cx: &mut Context, _burst: &mut Burst) -> io::Result<()> {
-        self.each(cx, Leg::receive)
+        let result = self.each(cx, Leg::receive);
+        for at in 0..self.legs.len() {
+            self.lead_home(cx, at);
+        }
+        result
     }
 
     fn transmit(&mut self, cx: &mut Context, burst: &mut Burst) -> io::Result<()> {
         let nic = cx.nic;
         let Some(at) = self.legs.iter().position(|leg| leg.origin.nic == nic) else {
             let owner = self.outside.iter().find(|(outside, _)| *outside == nic).map(|(_, owner)| *owner);
-            return match owner.and_then(|owner| self.legs.get_mut(owner)) {
-                Some(leg) => leg.come_in(cx, burst),
-                None => Ok(()),
-            };
+            let Some(owner) = owner else { return Ok(()) };
+            let result = self.legs.get_mut(owner).map_or(Ok(()), |leg| leg.come_in(cx, burst));
+            self.lead_home(cx, owner);
+            return result;
         };
+        if let Some(leg) = self.legs.get_mut(at) {
+            leg.look_out();
+        }
+        let mut out_by = None;
         for frame in burst.drain() {
             let Some(leg) = self.legs.get_mut(at) else { break };
-            if let Fate::Elsewhere(frame, to) = leg.take(cx, frame) {
-                self.cross(cx, at, frame, to);
+            match leg.take(cx, frame) {
+                Fate::Settled => {}
+                Fate::Elsewhere(frame, to) => self.cross(cx, at, frame, to),
+                Fate::Out(frame, owner) => {
+                    out_by = Some(owner);
+                    match self.legs.get_mut(owner) {
+                        Some(leg) => leg.go_out(cx, frame),
+                        None => cx.drop(frame, DropReason::NoRoute),
+                    }
+                }
             }
         }
-        self.legs.get_mut(at).map_or(Ok(()), |leg| leg.hand_on(cx))
+        let result = out_by.map_or(Ok(()), |owner| self.hand_on(cx, owner));
+        result.and(self.hand_on(cx, at))
     }
 
     fn release(&mut self, cx: &mut Context) -> io::Result<()> {

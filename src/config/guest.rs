@@ -12,6 +12,7 @@ use super::{
     station,
     types::{Attach, Engine, Guest, Host, Network, Port, Role, Tagging},
     units::Rate,
+    vlan,
 };
 use std::net::IpAddr;
 use wire::{Mac, Vid};
@@ -149,6 +150,11 @@ impl Reader<'_> {
             is_host: false,
             is_uplink: false,
         };
+        if let (Some(network), Some(entry)) =
+            (self.networks.iter().find(|network| network.name == port.network), section.get("addresses"))
+        {
+            vlan::check_addresses(network, &port, &entry)?;
+        }
         Ok((port, stations))
     }
 

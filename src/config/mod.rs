@@ -19,10 +19,12 @@ mod nat;
 mod network;
 mod overlay;
 mod reader;
+mod segment;
 mod station;
 mod surroundings;
 pub mod types;
 pub mod units;
+mod vlan;
 
 #[cfg(test)]
 mod tests;
@@ -30,6 +32,8 @@ mod tests;
 pub use error::ConfigError;
 pub use names::Name;
 pub use nat::{Nat, NatEngine, Proto, Publish, Target, Via};
+pub use network::MTU_MAX;
+pub use segment::{Segment, Vlan};
 pub use surroundings::Surroundings;
 pub use types::{Attach, Config, Dhcp6, Engine, Guest, Host, Idle, Mode, Network, Port, Role, Station, Tagging};
 pub use units::Subnet;

@@ -8,6 +8,7 @@ use super::{
     names::{Interface, Name},
     reader::{Entry, Section},
     types::{Mode, Network},
+    vlan,
 };
 use serde::{Serialize, Serializer};
 use std::{
@@ -309,8 +310,9 @@ pub(super) fn check(networks: &[(Network, Entry<'_>)]) -> Result<(), Fault> {
             }
         }
         pool_is_outside(network, entry)?;
-        for (other, _) in networks.iter().take(at) {
-            overlap(network, other, entry)?;
+        let others: Vec<&Network> = networks.iter().take(at).map(|(other, _)| other).collect();
+        vlan::overlaps(network, entry, &others)?;
+        for other in others {
             publications(network, other, entry)?;
         }
     }
@@ -321,7 +323,8 @@ pub(super) fn check(networks: &[(Network, Entry<'_>)]) -> Result<(), Fault> {
 fn pool_is_outside(network: &Network, entry: &Entry<'_>) -> Result<(), Fault> {
     let Some(Nat { engine: NatEngine::Packet { outside, .. }, .. }) = &network.nat else { return Ok(()) };
     let inside = |address: &&Ipv4Addr| {
-        network.subnet.is_some_and(|subnet| subnet.overlaps(super::Subnet::of(IpAddr::V4(**address), 32)))
+        let address = super::Subnet::of(IpAddr::V4(**address), 32);
+        network.segments().any(|segment| segment.subnet().is_some_and(|subnet| subnet.overlaps(address)))
     };
     match outside.iter().find(inside) {
         None => Ok(()),
@@ -330,22 +333,6 @@ fn pool_is_outside(network: &Network, entry: &Entry<'_>) -> Result<(), Fault> {
             Err(entry.key_fault(what))
         }
     }
-}
-
-/// Networks whose routers reach the same world have subnets of their own.
-fn overlap(network: &Network, other: &Network, entry: &Entry<'_>) -> Result<(), Fault> {
-    if !(network.reaches_out() && other.reaches_out()) {
-        return Ok(());
-    }
-    for (a, b) in [(network.subnet, other.subnet), (network.subnet6, other.subnet6)] {
-        if let (Some(a), Some(b)) = (a, b)
-            && a.overlaps(b)
-        {
-            let what = format!("subnet {a} overlaps {b} of network {}; give each a subnet of its own", other.name);
-            return Err(entry.key_fault(what));
-        }
-    }
-    Ok(())
 }
 
 fn publications(network: &Network, other: &Network, entry: &Entry<'_>) -> Result<(), Fault> {

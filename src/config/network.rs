@@ -15,19 +15,20 @@ use super::{
     reader::{Entry, Section},
     types::{Dhcp6, Mode, Network},
     units::Subnet,
+    vlan::{self, Defaults},
 };
 
 /// Smallest MTU of IPv4 in bytes (RFC 791 section 3.2).
 pub(super) const MTU_MIN: u16 = 68;
 /// Largest MTU in bytes: a frame of 65535 less its Ethernet header.
-pub(super) const MTU_MAX: u16 = 65_521;
+pub const MTU_MAX: u16 = 65_521;
 
 /// Most time servers that a network may name.
 const NTP_MAX: usize = 8;
 /// The shortest prefix of a subnet that addresses are given out of.
 const DHCP_PREFIX_MIN: u8 = 8;
 
-const KEYS: &[&str] = &[
+pub(super) const KEYS: &[&str] = &[
     "mode",
     "subnet",
     "subnet6",
@@ -52,12 +53,14 @@ const KEYS: &[&str] = &[
     "route",
     "domain",
     "ntp",
+    "vlans",
 ];
 
 const MODES: [(&str, Mode); 4] =
     [("isolated", Mode::Isolated), ("host-only", Mode::HostOnly), ("nat", Mode::Nat), ("bridged", Mode::Bridged)];
 
-const DHCP6: [(&str, Dhcp6); 3] = [("stateless", Dhcp6::Stateless), ("stateful", Dhcp6::Stateful), ("off", Dhcp6::Off)];
+pub(super) const DHCP6: [(&str, Dhcp6); 3] =
+    [("stateless", Dhcp6::Stateless), ("stateful", Dhcp6::Stateful), ("off", Dhcp6::Off)];
 
 /// Keys that mean something in some modes only.
 const ONLY_IN: [(&str, &[Mode]); 20] = [
@@ -143,6 +146,7 @@ fn network(name: &str, entry: &Entry<'_>, vteps: &[Name], reading: &mut Reading)
     }
     let domain = section.map("domain", domain)?;
     let ntp = section.map("ntp", ntp)?.unwrap_or_default();
+    let vlans = vlan::read(&section, &Defaults { mode, dhcp, dhcp6, ntp: &ntp, mtu })?;
     Ok(Network {
         name,
         mode,
@@ -160,11 +164,12 @@ fn network(name: &str, entry: &Entry<'_>, vteps: &[Name], reading: &mut Reading)
         uplink,
         bridge,
         mac_nat,
+        vlans,
     })
 }
 
 /// Whether the subnet has room for those who get addresses of it, and packets for what they are told.
-fn check_dhcp(
+pub(super) fn check_dhcp(
     entry: &Entry<'_>,
     mode: Mode,
     subnet: Option<Subnet>,
@@ -200,14 +205,14 @@ fn host_tap(name: &Name, entry: &Entry<'_>, section: &Section<'_>, reading: &mut
     Ok(tap)
 }
 
-fn subnet6(entry: &Entry<'_>) -> Result<Option<Subnet>, Fault> {
+pub(super) fn subnet6(entry: &Entry<'_>) -> Result<Option<Subnet>, Fault> {
     if entry.is_false() {
         return Ok(None);
     }
     entry.parse_with(Subnet::v6).map(Some)
 }
 
-fn domain(entry: &Entry<'_>) -> Result<String, Fault> {
+pub(super) fn domain(entry: &Entry<'_>) -> Result<String, Fault> {
     let text = entry.text()?;
     let name = text.strip_suffix('.').unwrap_or(text);
     let fit = |label: &str| {
@@ -223,7 +228,7 @@ fn domain(entry: &Entry<'_>) -> Result<String, Fault> {
 }
 
 /// Time servers that guests are told of.
-fn ntp(entry: &Entry<'_>) -> Result<Vec<IpAddr>, Fault> {
+pub(super) fn ntp(entry: &Entry<'_>) -> Result<Vec<IpAddr>, Fault> {
     let list = entry.list()?;
     if list.len() > NTP_MAX {
         return Err(entry.fault(format!("{} time servers are given; allowed are {NTP_MAX}", list.len())));

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use wire::{Mac, Vid};
 
 mod ports;
+mod vlans;
 
 /// Right, and uses every key that this version carries out.
 const GOOD: &str = r#"version = 1
@@ -173,7 +174,7 @@ fn a_user_without_directories_is_told_what_to_set() {
 
 #[test]
 fn the_examples_are_right() {
-    for file in ["examples/two-guests.toml", "examples/vlans.toml"] {
+    for file in ["examples/two-guests.toml", "examples/vlans.toml", "examples/routed-vlans.toml"] {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
         load(&file, &around()).unwrap_or_else(|error| panic!("{error}"));
     }

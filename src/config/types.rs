@@ -7,6 +7,7 @@ use super::{
     claims::plain,
     names::{Interface, Name, PortName},
     nat::Nat,
+    segment::Vlan,
     units::{SocketMode, Subnet},
 };
 use serde::{Serialize, Serializer};
@@ -187,7 +188,7 @@ pub struct Network {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ntp: Vec<IpAddr>,
     /// Largest IP packet in bytes that guests are told of, 68 to 65521. Default: not told, for nothing lies underneath
-    /// an isolated network that would limit it.
+    /// an isolated network that would limit it; in mode nat `up` works it out.
     pub mtu: Option<u16>,
     /// Bridged: the NIC of this host that the network is joined to.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -198,6 +199,9 @@ pub struct Network {
     /// Bridged: the NIC is not joined to a bridge; guests go out by its address. Default: false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub mac_nat: bool,
+    /// VLANs that its router is in, by their numbers. Default: none; ports may be in any.
+    #[serde(serialize_with = "by_number", skip_serializing_if = "Vec::is_empty")]
+    pub vlans: Vec<Vlan>,
 }
 
 impl Network {
@@ -471,6 +475,10 @@ fn number<S: Serializer>(vid: &Vid, serializer: S) -> Result<S::Ok, S::Error> {
 
 fn numbers<S: Serializer>(vids: &[Vid], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(vids.iter().map(|vid| vid.get()))
+}
+
+fn by_number<S: Serializer>(vlans: &[Vlan], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(vlans.iter().map(|vlan| (vlan.id.to_string(), vlan)))
 }
 
 fn maybe_number<S: Serializer>(vid: &Option<Vid>, serializer: S) -> Result<S::Ok, S::Error> {

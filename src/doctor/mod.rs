@@ -6,7 +6,7 @@
 use serde::Serialize;
 
 use crate::{
-    config::{Config, ConfigError, Surroundings},
+    config::{Config, ConfigError, Network, Surroundings},
     table::Table,
 };
 
@@ -114,7 +114,7 @@ pub fn examine(config: Result<Config, ConfigError>, around: &Surroundings, repai
     ];
     checks.extend(state_dir.iter().flat_map(|dir| networks::left_over(dir, repair)));
     if let Ok(config) = &config {
-        checks.extend(config.networks.iter().filter_map(networks::subnet));
+        checks.extend(config.networks.iter().flat_map(Network::segments).filter_map(networks::subnet));
         checks.extend(config.networks.iter().filter_map(|network| networks::uplink(&config.host, network)));
         checks.extend(config.networks.iter().filter_map(networks::way_out));
     }

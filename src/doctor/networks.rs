@@ -9,7 +9,7 @@ use sys::packet::{PacketSocket, Takes};
 use super::{Check, State};
 use crate::{
     bridged::{self, Left, saved},
-    config::{Host, Mode, Nat, NatEngine, Network, Via},
+    config::{Host, Mode, Nat, NatEngine, Network, Segment, Via},
     subnets,
 };
 
@@ -65,14 +65,14 @@ fn repaired(Left { file, outcome }: Left) -> Check {
     }
 }
 
-/// Whether the host routes a network's subnet elsewhere.
-pub(super) fn subnet(network: &Network) -> Option<Check> {
-    let subnet = network.subnet?;
+/// Whether the host routes a segment's subnet elsewhere.
+pub(super) fn subnet(segment: Segment<'_>) -> Option<Check> {
+    let (network, subnet) = (segment.network, segment.subnet()?);
     let table = fs::read_to_string("/proc/net/route").unwrap_or_default();
     let own = network.tap.as_ref().map(|tap| tap.as_str());
     let others: String =
         table.lines().filter(|line| line.split_whitespace().next() != own).map(|line| format!("{line}\n")).collect();
-    let name = format!("subnet of {}", network.name);
+    let name = format!("subnet of {segment}");
     let overlap = subnets::routes(&others).into_iter().find(|route| route.overlaps(subnet));
     Some(match overlap {
         None => Check::fine(name, subnet.to_string()),

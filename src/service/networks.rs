@@ -7,11 +7,11 @@ use std::{collections::HashMap, io, net::IpAddr};
 
 use gateway::dns::{LeasedName, NetworkId, NetworkNames};
 use vswitch::LinkPort;
-use wire::{Mac, NicId};
+use wire::{Mac, NicId, Vid};
 
 use super::{LeasedNames, Served, link};
 use crate::{
-    config::{Config, Mode, Nat, NatEngine, Network},
+    config::{Config, Mode, Nat, NatEngine, Network, Segment, Subnet},
     gateways::{Leases, MTU},
     place::Places,
 };
@@ -23,15 +23,16 @@ pub struct Networks {
     guests: Vec<Guests>,
 }
 
-/// Whose card is whose in a network.
+/// Whose card is whose in a segment.
 struct Guests {
     network: String,
+    vlan: Option<Vid>,
     by_nic: HashMap<NicId, String>,
     by_mac: HashMap<Mac, String>,
 }
 
 impl Networks {
-    /// One more, whose router has these addresses; the router's end of its link.
+    /// One more segment, in which the router has these addresses; the router's end of its link.
     ///
     /// # Errors
     /// Too many open files.
@@ -39,32 +40,36 @@ impl Networks {
         &mut self,
         config: &Config,
         places: &Places,
-        network: &Network,
+        segment: Segment<'_>,
         router: Vec<IpAddr>,
     ) -> io::Result<LinkPort> {
+        let network = segment.network;
         let mtu = network.mtu.unwrap_or(MTU);
         let (port, end) = link(mtu)?;
-        let mut guests = Guests { network: network.name.to_string(), by_nic: HashMap::new(), by_mac: HashMap::new() };
-        let mut fixed = Vec::new();
+        let (by_nic, by_mac) = (HashMap::new(), HashMap::new());
+        let mut guests = Guests { network: network.name.to_string(), vlan: segment.vid(), by_nic, by_mac };
+        let (mut fixed, mut elsewhere) = (Vec::new(), Vec::new());
         for (port, (_, nic)) in config.ports.iter().zip(&places.ports) {
             if port.network != network.name || network.host_port().is_some_and(|host| host.name == port.name) {
                 continue;
             }
             let guest = port.guest.to_string();
+            if !segment.carries(port) {
+                elsewhere.push(guest);
+                continue;
+            }
             guests.by_nic.insert(*nic, guest.clone());
             guests.by_mac.extend(port.mac.map(|mac| (mac, guest.clone())));
-            fixed.push((guest, port.addresses.clone()));
+            let here = |address: &&IpAddr| network.segments().all(|other| is_of(&segment, &other, **address));
+            fixed.push((guest, port.addresses.iter().filter(here).copied().collect()));
         }
         let names = NetworkNames {
-            domain: Some(network.search_domain()),
-            host: host(network, &router),
+            domain: Some(segment.search_domain()),
+            host: host(network),
             forwards: network.mode == Mode::Nat,
-            subnets: [network.subnet, network.subnet6]
-                .into_iter()
-                .flatten()
-                .filter_map(|subnet| Some((subnet.host(0)?, subnet.length())))
-                .collect(),
+            subnets: segment.subnets().filter_map(|subnet| Some((subnet.host(0)?, subnet.length()))).collect(),
             fixed,
+            elsewhere,
             sees: Vec::new(),
             router: router.clone(),
         };
@@ -92,7 +97,7 @@ impl Networks {
         let names = move |at: usize| {
             let Some(guests) = guests.get(at) else { return Vec::new() };
             let mut names = Vec::new();
-            for leased in leases.of(&guests.network) {
+            for leased in leases.of_segment(&guests.network, guests.vlan) {
                 let by_nic = leased.nic.and_then(|nic| guests.by_nic.get(&nic));
                 let address = leased.address;
                 if let Some(guest) = by_nic.or_else(|| guests.by_mac.get(&leased.mac)) {
@@ -108,14 +113,17 @@ impl Networks {
     }
 }
 
-/// Where guests reach the host.
-fn host(network: &Network, router: &[IpAddr]) -> Vec<IpAddr> {
+/// Whether a guest that is in `segment` has `address` there, as far as subnets tell: it is not of that of `other`, which a trunk may carry, too.
+fn is_of(segment: &Segment<'_>, other: &Segment<'_>, address: IpAddr) -> bool {
+    let one = Subnet::of(address, if address.is_ipv4() { 32 } else { 128 });
+    other.vid() == segment.vid() || !other.subnets().any(|subnet| subnet.overlaps(one))
+}
+
+/// Where guests reach the host, from every segment: by the router's addresses in the untagged one, or by its own.
+fn host(network: &Network) -> Vec<IpAddr> {
+    let untagged = Segment { network, vlan: None };
     match (network.mode, &network.nat) {
-        (Mode::Nat, Some(Nat { engine: NatEngine::Sockets { host_access: true }, .. })) => {
-            let link_local =
-                |address: &IpAddr| matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
-            router.iter().copied().filter(|address| !link_local(address)).collect()
-        }
+        (Mode::Nat, Some(Nat { engine: NatEngine::Sockets { host_access: true }, .. })) => untagged.router().collect(),
         (Mode::HostOnly, _) => network.subnet.and_then(|subnet| subnet.host(1)).into_iter().collect(),
         _ => Vec::new(),
     }

@@ -200,14 +200,31 @@ impl TapDevice {
         let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
         let steps = [(libc::SIOCSIFADDR, u32::from(address)), (libc::SIOCSIFNETMASK, mask)];
         for (number, word) in steps {
-            let mut socket_address = libc::sockaddr { sa_family: libc::AF_INET as libc::sa_family_t, sa_data: [0; 14] };
-            // sockaddr_in: two bytes of port, then the address in the order of the wire.
-            for (to, from) in socket_address.sa_data.iter_mut().skip(2).zip(word.to_be_bytes()) {
-                *to = from as libc::c_char;
-            }
+            let socket_address = socket_address(word);
             self.ioctl(TapStep::Address, number, |request| request.ifr_ifru.ifru_addr = socket_address)?;
         }
         Ok(())
+    }
+
+    /// Has the kernel send what is for a subnet to `via`, a neighbour on this interface; the route ends with the interface. The interface is
+    /// up and has an address.
+    ///
+    /// # Errors
+    /// A [`TapError`]: not permitted, or there is such a route.
+    pub fn add_route(&self, subnet: std::net::Ipv4Addr, prefix: u8, via: std::net::Ipv4Addr) -> Result<(), TapError> {
+        let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
+        let mut name = self.raw;
+        // SAFETY: all zeros is a valid rtentry: integers and a null pointer.
+        let mut route: libc::rtentry = unsafe { std::mem::zeroed() };
+        route.rt_dst = socket_address(subnet.into());
+        route.rt_genmask = socket_address(mask);
+        route.rt_gateway = socket_address(via.into());
+        route.rt_flags = libc::RTF_UP | libc::RTF_GATEWAY;
+        route.rt_dev = name.as_mut_ptr();
+        // SAFETY: SIOCADDRT reads an rtentry and the name that it points to, which ends with a zero byte and lives until the call is over.
+        let result = unsafe { ioctl(self.socket.as_fd(), libc::SIOCADDRT, &mut route) };
+        let place = Place { device: &self.name, netns: self.netns.as_deref() };
+        result.map_err(|error| place.at(TapStep::Route, error))
     }
 
     /// Brings the interface up, or takes it down.
@@ -316,6 +333,15 @@ fn raw_name(name: &str) -> Option<RawName> {
         *to = from as libc::c_char;
     }
     Some(raw)
+}
+
+/// An IPv4 address as interface ioctls take it (sockaddr_in: two bytes of port, then the address in the order of the wire).
+fn socket_address(word: u32) -> libc::sockaddr {
+    let mut address = libc::sockaddr { sa_family: libc::AF_INET as libc::sa_family_t, sa_data: [0; 14] };
+    for (to, from) in address.sa_data.iter_mut().skip(2).zip(word.to_be_bytes()) {
+        *to = from as libc::c_char;
+    }
+    address
 }
 
 fn request(name: &RawName) -> libc::ifreq {

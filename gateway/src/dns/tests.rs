@@ -102,6 +102,7 @@ impl Net {
                 ("db".into(), vec!["10.0.0.11".parse().unwrap()]),
                 ("mute".into(), vec![]),
             ],
+            elsewhere: vec![],
             sees: vec![],
         };
         let dmz = NetworkNames {

@@ -38,6 +38,8 @@ pub struct NetworkNames {
     pub subnets: Vec<(IpAddr, u8)>,
     /// Names of guests with their addresses.
     pub fixed: Vec<(String, Vec<IpAddr>)>,
+    /// Names that the configuration gives to guests elsewhere in the domain: nobody here gives them himself.
+    pub elsewhere: Vec<String>,
     /// Other networks whose names are told here, because they are routed.
     pub sees: Vec<NetworkId>,
 }
@@ -58,6 +60,7 @@ struct Network {
     names: NetworkNames,
     domain: Option<Name>,
     fixed: HashMap<String, Vec<IpAddr>>,
+    elsewhere: BTreeSet<String>,
     leased: BTreeMap<String, IpAddr>,
     /// Those of them that the configuration gives.
     declared: BTreeSet<String>,
@@ -77,6 +80,18 @@ enum Found {
     /// The name is there, but has nothing of its own.
     Nothing,
     NoSuchName,
+}
+
+impl Found {
+    fn says_more_than(&self, other: &Found) -> bool {
+        let said = |found: &Found| match found {
+            Found::NoSuchName => 0,
+            Found::Addresses(addresses) if addresses.is_empty() => 1,
+            Found::Nothing => 1,
+            Found::Addresses(_) | Found::Name(_) => 2,
+        };
+        said(self) > said(other)
+    }
 }
 
 /// The first label in lower case, if it is fit to be a host's name.
@@ -100,6 +115,7 @@ impl Network {
             }
         }
         let mut network = Network {
+            elsewhere: names.elsewhere.iter().filter_map(|name| label(name)).collect(),
             names,
             domain: domain.filter(|domain| !domain.is_root()),
             fixed,
@@ -131,7 +147,8 @@ impl Network {
         let wanted = |lease: &LeasedName| {
             let label = label(&lease.name)?;
             let fixed = self.fixed.get(&label).is_some_and(|addresses| !addresses.contains(&lease.address));
-            (lease.declared || !fixed && !NOT_CLAIMED.contains(&label.as_str())).then_some(label)
+            let claimed = || NOT_CLAIMED.contains(&label.as_str()) || self.elsewhere.contains(&label);
+            (lease.declared || !fixed && !claimed()).then_some(label)
         };
         // Who had a name keeps it for as long as the lease lasts.
         let had = |lease: &LeasedName, label: &String| self.leased.get(label) == Some(&lease.address);
@@ -262,6 +279,8 @@ impl Zones {
         }
         let seen = || std::iter::once(network).chain(self.seen(network));
         let text = |label: &[u8]| std::str::from_utf8(label).ok().map(str::to_owned);
+        // Several may have one domain: a guest of any of them is found, by its nearest addresses.
+        let mut best: Option<(Name, Found)> = None;
         for network in seen() {
             let Some(domain) = network.domain.as_ref().filter(|domain| domain.zone_of(name)) else { continue };
             let found = match labels.len() - domain.iter().count() {
@@ -272,11 +291,19 @@ impl Zones {
                 }
                 _ => Found::NoSuchName,
             };
-            return Some((domain.clone(), found));
+            if best.as_ref().is_none_or(|(_, before)| found.says_more_than(before)) {
+                best = Some((domain.clone(), found));
+            }
+        }
+        if best.is_some() {
+            return best;
         }
         let [bare] = labels.as_slice() else { return None };
         let bare = text(bare)?;
-        let addresses = seen().find_map(|network| network.addresses(&bare))?;
+        // The asker's own domain first: what it has a name for, with an address or without, nobody of another domain claims.
+        let own = || seen().filter(|other| other.domain == network.domain).filter_map(|own| own.addresses(&bare));
+        let nearest = own().find(|addresses| !addresses.is_empty()).or_else(|| own().next());
+        let addresses = nearest.or_else(|| seen().find_map(|network| network.addresses(&bare)))?;
         Some((name.clone(), Found::Addresses(addresses)))
     }
 

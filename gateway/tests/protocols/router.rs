@@ -3,13 +3,18 @@
 use std::{
     io,
     net::Ipv4Addr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use etherparse::ArpOperation;
 use gateway::{Config, Elsewhere, Gateway, GatewayPort, Leg, RouterV4};
-use wire::{Burst, Context, Gso, Instant, Mac, NicId, Offload, Origin, Port, Sizes, Wake, checksum::Checksum};
+use wire::{
+    Burst, Context, DropReason, Gso, Instant, Mac, NicId, Offload, Origin, Port, Sizes, Wake, checksum::Checksum,
+};
 
 use crate::{
     arp::arp,
@@ -75,7 +80,7 @@ impl Stand {
         let mut cx = Context::new(Sizes::default()).unwrap();
         let mut port = GatewayPort::new(legs);
         assert_eq!(port.nics(), nics.len());
-        cx.add_nic(WAN);
+        cx.add_nic(NicId(6));
         for nic in nics {
             cx.nic = *nic;
             port.attach(&mut cx).unwrap();
@@ -85,11 +90,26 @@ impl Stand {
 
     /// A turn in which `frames` are sent to NIC `to`; without any, one in which the port is polled.
     fn turn(&mut self, to: NicId, frames: &[Vec<u8>], offload: Offload) -> Vec<(NicId, Vec<u8>, Offload)> {
+        self.turn_with(GUEST_NIC, to, frames, offload)
+    }
+
+    /// A turn in which `frames` come from this NIC.
+    fn turn_from(&mut self, from: NicId, to: NicId, frames: &[Vec<u8>]) -> Vec<(NicId, Vec<u8>, Offload)> {
+        self.turn_with(from, to, frames, Offload::NONE)
+    }
+
+    fn turn_with(
+        &mut self,
+        from: NicId,
+        to: NicId,
+        frames: &[Vec<u8>],
+        offload: Offload,
+    ) -> Vec<(NicId, Vec<u8>, Offload)> {
         let cx = &mut self.cx;
         cx.begin_turn(self.now);
         let mut burst = Burst::default();
         for bytes in frames {
-            let frame = cx.originate(Origin { nic: GUEST_NIC, lane: 0 }, bytes).unwrap();
+            let frame = cx.originate(Origin { nic: from, lane: 0 }, bytes).unwrap();
             cx.heads.get_mut(&frame).offload = offload;
             burst.push(frame).unwrap();
         }
@@ -259,7 +279,7 @@ fn what_comes_back_from_the_way_out_is_addressed_or_left_as_it_is() {
 #[test]
 fn services_get_their_ports_and_the_way_out_gets_the_others_of_the_router() {
     let (way_out, service) = (Behind::default(), Behind::default());
-    let config = Config { services: vec![53], own_goes_on: true, ..config() };
+    let config = Config { services: vec![53], onward: vec![ROUTER.into()], ..config() };
     let lan = leg(config).with_way_out(Box::new(way_out.clone()), 0).with_service(Box::new(service.clone()));
     let mut stand = Stand::new(vec![lan], &[LAN]);
     let last_hop = udp(ROUTER, 1, 8080, b"onward");
@@ -291,4 +311,120 @@ fn the_time_to_live_goes_down_and_the_header_stays_right() {
     }
     stand.turn(LAN, &[udp(OUTSIDE, 1, 53, b"")], Offload::NONE);
     assert!(way_out.given.lock().unwrap().is_empty());
+}
+
+/// A network behind the first leg's way out, which the second leg shares; both reach each other. Ports 5 and 6 are isolated.
+fn lan_and_vlan(way_out: &Behind, lan: Config) -> Stand {
+    let onward = vec![ROUTER.into()];
+    let shared = Config { elsewhere: Elsewhere::Forward, onward, ..Config::new(DMZ_MAC) };
+    let lan = Config { elsewhere: Elsewhere::Forward, routes: vec![(SERVER.into(), 24)], ..lan };
+    let v4 = Some(RouterV4 { address: DMZ_ROUTER, prefix: 24, dhcp: None });
+    let vlan = Config { v4, routes: vec![(ROUTER.into(), 24)], aliases: vec![ROUTER.into()], ..shared };
+    let isolated = || vec![NicId(5), NicId(6)];
+    let lan = leg(lan).with_way_out(Box::new(way_out.clone()), 1).with_isolated(isolated());
+    let vlan = leg(vlan).with_way_out_of(0).with_isolated(isolated());
+    let mut stand = Stand::new(vec![lan, vlan], &[LAN, DMZ, WAN]);
+    stand.turn(DMZ, &[answer_of(SERVER_MAC)], Offload::NONE);
+    stand
+}
+
+const SERVER_MAC: Mac = Mac::new([2, 0, 0, 0, 8, 16]);
+
+/// A frame from the server of the second segment to that segment's router.
+fn from_server(mut packet: Vec<u8>) -> Vec<u8> {
+    packet[..6].copy_from_slice(&DMZ_MAC.bytes());
+    packet[6..12].copy_from_slice(&SERVER_MAC.bytes());
+    packet
+}
+
+#[test]
+fn segments_of_a_network_share_its_way_out() {
+    let way_out = Behind::default();
+    let mut stand = lan_and_vlan(&way_out, config());
+    // Out, and at once back: to each segment what is for its guests, whoever's turn it is.
+    let home = |to, mac: Mac| {
+        let mut packet = udp(to, 64, 9, b"home");
+        packet[..6].copy_from_slice(&mac.bytes());
+        packet
+    };
+    for (leg, packet) in [(DMZ, from_server(udp(OUTSIDE, 64, 53, b"out"))), (LAN, udp(OUTSIDE, 64, 53, b"out"))] {
+        way_out.back.lock().unwrap().extend([(LAN, home(SERVER, SERVER_MAC)), (LAN, home(GUEST, GUEST_MAC))]);
+        let sent = stand.turn(leg, &[packet], Offload::NONE);
+        let (nic, given) = way_out.given.lock().unwrap().pop().unwrap();
+        assert_eq!((nic, given[22], way_out.given.lock().unwrap().len()), (LAN, 63, 0), "as the leg whose it is");
+        let mut sent: Vec<_> = sent.iter().map(|(nic, bytes, _)| (*nic, bytes[..12].to_vec())).collect();
+        sent.sort();
+        let expected = [
+            (LAN, [GUEST_MAC.bytes(), ROUTER_MAC.bytes()].concat()),
+            (DMZ, [SERVER_MAC.bytes(), DMZ_MAC.bytes()].concat()),
+        ];
+        assert_eq!(sent, expected);
+    }
+    // From outside, and polled.
+    for frames in [vec![udp(OUTSIDE, 64, 53, b"in")], Vec::new()] {
+        way_out.back.lock().unwrap().push((LAN, home(SERVER, Mac::new([0; 6]))));
+        let sent = stand.turn(if frames.is_empty() { LAN } else { WAN }, &frames, Offload::NONE);
+        assert_eq!((sent.len(), sent[0].0, &sent[0].1[..6]), (1, DMZ, &SERVER_MAC.bytes()[..]));
+    }
+    // Nobody's.
+    way_out.back.lock().unwrap().push((LAN, home(Ipv4Addr::new(203, 0, 113, 9), Mac::new([0; 6]))));
+    assert!(stand.turn(LAN, &[], Offload::NONE).is_empty());
+    // What goes between the segments does not go out.
+    way_out.given.lock().unwrap().clear();
+    let sent = stand.turn(LAN, &[udp(SERVER, 64, 53, b"across")], Offload::NONE);
+    assert_eq!((sent.len(), sent[0].0, way_out.given.lock().unwrap().len()), (1, DMZ, 0));
+}
+
+#[test]
+fn answers_to_the_networks_router_go_to_the_way_out_from_every_segment() {
+    let way_out = Behind::default();
+    let mut stand = lan_and_vlan(&way_out, Config { onward: vec![ROUTER.into()], ..config() });
+    let sent = stand.turn(DMZ, &[from_server(udp(ROUTER, 64, 8080, b"a client's"))], Offload::NONE);
+    assert!(sent.is_empty());
+    assert_eq!(way_out.given.lock().unwrap().pop().unwrap().1[30..34], ROUTER.octets());
+    // Its own address there serves nothing, and says so; pings are answered at both.
+    let sent = stand.turn(DMZ, &[from_server(udp(DMZ_ROUTER, 64, 8080, b"nobody's"))], Offload::NONE);
+    assert_eq!((sent.len(), sent[0].1[34], sent[0].1[35]), (1, 3, 3), "port unreachable");
+    for to in [ROUTER, DMZ_ROUTER] {
+        assert_eq!(stand.turn(DMZ, &[from_server(ping(to, 64, b""))], Offload::NONE).len(), 1);
+    }
+    assert!(way_out.given.lock().unwrap().is_empty());
+}
+
+#[test]
+fn isolated_ports_do_not_reach_each_other_over_the_router() {
+    let mut stand = lan_and_vlan(&Behind::default(), config());
+    let across = || udp(SERVER, 64, 53, b"across");
+    assert_eq!(stand.turn_from(NicId(5), LAN, &[across()]).len(), 1, "the server's port is not isolated");
+    stand.turn_from(NicId(6), DMZ, &[answer_of(SERVER_MAC)]);
+    assert_eq!(stand.turn_from(NicId(5), LAN, &[across()]).len(), 0);
+    let isolated = stand.cx.counters(NicId(5)).unwrap().drops(DropReason::Isolated);
+    assert_eq!(isolated, 1, "counted where it came from");
+    assert_eq!(stand.turn_from(GUEST_NIC, LAN, &[across()]).len(), 1);
+    // Nor while it is asked for: what has waited is judged as well.
+    let other = Ipv4Addr::new(192, 168, 8, 17);
+    let mut answer = arp(DMZ_MAC, ArpOperation::REPLY, other, DMZ_MAC, DMZ_ROUTER);
+    answer[6..12].copy_from_slice(&SERVER_MAC.bytes());
+    answer[22..28].copy_from_slice(&SERVER_MAC.bytes());
+    let sent = stand.turn_from(NicId(5), LAN, &[udp(other, 64, 53, b"first")]);
+    assert_eq!((sent.len(), &sent[0].1[12..14]), (1, &[8, 6][..]), "a question");
+    assert_eq!(stand.turn_from(NicId(6), DMZ, &[answer]).len(), 0);
+}
+
+#[test]
+fn guests_are_told_that_nothing_leads_out_for_as_long_as_that_is_so() {
+    let (way_out, leads) = (Behind::default(), Arc::new(AtomicBool::new(false)));
+    let lan = leg(Config { elsewhere: Elsewhere::Forward, ..config() }).with_way_out(Box::new(way_out.clone()), 0);
+    let mut stand = Stand::new(vec![lan.leads_out_while(Arc::clone(&leads))], &[LAN]);
+    let given = || way_out.given.lock().unwrap().drain(..).count();
+    for there in [false, true, false, true] {
+        leads.store(there, Ordering::Relaxed);
+        let sent = stand.turn(LAN, &[udp(OUTSIDE, 64, 53, b"out")], Offload::NONE);
+        match sent.as_slice() {
+            [] => assert!(there),
+            [(LAN, error, _)] => assert_eq!((there, error[34], error[35]), (false, 3, 0), "network unreachable"),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(given(), usize::from(there));
+    }
 }

@@ -28,6 +28,8 @@ pub enum TapStep {
     Mac,
     /// The interface was given an IP address.
     Address,
+    /// A route by the interface was made.
+    Route,
     /// The device was brought up or down.
     Up,
 }
@@ -45,6 +47,7 @@ impl fmt::Display for TapStep {
             TapStep::QueueLen => "set the queue length",
             TapStep::Mac => "set the MAC address",
             TapStep::Address => "give the interface an address",
+            TapStep::Route => "make a route by the interface",
             TapStep::Up => "bring the device up or down",
         })
     }
@@ -113,6 +116,7 @@ impl TapError {
                 "the kernel's tun driver does not know virtio 1 headers: Linux 4.0 or later is needed"
             }
             (TapStep::Mtu, libc::EINVAL | libc::ERANGE) => "the MTU of a TAP is 68 to 65521",
+            (TapStep::Route, libc::EEXIST) => "there is such a route already: see `ip route`, or choose another subnet",
             (TapStep::Mac, libc::EADDRNOTAVAIL) => "the address must be unicast and not all zeros",
             (_, libc::ENODEV) => "the device was removed or moved to another namespace: restart the port",
             (_, libc::EPERM | libc::EACCES) => "changing a device needs CAP_NET_ADMIN: run as root, or grant it",

@@ -109,6 +109,43 @@ fn names_of_a_network_are_not_told_to_another_unless_it_is_routed() {
 }
 
 #[test]
+fn segments_of_one_domain_tell_the_names_of_all() {
+    let mut net = Net::new();
+    let segment = |other: u16, fixed: (&str, &str), elsewhere: &str| NetworkNames {
+        domain: Some("lan.test".into()),
+        subnets: vec![(fixed.1.parse().unwrap(), 16)],
+        fixed: vec![(fixed.0.into(), vec![fixed.1.parse().unwrap()]), ("trunk".into(), Vec::new())],
+        elsewhere: vec![elsewhere.into()],
+        sees: vec![NetworkId(other)],
+        ..NetworkNames::default()
+    };
+    let segments = vec![segment(DMZ, ("web", "10.0.0.10"), "db"), segment(LAN, ("db", "10.1.0.7"), "web")];
+    net.resolver = Resolver::new(segments, Limits::default());
+    let of =
+        |net: &mut Net, from: u16, name: &str| addresses(&net.at_once(client(from, 1), &query(name, RecordType::A)));
+    for from in [LAN, DMZ] {
+        for (name, is) in [("web", "10.0.0.10"), ("db", "10.1.0.7")] {
+            assert_eq!(of(&mut net, from, &format!("{name}.lan.test.")), [is], "{name} from {from}");
+            assert_eq!(of(&mut net, from, &format!("{name}.")), [is], "{name} from {from}");
+        }
+        let answer = net.at_once(client(from, 1), &query("nobody.lan.test.", RecordType::A));
+        assert_eq!(code(&answer), ResponseCode::NXDomain);
+        let reverse = net.at_once(client(from, 1), &query("7.0.1.10.in-addr.arpa.", RecordType::PTR));
+        assert_eq!(reverse.answers[0].data.to_string(), "db.lan.test.");
+    }
+    // A guest that is in both is found where it has an address.
+    assert_eq!(of(&mut net, LAN, "trunk.lan.test."), Vec::<String>::new());
+    let declared = LeasedName { declared: true, ..lease("trunk", "10.1.0.9") };
+    net.resolver.set_leases(NetworkId(DMZ), &[lease("web", "10.1.0.66"), declared.clone()]);
+    assert_eq!([of(&mut net, LAN, "trunk.lan.test."), of(&mut net, LAN, "trunk.")], [["10.1.0.9"], ["10.1.0.9"]]);
+    // The nearest address is told; and what the configuration names in one segment, nobody in another names himself.
+    net.resolver.set_leases(NetworkId(LAN), &[LeasedName { address: "10.0.0.9".parse().unwrap(), ..declared }]);
+    assert_eq!(of(&mut net, LAN, "trunk.lan.test."), ["10.0.0.9"]);
+    assert_eq!(of(&mut net, DMZ, "trunk.lan.test."), ["10.1.0.9"]);
+    assert_eq!([of(&mut net, DMZ, "web.lan.test."), of(&mut net, DMZ, "web.")], [["10.0.0.10"], ["10.0.0.10"]]);
+}
+
+#[test]
 fn a_guest_cannot_take_a_name_from_another() {
     let mut net = Net::new();
     let lan = client(LAN, 1);
