@@ -21,7 +21,7 @@ use wire::{Mac, Port};
 
 use crate::{
     config::{Config, Mode, Name, Nat, NatEngine, Network, Subnet, Via},
-    gateways, hash, host,
+    gateways, hash, host, mtu,
     nat::{Outside, WayOut},
     seed,
 };
@@ -46,9 +46,8 @@ pub fn make(config: &Config, network: &Network, nat: &Nat, inbox: Inbox) -> io::
                 IpAddr::V4(_) => None,
             });
             let hops = (next_hop.iter().find_map(v4), hop6);
-            packet(config, network, (outside.clone(), *prefix6), hops, *mappings, inbox).and_then(|port| {
-                Ok(WayOut { port: Box::new(port), outside: Some(self::outside(network, via, outside)?) })
-            })
+            let port = packet(config, network, (outside.clone(), *prefix6), hops, *mappings, inbox)?;
+            Ok(WayOut { port: Box::new(port), outside: Some(self::outside(network, via, outside)) })
         }
     }
 }
@@ -76,6 +75,7 @@ fn packet(
     let mac = outside_mac(network);
     let mut made = PortConfig::new(mac, table, prefix, hop, router4.unwrap_or(Ipv4Addr::UNSPECIFIED));
     made.inside_mtu = gateways::mtu(network);
+    made.mtu = outside_mtu(config, network);
     made.inside = network.segments().filter_map(|segment| inside(segment.subnet()?)).collect();
     if let (Some(prefix), Some(subnet), Some(router)) = (prefix6, network.subnet6, router6)
         && let (Some(IpAddr::V6(outside)), Some(IpAddr::V6(inside))) = (prefix.host(0), subnet.host(0))
@@ -86,6 +86,18 @@ fn packet(
     Ok(PacketPort::new(made).map_err(io::Error::other)?.with_inbox(inbox))
 }
 
+/// The longest packet that a packet engine sends outside.
+fn outside_mtu(config: &Config, network: &Network) -> u16 {
+    let Some(nat) = &network.nat else { return gateways::MTU };
+    let outside = match &nat.engine {
+        NatEngine::Packet { via: Via::Network(name), .. } => {
+            config.networks.iter().find(|network| network.name == *name).map(gateways::mtu)
+        }
+        _ => mtu::of_way_out(nat),
+    };
+    outside.unwrap_or(gateways::MTU)
+}
+
 fn inside(subnet: Subnet) -> Option<(Ipv4Addr, u8)> {
     match subnet.host(0)? {
         IpAddr::V4(address) => Some((address, subnet.length())),
@@ -94,23 +106,33 @@ fn inside(subnet: Subnet) -> Option<(Ipv4Addr, u8)> {
 }
 
 /// What the outside of a network's packet engine is made of.
-fn outside(network: &Network, via: &Via, pool: &[Ipv4Addr]) -> io::Result<Outside> {
-    let mac = outside_mac(network);
-    let (of, uplink): (Option<Name>, Option<Box<dyn Port>>) = match via {
+fn outside(network: &Network, via: &Via, pool: &[Ipv4Addr]) -> Outside {
+    let (of, uplink): (Option<Name>, Option<Via>) = match via {
         Via::Network(name) => (Some(name.clone()), None),
+        Via::Uplink(_) | Via::Tap(_) => (None, Some(via.clone())),
+    };
+    let addresses = if of.is_some() { pool.iter().copied().map(IpAddr::V4).collect() } else { Vec::new() };
+    Outside { mac: outside_mac(network), addresses, network: of, uplink }
+}
+
+/// The port that an uplink is, for an engine with this address.
+///
+/// # Errors
+/// It is not there, or may not be opened.
+pub fn uplink(via: &Via, mac: Mac) -> io::Result<Box<dyn Port>> {
+    match via {
         Via::Uplink(name) => {
             let socket = PacketSocket::open(name.as_str(), None, Takes::Station(mac.bytes()));
-            (None, Some(Box::new(UplinkPort::new(socket.map_err(io::Error::other)?))))
+            Ok(Box::new(UplinkPort::new(socket.map_err(io::Error::other)?)))
         }
         Via::Tap(name) => {
             let Tap { device, queues } = Tap::open(name.as_str(), 1, None).map_err(io::Error::other)?;
             device.set_up(true).map_err(io::Error::other)?;
             let queue = queues.into_iter().next().ok_or(io::ErrorKind::NotFound)?;
-            (None, Some(Box::new(TapPort::new(&device, queue, 0))))
+            Ok(Box::new(TapPort::new(&device, queue, 0)))
         }
-    };
-    let addresses = if of.is_some() { pool.iter().copied().map(IpAddr::V4).collect() } else { Vec::new() };
-    Ok(Outside { mac, addresses, network: of, uplink })
+        Via::Network(_) => Err(io::ErrorKind::Unsupported.into()),
+    }
 }
 
 /// The addresses of a network's router.

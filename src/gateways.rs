@@ -385,6 +385,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
+    use crate::config;
 
     fn lease(n: u8, state: SavedState, until: u64) -> Saved {
         Saved {
@@ -421,6 +422,24 @@ mod tests {
         assert!(!is_same(&a, &[lease(5, SavedState::Bound, 1010)]));
         assert!(!is_same(&a, &[lease(5, SavedState::Released, 1000)]));
         assert!(!is_same(&a, &[]));
+    }
+
+    #[test]
+    fn a_router_between_many_segments_is_the_way_to_all_of_them() {
+        let made = |vlans: u32| {
+            let tables = (2..2 + vlans).map(|id| format!("[networks.lan.vlans.{id}]\nsubnet = \"10.{}.0.0/16\"\n", id));
+            let text = format!("[networks.lan]\ndhcp = true\nsubnet = \"10.1.0.0/16\"\n{}", tables.collect::<String>());
+            let around = config::Surroundings { root: true, ..Default::default() };
+            let config = config::parse(&text, "t.toml".as_ref(), &around).unwrap();
+            let segments: Vec<Segment<'_>> = config.networks[0].segments().collect();
+            let made = router(&config, segments[0], &segments[1..], false, 1).unwrap();
+            assert!(made.check().is_ok() && made.routes.len() == vlans as usize);
+            let dhcp = made.v4.unwrap().dhcp.unwrap();
+            (dhcp.routes.len(), dhcp.router)
+        };
+        assert_eq!(made(2), (2, false), "each is told, and nothing else leads there");
+        assert_eq!(made(35), (35, false));
+        assert_eq!(made(60), (0, true), "there is no room for so many in a message");
     }
 
     #[test]

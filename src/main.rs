@@ -19,6 +19,7 @@ mod hash;
 mod host;
 mod machine;
 mod model;
+mod mtu;
 mod nat;
 mod place;
 mod plan;
@@ -35,6 +36,7 @@ mod switch;
 mod table;
 mod taps;
 mod tunnels;
+mod uplinks;
 mod view;
 mod wiring;
 

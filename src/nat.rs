@@ -22,7 +22,7 @@ use nat::{Command, Line, Publication, Remote};
 use wire::{Mac, NicId, Port};
 
 use crate::{
-    config::{self, Config, Name, Network, Proto, Publish, Target},
+    config::{self, Config, Name, Network, Proto, Publish, Target, Via},
     engines,
     gateways::Leases,
     model::NatEntry,
@@ -50,8 +50,8 @@ pub struct Outside {
     pub addresses: Vec<IpAddr>,
     /// The network of the configuration that it is in; none: a bridge of its own.
     pub network: Option<Name>,
-    /// What else is in that bridge.
-    pub uplink: Option<Box<dyn Port>>,
+    /// What else is in that bridge: an uplink or a TAP, which may not be there yet.
+    pub uplink: Option<Via>,
 }
 
 /// The engines of all networks, for any thread.

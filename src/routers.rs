@@ -4,7 +4,11 @@
 //! network, and networks that are routed to each other, share one port, and the segments of a network its way out. What one network lacks is told of it, and no other network goes without for that.
 //! Read first: `gateway`'s crate page, [`crate::gateways`], [`crate::place`].
 
-use std::{collections::BTreeMap, io};
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use gateway::GatewayPort;
 use vswitch::{
@@ -21,6 +25,7 @@ use crate::{
     place::{self, On, Places},
     seed,
     service::Networks,
+    uplinks::{Uplink, Uplinks},
 };
 
 /// The router of a network, or its NIC outside: a NIC that no port of the configuration stands for.
@@ -67,8 +72,7 @@ pub fn start(
     config: &Config,
     places: &mut Places,
     inboxes: &[Changes],
-    leases: &Leases,
-    nats: &Nats,
+    (leases, nats, uplinks): (&Leases, &Nats, &Uplinks),
     services: &mut Networks,
 ) -> io::Result<Routers> {
     let mut routers = Routers::default();
@@ -81,6 +85,10 @@ pub fn start(
             let Some((worker, bridge)) = places.networks.get(*at).copied() else { continue };
             let isolated = isolated(config, places, network);
             let mut way_out = routers.way_out(config, network, worker, nats);
+            // Whether an uplink is there, where the way out needs one.
+            let needs_uplink =
+                way_out.iter().filter_map(|way_out| way_out.outside.as_ref()).any(|outside| outside.uplink.is_some());
+            let leads = needs_uplink.then(|| Arc::new(AtomicBool::new(false)));
             // The leg that has the way out: the network's first.
             let mut owner = None;
             for segment in network.segments() {
@@ -94,7 +102,10 @@ pub fn start(
                         None
                     }
                 };
-                let Some(Made { leg, mac, addresses }) = made else { continue };
+                let Some(Made { mut leg, mac, addresses }) = made else { continue };
+                if let Some(leads) = &leads {
+                    leg = leg.leads_out_while(Arc::clone(leads));
+                }
                 let service = services.add(config, places, segment, addresses.clone())?;
                 let leg = leg.with_service(Box::new(service)).with_isolated(isolated.clone());
                 let nic = places.nic(worker);
@@ -112,7 +123,8 @@ pub fn start(
                     (Some(way_out), _) => {
                         owner = Some(legs.len());
                         let outside_nics = usize::from(way_out.outside.is_some());
-                        outsides.extend(way_out.outside.map(|outside| (worker, network.name.clone(), outside)));
+                        let leads = leads.clone().unwrap_or_default();
+                        outsides.extend(way_out.outside.map(|outside| (worker, network.name.clone(), outside, leads)));
                         leg.with_way_out(way_out.port, outside_nics)
                     }
                     (None, Some(owner)) => leg.with_way_out_of(owner),
@@ -131,8 +143,13 @@ pub fn start(
         for nic in others {
             inbox.send(Change::AttachToo { nic, to: first });
         }
-        for (worker, network, outside) in outsides {
-            routers.all.extend(go_outside(config, places, inbox, (worker, first), &network, outside)?);
+        for (worker, network, outside, leads) in outsides {
+            let uplink = outside.uplink.clone().map(|via| (via, outside.mac));
+            let (all, at) = go_outside(config, places, inbox, (worker, first), &network, outside)?;
+            routers.all.extend(all);
+            if let (Some((via, mac)), Some(at)) = (uplink, at) {
+                uplinks.add(Uplink { network, via, mac, at, leads }, inbox);
+            }
         }
     }
     Ok(routers)
@@ -144,7 +161,7 @@ fn isolated(config: &Config, places: &Places, network: &Network) -> Vec<NicId> {
     ports.filter(|(port, _)| port.isolated && port.network == network.name).map(|(_, (_, nic))| *nic).collect()
 }
 
-/// Gives the router whose first NIC is `router` one outside.
+/// Gives the router whose first NIC is `router` one outside, and an uplink one beside it, where that is to be attached.
 fn go_outside(
     config: &Config,
     places: &mut Places,
@@ -152,7 +169,7 @@ fn go_outside(
     (worker, router): On<NicId>,
     network: &Name,
     outside: Outside,
-) -> io::Result<Vec<Router>> {
+) -> io::Result<(Vec<Router>, Option<On<NicId>>)> {
     let nic = places.nic(worker);
     let addresses = outside.addresses.clone();
     let spec = NicSpec { guard: Some(outside.mac), addresses, role: Role::Host, ..NicSpec::default() };
@@ -170,11 +187,10 @@ fn go_outside(
     };
     inbox.send(Change::AddNic { nic, bridge, spec });
     inbox.send(Change::AttachToo { nic, to: router });
-    if let Some(uplink) = outside.uplink {
-        let nic = places.nic(worker);
+    let uplink = outside.uplink.map(|_| (worker, places.nic(worker)));
+    if let Some((_, nic)) = uplink {
         inbox.send(Change::AddNic { nic, bridge, spec: NicSpec { role: Role::Host, ..NicSpec::default() } });
-        inbox.send(Change::Attach { nic, lane: 0, port: uplink });
         all.push(Router { network: network.to_string(), at: (worker, nic), name: format!("{network}/uplink") });
     }
-    Ok(all)
+    Ok((all, uplink))
 }

@@ -9,6 +9,7 @@ use crate::{
     config::{Attach, Config, Port, Role},
     guests,
     model::PortState,
+    mtu,
     run_dir::{RunDir, RunDirError},
     socket::{self, Access, BindError},
     subnets,
@@ -67,6 +68,7 @@ fn run(mut config: Config, control: std::os::unix::net::UnixListener) -> Result<
     let file = config.clone();
     bridged::prepare(&mut config);
     tunnels::work_out_mtu(&mut config);
+    mtu::work_out(&mut config);
     subnets::choose(&mut config)?;
     subnets::warn(&config);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -180,6 +182,7 @@ async fn serve(
 /// What is done once a second.
 fn housekeeping(view: &View) {
     view.leases().save();
+    view.look_for_uplinks();
     view.settle_nats();
 }
 

@@ -27,6 +27,7 @@ use crate::{
     routers::{self, Routers},
     seed,
     service::{NameServers, Networks, Service},
+    uplinks::Uplinks,
     view::View,
 };
 
@@ -84,6 +85,7 @@ pub struct Switch {
     routers: Routers,
     leases: Leases,
     nats: Nats,
+    uplinks: Uplinks,
     /// As it was read last.
     file: Arc<Mutex<Config>>,
     /// What routers do that may have to wait; none where there are no routers.
@@ -100,13 +102,15 @@ impl Switch {
         let states = States::new(config.ports.len());
         let count = config.host.worker_cpus.len().max(1);
         let mut places = Places::new(&config, count);
-        let (leases, nats) = (Leases::default(), Nats::default());
+        let (leases, nats, uplinks) = (Leases::default(), Nats::default(), Uplinks::default());
         let mut workers = Vec::new();
         for (index, cpu) in config.host.worker_cpus.iter().enumerate() {
             let spec = WorkerSpec { cpu: cpu.map(|cpu| cpu as usize), idle: idle(&config.host), sizes: sizes(&config) };
             let on_this = places.ports.iter().enumerate().filter(|(_, (worker, _))| *worker == index);
             let ports: HashMap<NicId, usize> = on_this.map(|(port, (_, nic))| (*nic, port)).collect();
-            workers.push(WorkerHandle::spawn(spec, failures(ports, states.clone(), &config))?);
+            let of_uplinks = uplinks.clone();
+            let of_uplinks = move |failure: &Failure| of_uplinks.failed((index, failure.nic), &failure.reason);
+            workers.push(WorkerHandle::spawn(spec, failures(ports, states.clone(), &config, of_uplinks))?);
         }
         let inboxes: Vec<Changes> = workers.iter().map(WorkerHandle::changes).collect();
         for (network, (worker, id)) in config.networks.iter().zip(&places.networks) {
@@ -120,7 +124,7 @@ impl Switch {
             }
         }
         let mut services = Networks::default();
-        let routers = routers::start(&config, &mut places, &inboxes, &leases, &nats, &mut services)?;
+        let routers = routers::start(&config, &mut places, &inboxes, (&leases, &nats, &uplinks), &mut services)?;
         let service = serve(&config, services, &leases)?;
         let (places, file) = (places.ports, Arc::new(Mutex::new(file)));
         Ok(Switch {
@@ -133,6 +137,7 @@ impl Switch {
             routers,
             leases,
             nats,
+            uplinks,
             file,
             _service: service,
         })
@@ -167,6 +172,7 @@ impl Switch {
             routers: self.routers.clone(),
             leases: self.leases.clone(),
             nats: self.nats.clone(),
+            uplinks: self.uplinks.clone(),
             file: Arc::clone(&self.file),
         }
     }
@@ -236,12 +242,20 @@ fn add_stations(inbox: &Changes, bridge: BridgeId, nic: NicId, port: &Port) -> i
 }
 
 /// What a worker calls when it detached a port that failed.
-fn failures(ports: HashMap<NicId, usize>, states: States, config: &Config) -> Box<dyn FnMut(Failure) + Send> {
+fn failures(
+    ports: HashMap<NicId, usize>,
+    states: States,
+    config: &Config,
+    of_uplinks: impl Fn(&Failure) -> bool + Send + 'static,
+) -> Box<dyn FnMut(Failure) + Send> {
     let has_session = |port: &Port| matches!(port.attach, config::Attach::VhostUser { .. });
     let names: Vec<(String, bool)> =
         config.ports.iter().map(|port| (port.name.to_string(), has_session(port))).collect();
     Box::new(move |failure| {
         let Some(index) = ports.get(&failure.nic) else {
+            if of_uplinks(&failure) {
+                return;
+            }
             let Failure { nic, reason, .. } = failure;
             return tracing::error!(nic = nic.0, reason, "a router failed: its network goes on without it");
         };

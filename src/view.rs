@@ -27,6 +27,7 @@ use crate::{
     plan::{Asked, Plan},
     routers::Routers,
     switch::{Doing, PATIENCE, States},
+    uplinks::Uplinks,
 };
 
 /// The configuration that somebody asks about.
@@ -45,6 +46,7 @@ pub struct View {
     pub(crate) routers: Routers,
     pub(crate) leases: Leases,
     pub(crate) nats: Nats,
+    pub(crate) uplinks: Uplinks,
     /// As it was read last.
     pub(crate) file: Arc<Mutex<Config>>,
 }
@@ -58,6 +60,11 @@ impl View {
     /// The engines of networks behind address translation.
     pub fn nats(&self) -> &Nats {
         &self.nats
+    }
+
+    /// Looks for the uplinks that are not there.
+    pub fn look_for_uplinks(&self) {
+        self.uplinks.look();
     }
 
     /// Has engines publish what they are to, at the addresses that guests have now, and tells them those of the host; what could not
@@ -155,7 +162,8 @@ impl View {
     /// What a network lacks of what its file asks for.
     fn lacks(&self, network: &Name) -> Option<String> {
         let whole = self.routers.lacks.get(network.as_str()).cloned();
-        let all: Vec<String> = whole.into_iter().chain(self.nats.refused(network)).collect();
+        let all: Vec<String> =
+            whole.into_iter().chain(self.uplinks.lacks(network)).chain(self.nats.refused(network)).collect();
         (!all.is_empty()).then(|| all.join("; "))
     }
 

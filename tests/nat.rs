@@ -54,7 +54,7 @@ impl Engine {
 struct World {
     guest: NetNs,
     host: NetNs,
-    _router: NetNs,
+    router: NetNs,
     far: NetNs,
     daemon: Daemon,
     address: String,
@@ -100,7 +100,7 @@ impl World {
             guest.sh(&format!("timeout 20 busybox udhcpc -i eth0 -n -q -f -t 5 -T 1 -x hostname:g -s {script} 2>&1"));
         assert!(told.contains("router=10.9.0.1"), "{told}\n{}", daemon.log());
         let address = told.split("took ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
-        Ok(World { guest, host, _router: router, far, daemon, address })
+        Ok(World { guest, host, router, far, daemon, address })
     }
 
     /// Whether a command in the guest succeeds; what it printed.
@@ -249,4 +249,43 @@ fn sockets_published_ports_lead_to_guests_and_change_live() {
 fn packet_published_ports_lead_to_guests_and_change_live() {
     let lab = require!(Lab::new());
     require!(publications(&lab, Engine::Packet));
+}
+
+/// The way out takes less than usual: guests are told, and what fits arrives.
+fn narrow(lab: &Lab, engine: Engine) -> Result<(), Unable> {
+    let mut world = World::new(lab, engine, "")?;
+    let mtu = |world: &World| world.daemon.json(&["show", "networks", "--json"])[0]["mtu"].clone();
+    assert_eq!(mtu(&world), serde_json::Value::Null, "as usual");
+    world.daemon.terminate();
+    world.host.ip("link set up0 mtu 1400");
+    world.router.ip("link set down0 mtu 1400");
+    world.daemon.restart();
+    assert_eq!(mtu(&world), 1400, "{}", world.daemon.log());
+    let script = lab.path("mtu");
+    fs::write(&script, format!("{SCRIPT}ip link set $interface mtu $mtu\necho \"mtu=$mtu\"\n")).unwrap();
+    assert!(Command::new("chmod").arg("+x").arg(&script).status().unwrap().success());
+    world.guest.ip("link set eth0 up");
+    let script = script.display();
+    let told = world.guest.sh(&format!("timeout 20 busybox udhcpc -i eth0 -n -q -f -t 5 -T 1 -O mtu -s {script} 2>&1"));
+    assert!(told.contains("mtu=1400"), "{told}\n{}", world.daemon.log());
+    let pattern = "yes trunkline | head -c 5000000";
+    let sum = world.host.sh(&format!("{pattern} | md5sum"));
+    let _up = serve(&world.far, 5000, "md5sum");
+    let (ok, there) = world.guest(&format!("{pattern} | busybox nc {FAR} 5000"));
+    assert!(ok && there == sum, "{there}\n{}", world.drops());
+    let (ok, told) = world.guest(&format!("ping -c 1 -W 2 -M do -s 1372 {FAR}"));
+    assert!(ok, "what fits goes whole: {told}\n{}", world.drops());
+    Ok(())
+}
+
+#[test]
+fn sockets_guests_are_told_the_mtu_of_a_narrow_way_out() {
+    let lab = require!(Lab::new());
+    require!(narrow(&lab, Engine::Sockets));
+}
+
+#[test]
+fn packet_guests_are_told_the_mtu_of_a_narrow_way_out() {
+    let lab = require!(Lab::new());
+    require!(narrow(&lab, Engine::Packet));
 }

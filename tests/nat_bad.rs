@@ -135,6 +135,41 @@ fn an_uplink_that_is_not_there_costs_its_own_network_alone() {
 }
 
 #[test]
+fn an_uplink_that_comes_later_is_found_and_so_is_one_that_went() {
+    let lab = require!(Lab::new());
+    let site = require!(Site::new(&lab));
+    site.host.ip("link set up0 name other0");
+    let text = format!(
+        "[networks.lan]\nmode = \"nat\"\nsubnet = \"10.9.0.0/24\"\nengine = \"packet\"\nuplink = \"up0\"\noutside = [\"192.0.2.9\"]\n\
+         publish = [\"tcp 192.0.2.9:80 one:80\"]\n{}[networks.b]\n",
+        site.guests("lan", "b")
+    );
+    let daemon = Daemon::start_in(&lab, &site.host, &text);
+    lease(&lab, &site.one, &daemon);
+    // One packet at a time: a ping that goes on ends with the first error.
+    let reached = || site.one.run(&format!("ping -c 1 -W 1 {FAR}"), PATIENCE).ok();
+    let unreachable = || site.one.run(&format!("ping -c 1 -W 2 {FAR}"), PATIENCE).output.contains("Net Unreachable");
+    assert!(unreachable(), "{}", daemon.log());
+    assert!(lacks(&daemon, "lan").unwrap().contains("no such interface"), "{}", daemon.log());
+    site.host.ip("link set other0 down");
+    site.host.ip("link set other0 name up0");
+    site.host.ip("link set up0 up");
+    wait_for("the uplink to be found", PATIENCE, reached);
+    assert_eq!(lacks(&daemon, "lan"), None);
+    assert!(daemon.log().contains("the way out is there"), "{}", daemon.log());
+    assert_eq!(daemon.log().matches("no way out").count(), 1, "told once: {}", daemon.log());
+    // It goes, which is noticed by the next packet, and another takes its place.
+    let far = site.far.mac("down0");
+    site.host.ip("link del up0");
+    wait_for("the router to say so", PATIENCE, unreachable);
+    site.host.veth("up0", &site.far, "down0");
+    site.far.ip(&format!("link set down0 address {far}"));
+    site.host.address("up0", "192.0.2.1/24");
+    site.far.address("down0", "192.0.2.2/24");
+    wait_for("the uplink to be found again", PATIENCE, || reached() && lacks(&daemon, "lan").is_none());
+}
+
+#[test]
 fn files_that_contradict_themselves_or_the_host_are_told_of() {
     let lab = require!(Lab::new());
     let site = require!(Site::new(&lab));

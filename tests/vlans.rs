@@ -294,7 +294,8 @@ fn the_host_of_a_network_reaches_its_vlans() {
     require!(need_program("busybox", "busybox-static"));
     let (host, red) = (require!(NetNs::new(&lab, "host")), require!(NetNs::new(&lab, "red")));
     let text = format!(
-        "[networks.lan]\nmode = \"host-only\"\nsubnet = \"10.9.0.0/24\"\n[networks.lan.vlans.100]\n{}",
+        "[networks.lan]\nmode = \"host-only\"\nsubnet = \"10.9.0.0/24\"\nsubnet6 = \"fd09::/64\"\n\
+         [networks.lan.vlans.100]\nsubnet6 = \"fd09:100::/64\"\n{}",
         guest("red", &red, ", vlan = 100")
     );
     let daemon = Daemon::start_in(&lab, &host, &text);
@@ -305,4 +306,8 @@ fn the_host_of_a_network_reaches_its_vlans() {
     assert!(host.ip("route").contains(&format!("{subnet} via 10.9.0.2 dev tl-lan")), "{}", daemon.log());
     assert!(red.reaches("10.9.0.1", PATIENCE).is_some(), "{}", daemon.ctl(&["show", "drops"]).output);
     assert!(host.reaches(&at_red, PATIENCE).is_some());
+    wait_for("the host's address by router advertisement", PATIENCE, || {
+        host.ip("-6 addr show dev tl-lan scope global").contains("fd09::")
+    });
+    assert!(!host.ip("-6 route").contains("default"), "the host's way out is not over its guests");
 }

@@ -16,7 +16,7 @@ use wire::{DropReason, Instant, L3, Layers, Mac, NicId, Origin, Verdict, layers:
 use crate::{
     arp,
     bytes::array,
-    config::{Config, ConfigError},
+    config::{Config, ConfigError, Elsewhere},
     dhcp::{Dhcp, Event, Lease, LeaseEvent, LeaseState, Snapshot},
     dhcp6::Dhcp6,
     errors::ErrorBudget,
@@ -160,6 +160,15 @@ impl Gateway {
     /// Who it is.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Whether there is a way out now ([`Elsewhere::Forward`]) or none ([`Elsewhere::Unreachable`]).
+    pub(crate) fn set_leads_out(&mut self, leads: bool) {
+        let elsewhere = if leads { Elsewhere::Forward } else { Elsewhere::Unreachable };
+        if self.config.elsewhere != elsewhere {
+            self.config.elsewhere = elsewhere;
+            self.straight = Straight::new(&self.config);
+        }
     }
 
     /// How much of a frame has to be seen, by its first bytes (128, or all where there are fewer).

@@ -11,6 +11,10 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -24,6 +28,7 @@ use crate::{
     held::Held,
     neighbours::Neighbour,
     offers::Offers,
+    way_out::WayOut,
 };
 
 /// Time between two looks at what is held and asked for.
@@ -39,15 +44,6 @@ pub(crate) enum Fate {
     Out(Frame, usize),
 }
 
-/// What lies behind a leg.
-enum WayOut {
-    Nothing,
-    /// A port of its own.
-    Own(Box<dyn Port>),
-    /// That of another leg.
-    Of(usize),
-}
-
 /// See the module's documentation.
 pub struct Leg {
     gateway: Gateway,
@@ -58,7 +54,7 @@ pub struct Leg {
     /// Room for the longest answer.
     answer: Vec<u8>,
     book: Option<LeaseSender>,
-    way_out: WayOut,
+    pub(crate) way_out: WayOut,
     /// Other legs go out by its way out.
     pub(crate) is_shared: bool,
     /// NICs that the way out has outside.
@@ -71,6 +67,8 @@ pub struct Leg {
     back: Burst,
     /// What the way out gave back for the segments of other legs; empty between calls.
     pub(crate) strays: Burst,
+    /// Whether the way out leads anywhere, where that changes.
+    leads: Option<Arc<AtomicBool>>,
     /// Ports that do not reach each other, in order.
     isolated: Vec<NicId>,
     held: Held,
@@ -96,6 +94,7 @@ impl Leg {
             served: Burst::default(),
             back: Burst::default(),
             strays: Burst::default(),
+            leads: None,
             isolated: Vec::new(),
             held: Held::default(),
             offers: Offers::default(),
@@ -127,6 +126,21 @@ impl Leg {
         self
     }
 
+    /// Tells guests that nothing leads out for as long as this does not hold, whoever says so.
+    #[must_use]
+    pub fn leads_out_while(mut self, leads: Arc<AtomicBool>) -> Self {
+        self.leads = Some(leads);
+        self
+    }
+
+    /// Takes note of whether anything leads out now.
+    #[inline]
+    pub(crate) fn look_out(&mut self) {
+        if let Some(leads) = &self.leads {
+            self.gateway.set_leads_out(leads.load(Ordering::Relaxed));
+        }
+    }
+
     /// Ports of this segment and of others: between two of these the router passes nothing on into this segment.
     #[must_use]
     pub fn with_isolated(mut self, mut nics: Vec<NicId>) -> Self {
@@ -147,20 +161,8 @@ impl Leg {
         &self.gateway
     }
 
-    /// Its own way out.
-    pub(crate) fn way_out(&mut self) -> Option<&mut Box<dyn Port>> {
-        match &mut self.way_out {
-            WayOut::Own(port) => Some(port),
-            WayOut::Nothing | WayOut::Of(_) => None,
-        }
-    }
-
     fn behind(&mut self) -> impl Iterator<Item = &mut Box<dyn Port>> {
-        let way_out = match &mut self.way_out {
-            WayOut::Own(port) => Some(port),
-            WayOut::Nothing | WayOut::Of(_) => None,
-        };
-        way_out.into_iter().chain(&mut self.service)
+        self.way_out.own().into_iter().chain(&mut self.service)
     }
 
     pub(crate) fn attach(&mut self, cx: &mut Context) -> io::Result<()> {
@@ -291,7 +293,7 @@ impl Leg {
     /// Hands what was taken to the ports behind, and what they give back at once to the segment.
     pub(crate) fn hand_on(&mut self, cx: &mut Context) -> io::Result<()> {
         if !self.onward.is_empty()
-            && let WayOut::Own(port) = &mut self.way_out
+            && let Some(port) = self.way_out.own()
         {
             let result = port.transmit(cx, &mut self.onward);
             // Of a port that failed, what it did not take.
@@ -312,7 +314,7 @@ impl Leg {
 
     /// Frames that came in on a NIC that the way out has outside.
     pub(crate) fn come_in(&mut self, cx: &mut Context, burst: &mut Burst) -> io::Result<()> {
-        let WayOut::Own(port) = &mut self.way_out else { return Ok(()) };
+        let Some(port) = self.way_out.own() else { return Ok(()) };
         let outside = cx.nic;
         let result = port.transmit(cx, burst);
         cx.nic = self.origin.nic;
@@ -397,11 +399,7 @@ impl Leg {
     pub(crate) fn receive(&mut self, cx: &mut Context) -> io::Result<()> {
         // A turn has room for one burst, so the ports behind take turns at being first.
         self.service_first = !self.service_first;
-        let way_out = match &mut self.way_out {
-            WayOut::Own(port) => Some(port),
-            WayOut::Nothing | WayOut::Of(_) => None,
-        };
-        let mut ports = [way_out, self.service.as_mut()];
+        let mut ports = [self.way_out.own(), self.service.as_mut()];
         if self.service_first {
             ports.reverse();
         }
@@ -462,14 +460,6 @@ impl Leg {
 
     pub(crate) fn awake(&mut self) {
         self.behind().for_each(|port| port.awake());
-    }
-
-    /// Whose way out it goes out by, if not its own.
-    pub(crate) fn goes_out_by(&self) -> Option<usize> {
-        match self.way_out {
-            WayOut::Of(owner) => Some(owner),
-            WayOut::Nothing | WayOut::Own(_) => None,
-        }
     }
 
     /// Whether the segment has `address`.

@@ -34,6 +34,7 @@ mod packet;
 mod port;
 mod ra;
 mod straight;
+mod way_out;
 
 pub use book::{LeaseBook, LeaseSender, lease_book};
 pub use config::{Config, ConfigError, Elsewhere, RouterV4, RouterV6};

@@ -32,7 +32,7 @@ pub struct GatewayPort {
 impl GatewayPort {
     /// The router with these legs. It is attached once for each leg, in their order, and then once for each NIC that a way out has outside.
     pub fn new(mut legs: Vec<Leg>) -> Self {
-        let owners: Vec<usize> = legs.iter().filter_map(Leg::goes_out_by).collect();
+        let owners: Vec<usize> = legs.iter().filter_map(|leg| leg.way_out.owner()).collect();
         for owner in owners {
             if let Some(leg) = legs.get_mut(owner) {
                 leg.is_shared = true;
@@ -84,7 +84,7 @@ impl GatewayPort {
         for frame in strays.drain() {
             let to = destination(cx.heads.get(&frame).bytes());
             let leg = to.and_then(|to| {
-                let leg = self.legs.iter_mut().find(|leg| leg.goes_out_by() == Some(at) && leg.has(to))?;
+                let leg = self.legs.iter_mut().find(|leg| leg.way_out.owner() == Some(at) && leg.has(to))?;
                 Some((leg, to))
             });
             match leg {
@@ -127,7 +127,7 @@ impl Port for GatewayPort {
         }
         let owner = self.owner(nth - self.legs.len()).ok_or(io::ErrorKind::InvalidInput)?;
         self.outside.push((cx.nic, owner));
-        match self.legs.get_mut(owner).and_then(Leg::way_out) {
+        match self.legs.get_mut(owner).and_then(|leg| leg.way_out.own()) {
             Some(port) => port.attach(cx),
             None => Ok(()),
         }
@@ -154,6 +154,9 @@ impl Port for GatewayPort {
             self.lead_home(cx, owner);
             return result;
         };
+        if let Some(leg) = self.legs.get_mut(at) {
+            leg.look_out();
+        }
         let mut out_by = None;
         for frame in burst.drain() {
             let Some(leg) = self.legs.get_mut(at) else { break };

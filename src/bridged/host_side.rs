@@ -35,12 +35,21 @@ const SETTINGS: [(&str, &str); 4] = [
 
 /// Has the host take no router's word on the TAP, before anybody can speak there.
 pub fn deafen(tap: &str) {
-    for (setting, value) in SETTINGS {
+    set(tap, &SETTINGS, "a guest may tell this host of routers");
+}
+
+/// Has the host take no default route by the TAP, where our router tells guests of one.
+pub fn refuse_default_route(tap: &str) {
+    set(tap, &[("ipv6/conf/*/accept_ra_defrtr", "0")], "this host may take a default route to guests");
+}
+
+fn set(tap: &str, settings: &[(&str, &str)], otherwise: &str) {
+    for (setting, value) in settings {
         let path = format!("/proc/sys/net/{}", setting.replace('*', tap));
         if Path::new(&path).exists()
             && let Err(error) = fs::write(&path, value)
         {
-            tracing::warn!(%error, "{path} is not {value}: a guest may tell this host of routers");
+            tracing::warn!(%error, "{path} is not {value}: {otherwise}");
         }
     }
 }

@@ -32,6 +32,8 @@ mod tests;
 pub use error::ConfigError;
 pub use names::Name;
 pub use nat::{Nat, NatEngine, Proto, Publish, Target, Via};
+
+pub use network::MTU_MAX;
 pub use overlay::Vtep;
 pub use segment::{Segment, Vlan};
 pub use surroundings::Surroundings;

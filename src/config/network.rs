@@ -21,7 +21,7 @@ use super::{
 /// Smallest MTU of IPv4 in bytes (RFC 791 section 3.2).
 pub(super) const MTU_MIN: u16 = 68;
 /// Largest MTU in bytes: a frame of 65535 less its Ethernet header.
-pub(super) const MTU_MAX: u16 = 65_521;
+pub const MTU_MAX: u16 = 65_521;
 
 /// Most time servers that a network may name.
 const NTP_MAX: usize = 8;

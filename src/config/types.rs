@@ -192,7 +192,7 @@ pub struct Network {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ntp: Vec<IpAddr>,
     /// Largest IP packet in bytes that guests are told of, 68 to 65521. Default: not told, for nothing lies underneath
-    /// an isolated network that would limit it.
+    /// an isolated network that would limit it; in mode nat `up` works it out.
     pub mtu: Option<u16>,
     /// Bridged: the NIC of this host that the network is joined to.
     #[serde(skip_serializing_if = "Option::is_none")]

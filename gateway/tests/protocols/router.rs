@@ -3,7 +3,10 @@
 use std::{
     io,
     net::Ipv4Addr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -406,4 +409,22 @@ fn isolated_ports_do_not_reach_each_other_over_the_router() {
     let sent = stand.turn_from(NicId(5), LAN, &[udp(other, 64, 53, b"first")]);
     assert_eq!((sent.len(), &sent[0].1[12..14]), (1, &[8, 6][..]), "a question");
     assert_eq!(stand.turn_from(NicId(6), DMZ, &[answer]).len(), 0);
+}
+
+#[test]
+fn guests_are_told_that_nothing_leads_out_for_as_long_as_that_is_so() {
+    let (way_out, leads) = (Behind::default(), Arc::new(AtomicBool::new(false)));
+    let lan = leg(Config { elsewhere: Elsewhere::Forward, ..config() }).with_way_out(Box::new(way_out.clone()), 0);
+    let mut stand = Stand::new(vec![lan.leads_out_while(Arc::clone(&leads))], &[LAN]);
+    let given = || way_out.given.lock().unwrap().drain(..).count();
+    for there in [false, true, false, true] {
+        leads.store(there, Ordering::Relaxed);
+        let sent = stand.turn(LAN, &[udp(OUTSIDE, 64, 53, b"out")], Offload::NONE);
+        match sent.as_slice() {
+            [] => assert!(there),
+            [(LAN, error, _)] => assert_eq!((there, error[34], error[35]), (false, 3, 0), "network unreachable"),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(given(), usize::from(there));
+    }
 }
