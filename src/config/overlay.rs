@@ -142,12 +142,18 @@ pub(super) fn read(
         (Some(_), None) => None,
         _ => Some(inner.need("vni", "vni is the number of the overlay, 1 to 16777215")?),
     };
+    // What is out of range is told before what is not there.
+    let number = number.map(|entry| entry.integer(1u32, 16_777_215).map(|number| (entry, number))).transpose()?;
     let vtep = endpoint(&inner, vteps, reading, network)?;
+    let vlans = vlans.map(|entry| entry.named()).transpose()?.unwrap_or_default();
+    // A VLAN that has the network's own number is the one that stretches.
+    let own =
+        number.filter(|(_, number)| !vlans.iter().any(|(_, entry)| entry.integer(0, u32::MAX).ok() == Some(*number)));
     let mut segments = Vec::new();
-    if let Some(number) = number {
+    if let Some((number, _)) = own {
         segments.push(Stretch { vlan: None, vni: vni(&number, &vtep, network, reading)? });
     }
-    for (vlan, element) in vlans.map(|entry| entry.named()).transpose()?.unwrap_or_default() {
+    for (vlan, element) in vlans {
         let vlan: Vid = vlan.parse().map_err(|error: wire::AddrError| element.key_fault(error.to_string()))?;
         segments.push(Stretch { vlan: Some(vlan), vni: vni(&element, &vtep, network, reading)? });
     }
@@ -234,4 +240,31 @@ fn number<S: serde::Serializer>(vni: &Vni, serializer: S) -> Result<S::Ok, S::Er
 
 fn vlan<S: serde::Serializer>(vlan: &Option<Vid>, serializer: S) -> Result<S::Ok, S::Error> {
     vlan.map(Vid::get).serialize(serializer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::read;
+
+    #[test]
+    fn an_overlay_is_a_port_for_each_of_its_segments() {
+        let text = "[host]\nname = \"hv2\"\n[vteps.main]\nlocal = \"192.0.2.1\"\nencapsulation = \"geneve\"\n\
+                    [networks.a]\nmode = \"nat\"\noverlay = { vtep = \"main\", vni = 1, peers = [\"192.0.2.2\"] }\nvlan_vni = { 100 = 5001 }\n\
+                    gateway_host = \"hv1\"\n[networks.b]\noverlay = { vni = 7, local = \"192.0.2.1\" }\nvlan_vni = { 5 = 7 }\n";
+        let config = read(text).unwrap();
+        let ports: Vec<String> =
+            config.ports.iter().map(|port| format!("{} {} {:?}", port.name, port.tagging, port.attach)).collect();
+        assert_eq!(
+            ports,
+            [
+                "a/overlay untagged Tunnel { vtep: \"main\", vni: 1 }",
+                "a/overlay/100 access 100 Tunnel { vtep: \"main\", vni: 5001 }",
+                "b/overlay/5 access 5 Tunnel { vtep: \"192.0.2.1:4789\", vni: 7 }",
+            ]
+        );
+        assert_eq!(config.vteps.iter().map(|vtep| vtep.port).collect::<Vec<_>>(), [6081, 4789]);
+        let [a, b] = &config.networks[..] else { panic!("two networks") };
+        assert!(a.gateway_elsewhere && !a.has_router() && !a.needs_subnet() && a.nat.is_none());
+        assert!(!b.gateway_elsewhere);
+    }
 }

@@ -53,7 +53,7 @@ fn around() -> Surroundings {
     }
 }
 
-fn read(text: &str) -> Result<Config, ConfigError> {
+pub(super) fn read(text: &str) -> Result<Config, ConfigError> {
     parse(text, Path::new("t.toml"), &around())
 }
 
@@ -262,6 +262,42 @@ fn wrong_files() {
         ("[networks.t]\noverlay = { vni = 0, vtep = \"x\" }", 2, "networks.t.overlay.vni", "1 to 16777215"),
         ("[networks.t]\noverlay = { vni = 1, vtep = \"x\" }", 2, "networks.t.overlay.vtep", "no [vteps.x]"),
         ("[vteps.main]\nport = 4789", 1, "vteps.main", "`local` is missing"),
+        (
+            "[networks.t]\noverlay = { vni = 1, local = \"192.0.2.1\", peers = [\"192.0.2.1\"] }",
+            2,
+            "networks.t.overlay.peers[0]",
+            "own tunnel endpoint",
+        ),
+        (
+            "[networks.t]\noverlay = { vni = 1, local = \"192.0.2.1\", peers = [\"fd00::1\"] }",
+            2,
+            "networks.t.overlay.peers[0]",
+            "IPv4, the other IPv6",
+        ),
+        (
+            "[networks.t]\noverlay = { vni = 1, local = \"0.0.0.0\" }",
+            2,
+            "networks.t.overlay.local",
+            "address of one host",
+        ),
+        (
+            "[networks.s]\noverlay = { vni = 1, local = \"192.0.2.1\" }\n[networks.t]\noverlay = { vni = 1, local = \"192.0.2.1\" }",
+            4,
+            "networks.t.overlay.vni",
+            "taken by network s",
+        ),
+        (
+            "[networks.t]\nmode = \"nat\"\noverlay = { vni = 1, local = \"192.0.2.1\" }",
+            1,
+            "networks.t",
+            "name it by `gateway_host`",
+        ),
+        (
+            "[networks.t]\nmode = \"nat\"\ngateway_host = \"a\"",
+            3,
+            "networks.t.gateway_host",
+            "nothing without `overlay`",
+        ),
         ("[vteps.main]\nlocal = \"198.51.100.1\"\ncontrol = \"evpn\"", 1, "vteps.main", "`speaker` is missing"),
         // Right, but not yet
         (
@@ -279,12 +315,11 @@ fn wrong_files() {
             "an MTU of 576 or more, not 500",
         ),
         (
-            "[networks.t]\noverlay = { vni = 5001, local = \"198.51.100.1\", peers = [\"198.51.100.2\"], port = 4789 }",
-            2,
-            "networks.t.overlay",
-            "an overlay is not available in this version",
+            "[vteps.main]\nlocal = \"198.51.100.1\"\ncontrol = \"evpn\"\nspeaker = \"unix:///s\"\nas = 65000",
+            1,
+            "vteps.main",
+            "control = \"evpn\" is not available",
         ),
-        ("[vteps.main]\nlocal = \"198.51.100.1\"", 1, "vteps.main", "a tunnel endpoint is not available"),
         ("[guests.g]\nengine = \"machine\"", 1, "guests.g", "has one port, by vhost-user"),
         (
             "[networks.n]\n[guests.g]\nengine = \"machine\"\nports = [{ network = \"n\", queues = 2 }]",
