@@ -10,6 +10,7 @@
 //! ```
 
 mod addr;
+pub mod bytes;
 pub mod checksum;
 pub mod clock;
 pub mod context;
