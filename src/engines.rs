@@ -130,6 +130,7 @@ fn sockets(config: &Config, network: &Network, host_access: bool, inbox: Inbox) 
     let (router4, router6) = routers(network);
     let mut made = SocketsConfig::new(router4, router6, seed::random()?);
     made.mtu = gateways::mtu(network);
+    made.host_addresses = host::own_prefixes();
     if host_access {
         made.host = Some((router4.unwrap_or(Ipv4Addr::UNSPECIFIED), router6.unwrap_or(Ipv6Addr::UNSPECIFIED)));
     }

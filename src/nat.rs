@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nat::{Command, Line, Publication, Remote};
+use nat::{Command, Line, Prefix, Publication, Remote};
 use wire::{Mac, NicId, Port};
 
 use crate::{
@@ -117,8 +117,8 @@ impl Nats {
         asked.into_iter().flat_map(lines).collect()
     }
 
-    /// Tells the engines the addresses that this host has.
-    pub fn host_addresses(&self, addresses: &[IpAddr]) {
+    /// Tells the engines the addresses that are this host's.
+    pub fn host_addresses(&self, addresses: &[Prefix]) {
         for engine in self.lock().iter() {
             engine.remote.send(Command::HostAddresses(addresses.to_vec()));
         }

@@ -18,6 +18,7 @@ pub mod filter;
 pub mod fit;
 pub mod flow;
 pub mod frame;
+pub mod inbox;
 pub mod layers;
 pub mod offload;
 pub mod port;

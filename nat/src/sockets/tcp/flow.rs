@@ -75,10 +75,13 @@ pub(super) struct Flow {
     pub(super) key: FlowKey,
     /// Nothing once it is [`State::Over`].
     pub(super) socket: Option<Stream>,
-    /// As the host's network sees the other end; of published ports, the client.
+    /// As the host's network sees both ends; of published ports, the peer is the client.
+    pub(super) outside: Option<SocketAddr>,
     pub(super) peer: SocketAddr,
     pub(super) mac: Mac,
     pub(super) state: State,
+    /// The published port that it came in by, by its place.
+    pub(super) door: Option<u32>,
     pub(super) expected: u32,
     pub(super) edge: u32,
     pub(super) first: u32,
@@ -128,8 +131,10 @@ impl Flow {
             peer,
             mac: Mac::new([0; 6]),
             state,
+            outside: socket.local().ok(),
             expected: 0,
             edge: 0,
+            door: None,
             first,
             next: first,
             window: 0,

@@ -201,7 +201,7 @@ impl Tcp {
                 protocol: Protocol::Tcp,
                 nic: flow.key.nic,
                 inside: flow.key.inside,
-                outside: flow.socket.as_ref().and_then(|socket| socket.local().ok()),
+                outside: flow.outside,
                 remote: Some(flow.peer),
                 state: flow.word(),
                 expires: Some(flow.deadline.since(now).as_secs() as u32),
