@@ -35,6 +35,8 @@ const SMALL: u32 = 65_536;
 const FIRST_WINDOW: u16 = 32_768;
 /// The most that is on the way.
 const MOST_CWND: u32 = 16 << 20;
+/// The same where all of it is read over again for each frame that follows.
+const MOST_READ_AGAIN: u32 = 2 << 20;
 
 /// How far a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,7 +179,9 @@ impl Flow {
 
     /// How many more bytes the guest may be sent.
     pub(super) fn allowed(&self) -> u32 {
-        self.window.min(self.cwnd).saturating_sub(self.on_the_way())
+        let again = self.socket.as_ref().is_some_and(Stream::reads_again);
+        let most = if again { MOST_READ_AGAIN } else { MOST_CWND };
+        self.window.min(self.cwnd).min(most).saturating_sub(self.on_the_way())
     }
 
     /// Whether both directions have ended and the guest knows it.
@@ -197,6 +201,10 @@ impl Flow {
         let data = numbers.saturating_sub(u32::from(with_fin));
         // Slow start, then one segment for each window (RFC 5681 section 3.1).
         let more = match self.cwnd < self.ssthresh {
+        if seq::before(self.recover, ack) {
+            // It follows, for numbers come round again.
+            self.recover = ack.wrapping_sub(1);
+        }
             true => data,
             false => (u64::from(self.mss) * u64::from(data) / u64::from(self.cwnd.max(1))) as u32,
         };
@@ -231,7 +239,7 @@ impl Flow {
             let writable = self.socket.as_ref().is_some_and(Stream::tell_of_room);
             room = if writable { self.room() } else { room };
         }
-        self.widen(room.bytes);
+        self.widen(room.of_segments(self.mss.into()));
         self.window_field()
     }
 
@@ -242,8 +250,7 @@ impl Flow {
     }
 
     fn room(&self) -> Room {
-        let none = Room { bytes: 0, scarce: false };
-        self.socket.as_ref().filter(|_| !self.ended).map_or(none, Stream::room)
+        self.socket.as_ref().filter(|_| !self.ended).map_or(Room::NONE, Stream::room)
     }
 
     /// Moves the end of the window outwards; it never shrinks (RFC 9293 section 3.8.6).
