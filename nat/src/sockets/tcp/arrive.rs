@@ -41,8 +41,15 @@ impl Tcp {
         flow.packets += 1;
         flow.mac = mac;
         let after = match flow.state {
-            State::Connecting => connecting(flow, segment),
-            State::Asked => asked(flow, segment, hub),
+            State::Connecting => connecting(segment),
+            State::Asked => {
+                let after = asked(flow, segment, hub);
+                if flow.state == State::Open {
+                    // Without an acknowledgement the guest's answer is not the last word, also where the client says nothing.
+                    self.owe(slot);
+                }
+                after
+            }
             State::Over => {
                 // Our last word was lost, it seems.
                 if segment.space() > 0 && !segment.has(RST) {
@@ -179,7 +186,6 @@ fn asked(flow: &mut Flow, segment: &Segment, hub: &Hub) -> After {
     flow.waits = 0;
     // The client may have spoken already.
     flow.readable = true;
-    flow.owes = false;
     After::Go
 }
 
