@@ -140,8 +140,8 @@ impl Tcp {
         acknowledged(flow, segment);
         if flow.first != first {
             flow.deadline = cx.now + flow.wait();
-        } else if flow.on_the_way() == 0 {
-            // A guest that answers probes may keep its window closed (RFC 9293 section 3.8.6.1).
+        } else if flow.on_the_way() == 0 || (flow.window == 0 && segment.ack == first) {
+            // A guest that answers probes may keep its window closed (RFC 9293 section 3.8.6.1), for our FIN, too.
             flow.waits = flow.waits.min(WAITS / 2);
         }
         if let Err(after) = taken(cx, frame, segment, flow) {
@@ -162,7 +162,7 @@ impl Tcp {
     }
 }
 
-fn connecting(_: &Flow, segment: &Segment) -> After {
+fn connecting(segment: &Segment) -> After {
     // Its SYN again, most likely: the host is at it.
     if segment.has(RST) { After::Abort } else { After::Go }
 }
@@ -204,10 +204,15 @@ fn acknowledged(flow: &mut Flow, segment: &Segment) {
         flow.window = window;
     } else if segment.ack == flow.first {
         let again = flow.on_the_way() > 0 && segment.space() == 0 && window == flow.window;
+        if flow.window == 0 && window > 0 {
+            // How long it was closed says nothing of what is sent from now on.
+            flow.waits = 0;
+        }
         flow.window = window;
         if again {
             flow.repeated = flow.repeated.saturating_add(1);
-            if flow.repeated == REPEATED {
+            // Behind a loss the guest repeats itself for what was sent twice, too (RFC 6582 section 4.1).
+            if flow.repeated == REPEATED && seq::before(flow.recover, flow.first) {
                 flow.lost(false);
                 // Not again until something new was acknowledged.
                 flow.repeated = REPEATED + 1;

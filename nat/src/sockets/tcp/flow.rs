@@ -80,10 +80,10 @@ pub(super) struct Flow {
     /// As the host's network sees both ends; of published ports, the peer is the client.
     pub(super) outside: Option<SocketAddr>,
     pub(super) peer: SocketAddr,
-    pub(super) mac: Mac,
-    pub(super) state: State,
     /// The published port that it came in by, by its place.
     pub(super) door: Option<u32>,
+    pub(super) mac: Mac,
+    pub(super) state: State,
     pub(super) expected: u32,
     pub(super) edge: u32,
     pub(super) first: u32,
@@ -95,6 +95,8 @@ pub(super) struct Flow {
     pub(super) mss: u16,
     pub(super) cwnd: u32,
     ssthresh: u32,
+    /// What was lost last is over when something behind this number was acknowledged (RFC 6582 section 3.2).
+    pub(super) recover: u32,
     /// Acknowledgements of the same number, one after the other.
     pub(super) repeated: u8,
     /// Waits in vain, one after the other.
@@ -129,14 +131,14 @@ impl Flow {
     pub(super) fn new(key: FlowKey, peer: SocketAddr, socket: Stream, state: State, first: u32) -> Flow {
         Flow {
             key,
+            outside: socket.local().ok(),
             socket: Some(socket),
             peer,
+            door: None,
             mac: Mac::new([0; 6]),
             state,
-            outside: socket.local().ok(),
             expected: 0,
             edge: 0,
-            door: None,
             first,
             next: first,
             window: 0,
@@ -144,6 +146,7 @@ impl Flow {
             mss: 536,
             cwnd: FIRST_CWND,
             ssthresh: MOST_CWND,
+            recover: first,
             repeated: 0,
             waits: 0,
             high: first,
@@ -198,13 +201,13 @@ impl Flow {
         // What was about to be sent again has arrived after all.
         self.next = seq::max(self.next, ack);
         (self.repeated, self.waits) = (0, 0);
-        let data = numbers.saturating_sub(u32::from(with_fin));
-        // Slow start, then one segment for each window (RFC 5681 section 3.1).
-        let more = match self.cwnd < self.ssthresh {
         if seq::before(self.recover, ack) {
             // It follows, for numbers come round again.
             self.recover = ack.wrapping_sub(1);
         }
+        let data = numbers.saturating_sub(u32::from(with_fin));
+        // Slow start, then one segment for each window (RFC 5681 section 3.1).
+        let more = match self.cwnd < self.ssthresh {
             true => data,
             false => (u64::from(self.mss) * u64::from(data) / u64::from(self.cwnd.max(1))) as u32,
         };
@@ -218,6 +221,7 @@ impl Flow {
         self.ssthresh = (self.on_the_way() / 2).max(least);
         self.cwnd = if by_silence { least } else { self.ssthresh };
         self.next = self.first;
+        self.recover = self.high;
         self.repeated = 0;
         if let Some(socket) = &self.socket {
             // The next peek that fails says what is wrong.
