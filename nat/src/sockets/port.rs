@@ -103,8 +103,8 @@ impl SocketsPort {
 
     fn publish(&mut self, publication: &Publication) -> Result<(), String> {
         match publication.protocol {
-            Protocol::Udp => self.udp.publish(publication, &mut self.hub),
-            Protocol::Tcp => self.tcp.publish(publication, &mut self.hub),
+            Protocol::Udp => self.udp.publish(publication, &self.hub),
+            Protocol::Tcp => self.tcp.publish(publication, &self.hub),
             Protocol::Icmp => Err("icmp has no ports to publish; name tcp or udp".to_owned()),
         }
     }
