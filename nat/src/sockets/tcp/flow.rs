@@ -292,3 +292,36 @@ impl Flow {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_is_told_from_repetition_however_much_has_gone_by() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = listener.local_addr().unwrap();
+        let key = FlowKey { nic: NicId(0), inside: peer, remote: peer };
+        let mut flow = Flow::new(key, peer, Stream::connect(peer).unwrap(), State::Open, 0xffff_0000);
+        flow.first = flow.first.wrapping_add(1);
+        (flow.next, flow.high) = (flow.first, flow.first);
+        // All numbers, one and a half times over.
+        for _ in 0..6 << 10 {
+            assert!(seq::before(flow.recover, flow.first));
+            flow.next = flow.next.wrapping_add(1 << 20);
+            flow.high = flow.next;
+            flow.acknowledged(flow.next);
+        }
+        flow.next = flow.next.wrapping_add(3000);
+        flow.high = flow.next;
+        flow.lost(false);
+        for part in [1000, 1000, 1000] {
+            assert!(!seq::before(flow.recover, flow.first), "until all that was on the way is acknowledged, and more");
+            flow.acknowledged(flow.first.wrapping_add(part));
+        }
+        assert!(!seq::before(flow.recover, flow.first));
+        (flow.next, flow.high) = (flow.next.wrapping_add(1), flow.high.wrapping_add(1));
+        flow.acknowledged(flow.next);
+        assert!(seq::before(flow.recover, flow.first));
+    }
+}

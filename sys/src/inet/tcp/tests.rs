@@ -37,7 +37,7 @@ fn bytes(arena: &Arena, front: &[u8], rest: Lent) -> Vec<u8> {
 
 fn peeks_go_on() {
     let (mut ours, mut theirs) = pair();
-    let mut arena = Arena::new(1 << 16).unwrap();
+    let mut arena = Arena::new(1 << 17).unwrap();
     let sent: Vec<u8> = (0..3000u16).map(|n| n as u8).collect();
     theirs.write_all(&sent).unwrap();
     let mut seen = Vec::new();
