@@ -22,6 +22,7 @@
 pub mod config;
 pub mod control;
 pub mod decide;
+pub mod family;
 mod foresee;
 mod fragments;
 mod holders;
@@ -43,8 +44,9 @@ mod unsolicited;
 pub use config::{Config, ConfigError, Filtering, Lifetimes, Pooling};
 pub use control::{Command, Inbox, Line, Publication, Remote, remote};
 pub use decide::{Decision, Refusal, Translation};
+pub use family::Family;
 pub use nptv6::Nptv6;
-pub use port::{PacketPort, PortConfig, PortConfigError, PortConfigV6};
+pub use port::{ByV6, PacketPort, PortConfig, PortConfigError, PortConfigV6};
 pub use publish::{Forward, PublishError};
 pub use record::{Endpoint, Protocol, Side, State};
 pub use snapshot::{Entry, Kind, Snapshot};

@@ -5,8 +5,8 @@
 mod common;
 use std::{net::Ipv4Addr, net::SocketAddr, sync::mpsc::sync_channel, time::Duration};
 
-use common::{port::*, *};
-use nat::{Command, Config, PacketPort, Protocol, Publication, Side, remote};
+use common::v4::{port::*, *};
+use nat::{Command, PacketPort, Protocol, Publication, Side, remote};
 use wire::{DropReason, Gso, Mac, NicId, Offload};
 
 fn gate() -> Gate {
