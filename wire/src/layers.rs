@@ -84,7 +84,7 @@ impl Layers {
     }
 }
 
-/// Where the first fragment header of the IPv6 packet that begins at `l3` is, if it has one within the bytes.
+/// Where the first fragment header of the IPv6 packet that begins at `l3` is, if it has one; it may be cut off itself.
 pub fn fragment_header(bytes: &[u8], l3: usize) -> Option<usize> {
     let mut next = *bytes.get(l3 + 6)?;
     let mut at = l3 + IPV6_LEN;
@@ -145,12 +145,11 @@ fn ipv6(bytes: &[u8], frame: Layers) -> Option<Layers> {
 
 /// Bytes of the extension header `kind` at `at`, if it is there; nothing when `kind` is no extension header.
 fn extension_len(kind: u8, bytes: &[u8], at: usize) -> Option<Option<usize>> {
-    let length = extension(bytes, at).map(|(_, length)| length);
     match kind {
         // Hop-by-hop options, routing, destination options, mobility, host identity, shim6: eight bytes and eight more each.
-        0 | 43 | 60 | 135 | 139 | 140 => Some(length.map(|length| (length + 1) * 8)),
+        0 | 43 | 60 | 135 | 139 | 140 => Some(extension(bytes, at).map(|(_, length)| (length + 1) * 8)),
         // Authentication header, in words less two (RFC 4302 section 2.2).
-        51 => Some(length.map(|length| (length + 2) * 4)),
+        51 => Some(extension(bytes, at).map(|(_, length)| (length + 2) * 4)),
         FRAGMENT => Some(Some(8)),
         _ => None,
     }
@@ -240,6 +239,20 @@ mod tests {
         assert_eq!((layers.l3, layers.protocol, layers.l4), (L3::V6, None, None));
         let cut = Layers::parse(&frame(&[0x86dd], &v6(0, &[6, 9]))).unwrap();
         assert_eq!((cut.protocol, cut.l4), (Some(6), None));
+    }
+
+    #[test]
+    fn a_fragment_header_is_found_behind_others() {
+        let chain = [[44, 0], [0; 2], [0; 2], [0; 2], [17, 0], [0, 8], [0; 2], [0, 9]];
+        let bytes = v6(0, chain.as_flattened());
+        assert_eq!(fragment_header(&bytes, 0), Some(48));
+        assert_eq!(fragment_header(&frame(&[0x86dd], &bytes), 14), Some(62));
+        assert_eq!(fragment_header(&bytes[..48], 0), Some(48), "where it would be");
+        assert_eq!(fragment_header(&bytes[..41], 0), None);
+        assert_eq!(fragment_header(&v6(17, &[0; 8]), 0), None);
+        let layers = Layers::of_ipv6(&bytes, 0).unwrap();
+        assert!(layers.fragment && layers.l4.is_none() && layers.protocol == Some(17));
+        assert_eq!(Layers::of_ipv6(&bytes[..39], 0), None);
     }
 
     #[test]

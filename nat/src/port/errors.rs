@@ -102,7 +102,9 @@ pub(super) fn v6(owed: Owed, from: Ipv6Addr, packet: &[u8], into: &mut [u8]) -> 
     let kind = layers.l4.filter(|_| layers.protocol == Some(58)).and_then(|l4| packet.get(l4));
     let about_error = kind.is_some_and(|kind| *kind < 128 || *kind == 137);
     let later = layers.fragment && layers.l4.is_none();
-    if about_error || later || to.is_multicast() || to.is_unspecified() {
+    // Of a packet to a group its senders are told the MTU alone (RFC 4443 section 2.4).
+    let of_group = Ipv6Addr::from(array::<16>(packet, 24)?).is_multicast() && !matches!(owed, Owed::TooBig(_));
+    if about_error || later || of_group || to.is_multicast() || to.is_unspecified() {
         return None;
     }
     let [_, long] = QUOTE;

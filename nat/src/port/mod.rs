@@ -20,17 +20,12 @@ use std::{
 
 use wire::{Burst, Context, DropReason, Frame, Instant, MAX_FRAME, Mac, NicId, Origin, Port, Wake};
 
-use crate::{
-    config::Config,
-    control::Inbox,
-    record::Side,
-    snapshot::Snapshot,
-    table::{NatStats, NatTable},
-};
+use crate::{config::Config, control::Inbox, record::Side, snapshot::Snapshot, stats::NatStats, table::NatTable};
 
 mod bytes;
 mod config;
 mod control;
+mod discovery;
 mod errors;
 mod family;
 mod forward;
