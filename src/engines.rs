@@ -8,7 +8,7 @@ use std::{
 };
 
 use nat::{
-    Inbox,
+    Family, Inbox,
     port::{PacketPort, PortConfig, PortConfigV6},
     sockets::{SocketsConfig, SocketsPort},
 };
@@ -37,16 +37,8 @@ pub fn make(config: &Config, network: &Network, nat: &Nat, inbox: Inbox) -> io::
     match &nat.engine {
         NatEngine::Sockets { host_access } => sockets(config, network, *host_access, inbox),
         NatEngine::Packet { via, outside, prefix6, next_hop, mappings } => {
-            let v4 = |address: &IpAddr| match address {
-                IpAddr::V4(address) => Some(*address),
-                IpAddr::V6(_) => None,
-            };
-            let hop6 = next_hop.iter().find_map(|hop| match hop {
-                IpAddr::V6(hop) => Some(*hop),
-                IpAddr::V4(_) => None,
-            });
-            let hops = (next_hop.iter().find_map(v4), hop6);
-            packet(config, network, (outside.clone(), *prefix6), hops, *mappings, inbox).and_then(|port| {
+            let hops = (next_hop.iter().find_map(v4), next_hop.iter().find_map(v6));
+            packet(config, network, (outside, *prefix6), hops, *mappings, inbox).and_then(|port| {
                 Ok(WayOut { port: Box::new(port), outside: Some(self::outside(network, via, outside)?) })
             })
         }
@@ -62,39 +54,60 @@ fn outside_mac(network: &Network) -> Mac {
 fn packet(
     config: &Config,
     network: &Network,
-    (pool, prefix6): (Vec<Ipv4Addr>, Option<Subnet>),
+    (pool, prefix6): (&[IpAddr], Option<Subnet>),
     (hop, hop6): (Option<Ipv4Addr>, Option<Ipv6Addr>),
     mappings: u32,
     inbox: Inbox,
 ) -> io::Result<PacketPort> {
     let (router4, router6) = routers(network);
-    let mut table = nat::Config::new(pool, seed::random()?);
-    table.mappings = mappings as usize;
-    table.quota = table.mappings / config.ports_of(&network.name).count().max(1);
+    let guests = config.ports_of(&network.name).count().max(1);
+    let table = table(pool.iter().filter_map(v4).collect(), mappings, guests)?;
     // Without a router outside, everything there is a neighbour.
     let prefix = if hop.is_some() { 32 } else { 0 };
     let mac = outside_mac(network);
     let mut made = PortConfig::new(mac, table, prefix, hop, router4.unwrap_or(Ipv4Addr::UNSPECIFIED));
     made.inside_mtu = gateways::mtu(network);
-    made.inside = network.subnet.and_then(inside).into_iter().collect();
-    if let (Some(prefix), Some(subnet), Some(router)) = (prefix6, network.subnet6, router6)
-        && let (Some(IpAddr::V6(outside)), Some(IpAddr::V6(inside))) = (prefix.host(0), subnet.host(0))
-    {
-        let v6 = PortConfigV6::new(mac, (inside, outside, subnet.length().into()), hop6, router);
-        made.v6 = Some(v6.map_err(io::Error::other)?);
+    made.inside =
+        network.subnet.and_then(|subnet| Some((v4(&subnet.host(0)?)?, subnet.length()))).into_iter().collect();
+    let pool6: Vec<Ipv6Addr> = pool.iter().filter_map(v6).collect();
+    let inside6 = network.subnet6.and_then(|subnet| Some((v6(&subnet.host(0)?)?, subnet.length())));
+    if let (Some(router), Some(inside)) = (router6, inside6) {
+        let outside = prefix6.and_then(|prefix| v6(&prefix.host(0)?));
+        if !pool6.is_empty() {
+            let mut shared = PortConfigV6::shared(self::table(pool6, mappings, guests)?, hop6, router);
+            shared.inside.push(inside);
+            made.v6 = Some(shared);
+        } else if let Some(outside) = outside {
+            let ends = (inside.0, outside, inside.1.into());
+            made.v6 = Some(PortConfigV6::new(mac, ends, hop6, router).map_err(io::Error::other)?);
+        }
     }
     Ok(PacketPort::new(made).map_err(io::Error::other)?.with_inbox(inbox))
 }
 
-fn inside(subnet: Subnet) -> Option<(Ipv4Addr, u8)> {
-    match subnet.host(0)? {
-        IpAddr::V4(address) => Some((address, subnet.length())),
+/// The configuration of a table that `guests` ports share.
+fn table<A: Family>(pool: Vec<A>, mappings: u32, guests: usize) -> io::Result<nat::Config<A>> {
+    let table = nat::Config::new(pool, seed::random()?);
+    let mappings = mappings as usize;
+    Ok(nat::Config { mappings, quota: mappings / guests, ..table })
+}
+
+fn v4(address: &IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(*address),
         IpAddr::V6(_) => None,
     }
 }
 
+fn v6(address: &IpAddr) -> Option<Ipv6Addr> {
+    match address {
+        IpAddr::V6(address) => Some(*address),
+        IpAddr::V4(_) => None,
+    }
+}
+
 /// What the outside of a network's packet engine is made of.
-fn outside(network: &Network, via: &Via, pool: &[Ipv4Addr]) -> io::Result<Outside> {
+fn outside(network: &Network, via: &Via, pool: &[IpAddr]) -> io::Result<Outside> {
     let mac = outside_mac(network);
     let (of, uplink): (Option<Name>, Option<Box<dyn Port>>) = match via {
         Via::Network(name) => (Some(name.clone()), None),
@@ -109,7 +122,7 @@ fn outside(network: &Network, via: &Via, pool: &[Ipv4Addr]) -> io::Result<Outsid
             (None, Some(Box::new(TapPort::new(&device, queue, 0))))
         }
     };
-    let addresses = if of.is_some() { pool.iter().copied().map(IpAddr::V4).collect() } else { Vec::new() };
+    let addresses = if of.is_some() { pool.to_vec() } else { Vec::new() };
     Ok(Outside { mac, addresses, network: of, uplink })
 }
 

@@ -239,7 +239,9 @@ impl Finder<'_> {
         if let Some((address, at)) = declared(v6).or_else(|| declared(!v6)) {
             return Some((address, Some(at)));
         }
-        let leases = self.leases.of(network.as_str());
+        let mut leases = self.leases.of(network.as_str());
+        // An address of the same version of IP first.
+        leases.sort_by_key(|lease| lease.address.is_ipv6() != v6);
         let by_port = own.find_map(|(port, at)| {
             let lease = leases.iter().find(|lease| Some(lease.mac) == port.mac || lease.nic == Some(at.1))?;
             Some((lease.address, Some(at)))

@@ -5,8 +5,8 @@
 mod common;
 use std::{net::Ipv6Addr, time::Duration};
 
-use common::{port::*, *};
-use nat::{Config, PortConfig, PortConfigV6, Side};
+use common::v4::{port::*, *};
+use nat::{ByV6, PortConfig, PortConfigV6, Side};
 use wire::{DropReason, NicId, checksum::Checksum};
 
 const GUEST6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 1, 0, 0, 0, 2);
@@ -152,7 +152,8 @@ fn what_is_too_long_or_has_come_too_far_is_told() {
 #[test]
 fn it_answers_for_its_own_addresses_and_those_of_guests() {
     let mut gate = gate6();
-    let guest = v6().prefixes.outside(GUEST6).unwrap();
+    let ByV6::Prefixes { prefixes, .. } = v6().by else { panic!("prefixes are exchanged") };
+    let guest = prefixes.outside(GUEST6).unwrap();
     for (target, answers) in [(v6().address, 1), (guest, 1), (SERVER6, 0)] {
         let to = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 1);
         let mut message = vec![135, 0, 0, 0, 0, 0, 0, 0];

@@ -3,7 +3,10 @@
 //! Invariant: bounded, and all memory is taken at creation; a NIC has [`SHARE`] places, of which it gives up the oldest for another. What is
 //! held has left the turn: in the ledger it counts as transmitted, and as originated when it goes on.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    time::Duration,
+};
 
 use wire::{Context, Frame, Instant, MAX_FRAME, NicId, Offload, Origin};
 
@@ -21,6 +24,8 @@ const FRAGMENT: Duration = Duration::from_secs(5);
 pub(super) enum For {
     /// The first fragment of its packet.
     First(Which),
+    /// The same of IPv6.
+    First6(Which<Ipv6Addr>),
     /// Its next hop; it is as it came in and is to be asked about again.
     Hop(IpAddr),
     /// Its next hop; it is the NAT's own and ready to go.
@@ -31,7 +36,7 @@ impl For {
     pub(super) fn hop(self) -> Option<IpAddr> {
         match self {
             For::Hop(hop) | For::OwnHop(hop) => Some(hop),
-            For::First(_) => None,
+            For::First(_) | For::First6(_) => None,
         }
     }
 }
@@ -108,7 +113,9 @@ impl Held {
     /// Forgets later fragments whose first did not come in time.
     pub(super) fn sweep(&mut self, now: Instant) {
         for at in 0..self.places.len() {
-            let late = |place: &Place| matches!(place.waits, For::First(_)) && now.since(place.since) >= FRAGMENT;
+            let late = |place: &Place| {
+                matches!(place.waits, For::First(_) | For::First6(_)) && now.since(place.since) >= FRAGMENT
+            };
             if self.places.get(at).copied().flatten().is_some_and(|place| late(&place)) {
                 self.free(at);
             }
