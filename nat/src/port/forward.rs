@@ -261,14 +261,15 @@ impl PacketPort {
         }
     }
 
-    /// Asks again for what frames wait for, and ends those whose next hop does not answer.
+    /// Asks again for what frames wait for; sends those on whose next hop is known but for which a turn had no room, and ends those whose next hop
+    /// does not answer.
     pub(super) fn ask_again(&mut self, cx: &mut Context) {
         if self.held.is_empty() {
             return;
         }
         for at in 0..Held::places() {
             if let Some((hop, nic)) = self.held.hop(at)
-                && self.find(cx, hop, nic) == Hop::Silent
+                && !matches!(self.find(cx, hop, nic), Hop::Ask | Hop::Waiting)
             {
                 self.settle(cx, hop);
             }
