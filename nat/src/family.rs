@@ -41,6 +41,8 @@ pub trait Family:
     const DESTINATION: usize;
     /// Where in the header its own checksum is, if it has one.
     const SUM: Option<usize>;
+    /// Where in the header the packet's length is, and bytes of the packet that it does not count.
+    const LENGTH: (usize, usize);
     /// Bytes of an identification.
     const ID: usize;
     /// Whether the checksum of ICMP covers the addresses (RFC 4443 section 2.3).
@@ -82,6 +84,7 @@ impl Family for Ipv4Addr {
     const SOURCE: usize = 12;
     const DESTINATION: usize = 16;
     const SUM: Option<usize> = Some(10);
+    const LENGTH: (usize, usize) = (2, 0);
     const ID: usize = 2;
     const ICMP_COVERS_ADDRESSES: bool = false;
 
@@ -143,6 +146,7 @@ impl Family for Ipv6Addr {
     const SOURCE: usize = 8;
     const DESTINATION: usize = 24;
     const SUM: Option<usize> = None;
+    const LENGTH: (usize, usize) = (4, 40);
     const ID: usize = 4;
     const ICMP_COVERS_ADDRESSES: bool = true;
 

@@ -122,7 +122,8 @@ impl<A: Family> NatTable<A> {
         if count == 0 || *forward.ports.start() == 0 || forward.inside.port == 0 || past {
             return Err(PublishError::Range);
         }
-        if self.published + count > self.most_published {
+        let room = self.has_room_for(forward.nic, State::Published);
+        if self.published + count > self.most_published || room.is_err() {
             return Err(PublishError::Full(self.most_published));
         }
         for (outside, inside) in forward.pairs() {

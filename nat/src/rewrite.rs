@@ -127,6 +127,10 @@ impl<A: Family> Rewrite<A> {
                 transport(bytes, usize::from(l4), protocol, self.ends, addresses, sum);
             }
             Shape::Error { l4, quote_l3, quote_l4, protocol, quote } => {
+                // What is behind the packet, padding say, is no part of what it quotes.
+                let (at, before) = A::LENGTH;
+                let end = word(bytes, l3 + at).map_or(0, |length| l3 + before + usize::from(length)).min(bytes.len());
+                let Some(bytes) = bytes.get_mut(..end) else { return };
                 let addresses = ip(bytes, l3, self.ends, self.id);
                 let (quote_l3, quote_l4) = (usize::from(quote_l3), usize::from(quote_l4));
                 // Every word of the quoted packet that changes counts in the ICMP checksum: its addresses, its ports, its own checksums.

@@ -388,12 +388,18 @@ impl<A: Family> NatTable<A> {
         }
     }
 
-    /// Whether there is, or can be made, room for a record of a NIC.
+    /// Whether there is, or can be made, room for a record of a NIC that a packet asks for.
     pub(crate) fn has_room(&self, nic: NicId) -> Result<(), Refusal> {
+        self.has_room_for(nic, State::Udp)
+    }
+
+    /// The same in a state: what is published does not count against what a guest may have.
+    pub(crate) fn has_room_for(&self, nic: NicId, state: State) -> Result<(), Refusal> {
         if !self.holders.knows(nic) {
             return Err(Refusal::UnknownNic);
         }
-        if self.holders.count(nic) >= self.quota && self.holders.least(nic, State::Udp).is_none() {
+        let quota = state != State::Published && self.holders.count(nic) >= self.quota;
+        if quota && self.holders.least(nic, State::Udp).is_none() {
             return Err(Refusal::Quota);
         }
         if self.free == Slot::NONE && self.holders.heaviest().is_none() {
@@ -404,7 +410,7 @@ impl<A: Family> NatTable<A> {
 
     /// Makes it: at the NIC's quota by what it can do without, at the table's bound by what the NIC that holds most can do without.
     fn make_room(&mut self, nic: NicId, state: State, now: u32) -> Result<(), Refusal> {
-        self.has_room(nic)?;
+        self.has_room_for(nic, state)?;
         if state != State::Published && self.holders.count(nic) >= self.quota {
             let victim = self.holders.least(nic, State::Udp).ok_or(Refusal::Quota)?;
             if !self.remove_at(victim, now) {

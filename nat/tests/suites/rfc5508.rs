@@ -221,3 +221,16 @@ fn rfc5508_req11_other_types_are_dropped() {
         assert_eq!(nat.back(&error(ROUTER, OUTSIDE, (kind, 0), &sent.frame, 8)).refused(), Refusal::UnknownIcmp);
     }
 }
+
+#[test]
+fn what_lies_behind_an_error_is_not_taken_for_its_quote() {
+    let mut nat = nat();
+    let sent = nat.out(&tcp(ep(GUEST, 4000), ep(PEER, 80), "S")).outward();
+    let mut padded = error(ROUTER, OUTSIDE, UNREACHABLE, &sent.frame, 8);
+    let len = padded.len();
+    padded.extend([0xa5; 20]);
+    let told = nat.back(&padded).inward();
+    assert_eq!(told.frame[len..], [0xa5; 20]);
+    check(&told.frame[..len]);
+    assert_eq!(quoted(&told.frame[..len]).source, ep(GUEST, 4000));
+}

@@ -149,6 +149,20 @@ fn rfc6888_req9_ports_can_be_published() {
 }
 
 #[test]
+fn what_is_published_does_not_count_against_what_a_guest_may_have() {
+    let mut nat = Packets::new(&Config { quota: 4, ..config() });
+    for port in 4000..4004 {
+        nat.out(&udp(ep(GUEST, port), ep(PEER, 9999), b"")).outward();
+    }
+    assert_eq!(nat.out(&udp(ep(GUEST, 4004), ep(PEER, 9999), b"")).refused(), Refusal::Quota);
+    let dns =
+        Forward { protocol: Protocol::Udp, outside: OUTSIDE, ports: 53..=54, inside: ep(GUEST, 53), nic: NicId(0) };
+    nat.table.publish(&dns, nat.now).unwrap();
+    assert_eq!(nat.back(&udp(ep(PEER, 9), ep(OUTSIDE, 54), b"")).inward().destination, ep(GUEST, 54));
+    assert_eq!(nat.entries().len(), 6);
+}
+
+#[test]
 fn what_cannot_be_published_says_why_and_changes_nothing() {
     let mut nat = nat();
     let dynamic = nat.out(&udp(ep(GUEST, 4000), ep(PEER, 9999), b"")).outward().source;
