@@ -314,8 +314,6 @@ fn mappings_are_taken_over_by_the_next_port() {
         seen(&one(next.reply(udp(ep(SERVER, 9000), ep(OUTSIDE, port), b"")), Side::Inside)).destination,
         ep(GUEST, 4000)
     );
-    next.port.remove_nic(NicId(0));
-    assert!(next.reply(udp(ep(SERVER, 9000), ep(OUTSIDE, port), b"")).is_empty(), "the guest is gone");
 }
 
 #[test]

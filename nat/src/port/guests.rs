@@ -54,16 +54,6 @@ impl Guests {
         }
     }
 
-    /// Forgets a NIC.
-    pub(super) fn remove(&mut self, nic: NicId) {
-        if let Some(places) = self.v4.get_mut(nic.index()) {
-            places.known = [(Ipv4Addr::UNSPECIFIED, 0); PLACES];
-        }
-        if let Some(places) = self.v6.get_mut(nic.index()) {
-            places.known = [(Ipv6Addr::UNSPECIFIED, 0); PLACES];
-        }
-    }
-
     /// The address is behind this MAC address ([`wire::Mac::to_bits`]); false when the NIC was not added.
     #[inline]
     pub(super) fn learn(&mut self, nic: NicId, address: Ipv4Addr, mac: u64) -> bool {
@@ -84,11 +74,6 @@ impl Guests {
     /// As [`Guests::find`].
     pub(super) fn find6(&self, nic: NicId, address: Ipv6Addr) -> u64 {
         self.v6.get(nic.index()).map_or(0, |places| places.find(address))
-    }
-
-    /// Behind which NIC an address was seen, and its MAC address; which of them, if there are several, is not said.
-    pub(super) fn whose6(&self, address: Ipv6Addr) -> u64 {
-        self.v6.iter().map(|places| places.find(address)).find(|mac| *mac != 0).unwrap_or(0)
     }
 
     /// The one NIC that has an address; nothing when there are none or several.

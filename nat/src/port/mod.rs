@@ -172,15 +172,6 @@ impl PacketPort {
         self.limits.add(nic);
     }
 
-    /// Forgets everything of a NIC: to be told before its number is given to another guest.
-    pub fn remove_nic(&mut self, nic: NicId) {
-        self.table.remove_nic(nic);
-        if let Some(table) = self.table6_mut() {
-            table.remove_nic(nic);
-        }
-        self.guests.remove(nic);
-    }
-
     /// Sends a frame on: out by the outside NIC, or to the router. Its MAC addresses are set here; a destination of zero the router finds.
     #[inline]
     fn send(&mut self, cx: &mut Context, frame: Frame, to: Side, mac: u64) {

@@ -25,6 +25,10 @@ pub(super) const SOURCE: usize = IP + 8;
 pub(super) const DESTINATION: usize = IP + 24;
 pub(super) const ICMP6: u8 = 58;
 
+/// In place of a guest's MAC address: with prefixes exchanged it is not known which NIC an address is behind, and what a guest says of that
+/// is believed of nobody.
+const ROUTER_FINDS: u64 = 0;
+
 /// Source and destination of a packet.
 pub(super) fn addresses(head: &Head) -> Option<(Ipv6Addr, Ipv6Addr)> {
     let bytes = head.bytes();
@@ -126,9 +130,8 @@ impl PacketPort {
         if prefixes.translate(Side::Inside, head).and_then(|()| prefixes.translate(Side::Outside, head)).is_err() {
             return self.end(cx, frame, Side::Inside, DropReason::NoRoute);
         }
-        let mac = addresses(head).map_or(0, |(_, to)| self.guests.whose6(to));
         let fit = mtu::fit6(cx.heads.get(&frame), self.inside_mtu);
-        self.finish_v6(cx, frame, Side::Inside, mac, fit);
+        self.finish_v6(cx, frame, Side::Inside, ROUTER_FINDS, fit);
     }
 
     fn finish_v6(&mut self, cx: &mut Context, frame: Frame, to: Side, mac: u64, fit: Fit) {
@@ -197,8 +200,7 @@ impl PacketPort {
             return cx.drop(frame, DropReason::BadPacket);
         }
         Ipv6Addr::age(head);
-        let mac = addresses(head).map_or(0, |(_, to)| self.guests.whose6(to));
-        self.finish_v6(cx, frame, Side::Inside, mac, fit);
+        self.finish_v6(cx, frame, Side::Inside, ROUTER_FINDS, fit);
     }
 
     /// The neighbour that is next on the way to a destination outside.
