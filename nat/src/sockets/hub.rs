@@ -1,7 +1,8 @@
 //! [`Hub`]: what the parts of a socket engine share.
 //!
 //! Invariant: whom a guest reaches is decided here alone ([`Hub::reach`]), and under which name an outside address is seen inside
-//! ([`Hub::seen_as`]) is its inverse. Descriptors are counted by NIC: one guest's sockets never leave another without.
+//! ([`Hub::seen_as`]) is its inverse. Descriptors are counted by NIC, and none has more than its quota: where all quotas together are no more than
+//! there is, one guest's sockets never leave another without.
 
 use std::{
     io,
