@@ -1,7 +1,8 @@
 //! [`Held`]: frames that wait, for the first fragment of their packet or for their next hop to say where it is.
 //!
 //! Invariant: bounded, and all memory is taken at creation; a NIC has [`SHARE`] places, of which it gives up the oldest for another. When all places
-//! are taken, whoever holds most gives up theirs, and nobody does for a frame that cannot be kept. What is held has left the turn: in the ledger it counts as transmitted, and as originated when it goes on.
+//! are taken, whoever holds most gives up theirs, and nobody does for a frame that cannot be kept. What is held has left the turn: in the ledger
+//! it counts as transmitted, and as originated when it goes on.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
