@@ -10,6 +10,7 @@
 //! ```
 
 mod addr;
+pub mod bytes;
 pub mod checksum;
 pub mod clock;
 pub mod context;
@@ -17,6 +18,7 @@ pub mod filter;
 pub mod fit;
 pub mod flow;
 pub mod frame;
+pub mod inbox;
 pub mod layers;
 pub mod offload;
 pub mod port;

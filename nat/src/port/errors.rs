@@ -5,7 +5,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use wire::{Instant, NicId, checksum::Checksum};
+use wire::{Instant, Layers, NicId, checksum::Checksum};
 
 use super::bytes::{array, put, sum};
 
@@ -98,10 +98,13 @@ pub(super) fn v4(owed: Owed, from: Ipv4Addr, packet: &[u8], into: &mut [u8]) -> 
 /// As [`v4`], of IPv6.
 pub(super) fn v6(owed: Owed, from: Ipv6Addr, packet: &[u8], into: &mut [u8]) -> Option<usize> {
     let to = Ipv6Addr::from(array::<16>(packet, 8)?);
-    let next = *packet.get(6)?;
-    let about_error = next == 58 && packet.get(40).is_some_and(|kind| *kind < 128 || *kind == 137);
-    let later = next == 44 && array(packet, 42).is_some_and(|at| u16::from_be_bytes(at) & 0xfff8 != 0);
-    if about_error || later || to.is_multicast() || to.is_unspecified() {
+    let layers = Layers::of_ipv6(packet, 0)?;
+    let kind = layers.l4.filter(|_| layers.protocol == Some(58)).and_then(|l4| packet.get(l4));
+    let about_error = kind.is_some_and(|kind| *kind < 128 || *kind == 137);
+    let later = layers.fragment && layers.l4.is_none();
+    // Of a packet to a group its senders are told the MTU alone (RFC 4443 section 2.4).
+    let of_group = Ipv6Addr::from(array::<16>(packet, 24)?).is_multicast() && !matches!(owed, Owed::TooBig(_));
+    if about_error || later || of_group || to.is_multicast() || to.is_unspecified() {
         return None;
     }
     let [_, long] = QUOTE;
