@@ -8,7 +8,7 @@ use std::{
 };
 
 use nat::{
-    Inbox,
+    Family, Inbox,
     port::{PacketPort, PortConfig, PortConfigV6},
     sockets::{SocketsConfig, SocketsPort},
 };
@@ -37,16 +37,8 @@ pub fn make(config: &Config, network: &Network, nat: &Nat, inbox: Inbox) -> io::
     match &nat.engine {
         NatEngine::Sockets { host_access } => sockets(config, network, *host_access, inbox),
         NatEngine::Packet { via, outside, prefix6, next_hop, mappings } => {
-            let v4 = |address: &IpAddr| match address {
-                IpAddr::V4(address) => Some(*address),
-                IpAddr::V6(_) => None,
-            };
-            let hop6 = next_hop.iter().find_map(|hop| match hop {
-                IpAddr::V6(hop) => Some(*hop),
-                IpAddr::V4(_) => None,
-            });
-            let hops = (next_hop.iter().find_map(v4), hop6);
-            let port = packet(config, network, (outside.clone(), *prefix6), hops, *mappings, inbox)?;
+            let hops = (next_hop.iter().find_map(v4), next_hop.iter().find_map(v6));
+            let port = packet(config, network, (outside, *prefix6), hops, *mappings, inbox)?;
             Ok(WayOut { port: Box::new(port), outside: Some(self::outside(network, via, outside)) })
         }
     }
@@ -61,27 +53,34 @@ fn outside_mac(network: &Network) -> Mac {
 fn packet(
     config: &Config,
     network: &Network,
-    (pool, prefix6): (Vec<Ipv4Addr>, Option<Subnet>),
+    (pool, prefix6): (&[IpAddr], Option<Subnet>),
     (hop, hop6): (Option<Ipv4Addr>, Option<Ipv6Addr>),
     mappings: u32,
     inbox: Inbox,
 ) -> io::Result<PacketPort> {
     let (router4, router6) = routers(network);
-    let mut table = nat::Config::new(pool, seed::random()?);
-    table.mappings = mappings as usize;
-    table.quota = table.mappings / config.ports_of(&network.name).count().max(1);
+    let guests = config.ports_of(&network.name).count().max(1);
+    let table = table(pool.iter().filter_map(v4).collect(), mappings, guests)?;
     // Without a router outside, everything there is a neighbour.
     let prefix = if hop.is_some() { 32 } else { 0 };
     let mac = outside_mac(network);
     let mut made = PortConfig::new(mac, table, prefix, hop, router4.unwrap_or(Ipv4Addr::UNSPECIFIED));
     made.inside_mtu = gateways::mtu(network);
     made.mtu = outside_mtu(config, network);
-    made.inside = network.segments().filter_map(|segment| inside(segment.subnet()?)).collect();
-    if let (Some(prefix), Some(subnet), Some(router)) = (prefix6, network.subnet6, router6)
-        && let (Some(IpAddr::V6(outside)), Some(IpAddr::V6(inside))) = (prefix.host(0), subnet.host(0))
-    {
-        let v6 = PortConfigV6::new(mac, (inside, outside, subnet.length().into()), hop6, router);
-        made.v6 = Some(v6.map_err(io::Error::other)?);
+    made.inside = network.segments().filter_map(|segment| inside(segment.subnet()?, v4)).collect();
+    let pool6: Vec<Ipv6Addr> = pool.iter().filter_map(v6).collect();
+    let mut inside6 = network.segments().filter_map(|segment| inside(segment.subnet6()?, v6));
+    if let (Some(router), Some(first)) = (router6, inside6.next()) {
+        let outside = prefix6.and_then(|prefix| v6(&prefix.host(0)?));
+        if !pool6.is_empty() {
+            let mut shared = PortConfigV6::shared(self::table(pool6, mappings, guests)?, hop6, router);
+            shared.inside.push(first);
+            shared.inside.extend(inside6);
+            made.v6 = Some(shared);
+        } else if let Some(outside) = outside {
+            let ends = (first.0, outside, first.1.into());
+            made.v6 = Some(PortConfigV6::new(mac, ends, hop6, router).map_err(io::Error::other)?);
+        }
     }
     Ok(PacketPort::new(made).map_err(io::Error::other)?.with_inbox(inbox))
 }
@@ -98,20 +97,39 @@ fn outside_mtu(config: &Config, network: &Network) -> u16 {
     outside.unwrap_or(gateways::MTU)
 }
 
-fn inside(subnet: Subnet) -> Option<(Ipv4Addr, u8)> {
-    match subnet.host(0)? {
-        IpAddr::V4(address) => Some((address, subnet.length())),
+/// A subnet of one version of IP: its first address, and the bits that are the same in all.
+fn inside<A>(subnet: Subnet, of: fn(&IpAddr) -> Option<A>) -> Option<(A, u8)> {
+    Some((of(&subnet.host(0)?)?, subnet.length()))
+}
+
+/// The configuration of a table that `guests` ports share.
+fn table<A: Family>(pool: Vec<A>, mappings: u32, guests: usize) -> io::Result<nat::Config<A>> {
+    let table = nat::Config::new(pool, seed::random()?);
+    let mappings = mappings as usize;
+    Ok(nat::Config { mappings, quota: mappings / guests, ..table })
+}
+
+fn v4(address: &IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(*address),
         IpAddr::V6(_) => None,
     }
 }
 
+fn v6(address: &IpAddr) -> Option<Ipv6Addr> {
+    match address {
+        IpAddr::V6(address) => Some(*address),
+        IpAddr::V4(_) => None,
+    }
+}
+
 /// What the outside of a network's packet engine is made of.
-fn outside(network: &Network, via: &Via, pool: &[Ipv4Addr]) -> Outside {
+fn outside(network: &Network, via: &Via, pool: &[IpAddr]) -> Outside {
     let (of, uplink): (Option<Name>, Option<Via>) = match via {
         Via::Network(name) => (Some(name.clone()), None),
         Via::Uplink(_) | Via::Tap(_) => (None, Some(via.clone())),
     };
-    let addresses = if of.is_some() { pool.iter().copied().map(IpAddr::V4).collect() } else { Vec::new() };
+    let addresses = if of.is_some() { pool.to_vec() } else { Vec::new() };
     Outside { mac: outside_mac(network), addresses, network: of, uplink }
 }
 
@@ -152,6 +170,7 @@ fn sockets(config: &Config, network: &Network, host_access: bool, inbox: Inbox) 
     let (router4, router6) = routers(network);
     let mut made = SocketsConfig::new(router4, router6, seed::random()?);
     made.mtu = gateways::mtu(network);
+    made.host_addresses = host::own_prefixes();
     if host_access {
         made.host = Some((router4.unwrap_or(Ipv4Addr::UNSPECIFIED), router6.unwrap_or(Ipv6Addr::UNSPECIFIED)));
     }

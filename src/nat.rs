@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nat::{Command, Line, Publication, Remote};
+use nat::{Command, Line, Prefix, Publication, Remote};
 use wire::{Mac, NicId, Port};
 
 use crate::{
@@ -117,8 +117,8 @@ impl Nats {
         asked.into_iter().flat_map(lines).collect()
     }
 
-    /// Tells the engines the addresses that this host has.
-    pub fn host_addresses(&self, addresses: &[IpAddr]) {
+    /// Tells the engines the addresses that are this host's.
+    pub fn host_addresses(&self, addresses: &[Prefix]) {
         for engine in self.lock().iter() {
             engine.remote.send(Command::HostAddresses(addresses.to_vec()));
         }
@@ -239,7 +239,9 @@ impl Finder<'_> {
         if let Some((address, at)) = declared(v6).or_else(|| declared(!v6)) {
             return Some((address, Some(at)));
         }
-        let leases = self.leases.of(network.as_str());
+        let mut leases = self.leases.of(network.as_str());
+        // An address of the same version of IP first.
+        leases.sort_by_key(|lease| lease.address.is_ipv6() != v6);
         let by_port = own.find_map(|(port, at)| {
             let lease = leases.iter().find(|lease| Some(lease.mac) == port.mac || lease.nic == Some(at.1))?;
             Some((lease.address, Some(at)))

@@ -70,7 +70,7 @@ impl View {
     /// Has engines publish what they are to, at the addresses that guests have now, and tells them those of the host; what could not
     /// be done, in words.
     pub fn settle_nats(&self) -> Vec<String> {
-        self.nats.host_addresses(&host::addresses());
+        self.nats.host_addresses(&host::own_prefixes());
         self.nats.settle(&Finder { config: &self.config, places: &self.places, leases: &self.leases })
     }
 

@@ -63,6 +63,11 @@ struct World {
 impl World {
     /// With a guest that has its address by DHCP; `more` are further keys of its network.
     fn new(lab: &Lab, engine: Engine, more: &str) -> Result<World, Unable> {
+        World::with(lab, &format!("{}{more}", engine.keys()))
+    }
+
+    /// The same; `keys` are all of its network but the mode and the subnets.
+    fn with(lab: &Lab, keys: &str) -> Result<World, Unable> {
         need_program("busybox", "busybox-static")?;
         let names = ["guest", "host", "router", "far"];
         let [guest, host, router, far] = names.map(|name| NetNs::new(lab, name));
@@ -85,9 +90,8 @@ impl World {
         far.ip("-6 route add default via 2001:db8:2::1");
         host.sh("sysctl -q -w 'net.ipv4.ping_group_range=0 2147483647'");
         let text = format!(
-            "[networks.lan]\nmode = \"nat\"\nsubnet = \"10.9.0.0/24\"\nsubnet6 = \"fd09::/64\"\n{}{more}\n[guests.g]\n\
+            "[networks.lan]\nmode = \"nat\"\nsubnet = \"10.9.0.0/24\"\nsubnet6 = \"fd09::/64\"\n{keys}\n[guests.g]\n\
              ports = [{{ network = \"lan\", attach = \"tap\", tap = \"eth0\", netns = \"{}\" }}]\n",
-            engine.keys(),
             guest.netns_name()
         );
         let daemon = Daemon::start_in(lab, &host, &text);
@@ -278,6 +282,82 @@ fn narrow(lab: &Lab, engine: Engine) -> Result<(), Unable> {
     Ok(())
 }
 
+/// The addresses that guests of [`BOTH`] share.
+const SHARED6: &str = "2001:db8:1::9";
+const BOTH: &str = "engine = \"packet\"\nuplink = \"up0\"\noutside = [\"192.0.2.9\", \"2001:db8:1::9\"]\n\
+                    next_hop = [\"192.0.2.2\", \"2001:db8:1::2\"]\npublish = [\"tcp [2001:db8:1::9]:8080 [fd09::77]:80\"]\n";
+const ECHO: &str = "import socket, sys\ns = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)\n\
+                    if sys.argv[1] == \"serve\":\n    s.bind((\"::\", 6000))\n    print(\"bound\", flush=True)\n    \
+                    while True:\n        data, peer = s.recvfrom(2048)\n        s.sendto(peer[0].encode() + b\" \" + data, peer)\n\
+                    s.settimeout(5)\ns.sendto(b\"hello\", (sys.argv[1], 6000))\nprint(s.recv(2048).decode())\n";
+
+/// IPv6 by addresses that guests share: what a guest sends arrives from them, and what is not published does not arrive at it.
+fn shared6(lab: &Lab) -> Result<(), Unable> {
+    need_program("python3", "python3")?;
+    let world = World::with(lab, BOTH)?;
+    let World { guest, far, .. } = &world;
+    let why = || format!("{}{}", world.drops(), world.daemon.log());
+    wait_for("an IPv6 address", PATIENCE, || guest.ip("-6 addr show dev eth0 scope global").contains("fd09:"));
+    guest.ip("-6 addr add fd09::77/64 dev eth0 nodad preferred_lft 0");
+    assert!(guest.reaches(FAR, PATIENCE).is_some() && guest.reaches(FAR6, PATIENCE).is_some(), "{}", why());
+    // TCP, both ways, whole.
+    let pattern = "yes trunkline | head -c 20000000";
+    let sum = world.host.sh(&format!("{pattern} | md5sum"));
+    let _up = serve(far, 5000, "md5sum");
+    let _down = serve(far, 5001, pattern);
+    let (ok, there) = world.guest(&format!("{pattern} | busybox nc {FAR6} 5000"));
+    assert!(ok && there == sum, "up: {there}\n{}", why());
+    let (ok, here) = world.guest(&format!("busybox nc {FAR6} 5001 </dev/null | md5sum"));
+    assert!(ok && here == sum, "down: {here}\n{}", why());
+    // UDP; the server sees the address that is shared.
+    let script = lab.path("echo.py");
+    fs::write(&script, ECHO).unwrap();
+    let script = script.display();
+    let _echo = far.spawn(&format!("exec python3 {script} serve"));
+    wait_for("a datagram to come back", PATIENCE, || {
+        world.guest(&format!("python3 {script} {FAR6} 2>&1")).1.trim() == format!("{SHARED6} hello")
+    });
+    // Closed, and too far.
+    let (ok, told) = world.guest(&format!("timeout 5 busybox nc -w 4 {FAR6} 9 </dev/null"));
+    assert!(!ok && told.contains("refused"), "{told}\n{}", why());
+    let (ok, told) = world.guest(&format!("ping -6 -c 1 -W 2 -t 2 {FAR6}"));
+    assert!(!ok && told.contains("From 2001:db8:1::2") && told.contains("Hop limit"), "{told}\n{}", why());
+    if need_program("traceroute", "traceroute").is_ok() {
+        // It ends with the answer that nobody is at the port.
+        let (ok, told) = world.guest(&format!("traceroute -6 -n -q 1 -w 2 -m 5 {FAR6}"));
+        let hops: Vec<&str> = told.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).collect();
+        assert!(ok && hops.len() == 3 && hops.ends_with(&["2001:db8:1::2", FAR6]), "{told}\n{}", why());
+    }
+    // From outside: the address answers pings itself, and leads to the guest by what is published only.
+    assert!(far.reaches(SHARED6, PATIENCE).is_some(), "{}", why());
+    let _web = serve(guest, 80, "echo from the guest");
+    let _other = serve(guest, 81, "echo never");
+    let fetch = |port: u16| {
+        let done = far.run(&format!("timeout 5 busybox nc -w 3 {SHARED6} {port} </dev/null"), PATIENCE);
+        done.output.trim().to_owned()
+    };
+    // Whose the address is the engine learns from a packet.
+    assert!(guest.run(&format!("ping -6 -c 1 -W 5 -I fd09::77 {FAR6}"), PATIENCE).ok(), "{}", why());
+    wait_for("the publication", PATIENCE, || fetch(8080) == "from the guest");
+    for port in [80, 81, 8081] {
+        assert!(!["never", "from the guest"].contains(&&*fetch(port)), "port {port} is not published");
+    }
+    let shown = world.daemon.ctl(&["show", "nat", "--json"]);
+    assert!(
+        shown.ok() && shown.output.contains("\"[2001:db8:1::9]:8080\"") && shown.output.contains("\"[fd09::77]:80\""),
+        "{}",
+        shown.output
+    );
+    // Withdrawn while it runs.
+    let text = fs::read_to_string(world.daemon.config()).unwrap();
+    fs::write(world.daemon.config(), text.replace("[2001:db8:1::9]:8080", "[2001:db8:1::9]:8081")).unwrap();
+    let applied = world.daemon.ctl(&["apply", &world.daemon.config().display().to_string()]);
+    assert!(applied.ok() && applied.output.contains("applied"), "{}\n{}", applied.output, world.daemon.log());
+    assert_eq!(fetch(8081), "from the guest", "{}", why());
+    assert_ne!(fetch(8080), "from the guest", "published no more");
+    Ok(())
+}
+
 #[test]
 fn sockets_guests_are_told_the_mtu_of_a_narrow_way_out() {
     let lab = require!(Lab::new());
@@ -288,4 +368,10 @@ fn sockets_guests_are_told_the_mtu_of_a_narrow_way_out() {
 fn packet_guests_are_told_the_mtu_of_a_narrow_way_out() {
     let lab = require!(Lab::new());
     require!(narrow(&lab, Engine::Packet));
+}
+
+#[test]
+fn packet_guests_share_an_ipv6_address_outside() {
+    let lab = require!(Lab::new());
+    require!(shared6(&lab));
 }

@@ -6,15 +6,18 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a benchmark that cannot be set up has nothing to measure")]
 #![allow(missing_docs, reason = "criterion's macros make public items without any")]
 
+mod packets;
+
 use std::{hint::black_box, net::Ipv4Addr, time::Duration};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use etherparse::PacketBuilder;
 use nat::{Config, NatTable, Side};
+use packets::packet;
 use wire::{Context, Frame, Instant, NicId, Origin, Sizes};
 
 const OUTSIDE: [u8; 4] = [192, 0, 2, 1];
 const SERVER: [u8; 4] = [198, 51, 100, 7];
+const MACS: ([u8; 6], [u8; 6]) = ([2; 6], [4; 6]);
 
 struct Bench {
     nat: NatTable,
@@ -24,19 +27,6 @@ struct Bench {
     back: Vec<Vec<u8>>,
 }
 
-fn packet(tcp: bool, syn: bool, from: ([u8; 4], u16), to: ([u8; 4], u16)) -> Vec<u8> {
-    let ip = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from.0, to.0, 64);
-    let mut bytes = Vec::new();
-    if tcp {
-        let tcp = ip.tcp(from.1, to.1, 1, 1);
-        let tcp = if syn { tcp.syn() } else { tcp.ack(1) };
-        tcp.write(&mut bytes, b"123456").unwrap();
-    } else {
-        ip.udp(from.1, to.1).write(&mut bytes, b"123456789012345678").unwrap();
-    }
-    bytes
-}
-
 impl Bench {
     fn new(tcp: bool, flows: u32) -> Bench {
         let config = Config { mappings: 1 << 17, quota: 1 << 18, ..Config::new(vec![OUTSIDE.into()], 5) };
@@ -44,20 +34,21 @@ impl Bench {
         nat.add_nic(NicId(0));
         let mut cx = Context::new(Sizes { heads: 256, pieces: 64, pool: 4096 }).unwrap();
         cx.begin_turn(Instant::START);
-        let frame =
-            cx.originate(Origin { nic: NicId(0), lane: 0 }, &packet(tcp, true, (SERVER, 1), (SERVER, 1))).unwrap();
+        let frame = cx
+            .originate(Origin { nic: NicId(0), lane: 0 }, &packet(tcp, true, MACS, (SERVER, 1), (SERVER, 1)))
+            .unwrap();
         let mut bench = Bench { nat, cx, frame, out: Vec::new(), back: Vec::new() };
         for n in 0..flows {
             let inside =
                 (Ipv4Addr::new(10, 0, (n / 250) as u8, 2 + (n % 250) as u8).octets(), 2000 + (n % 50_000) as u16);
             let remote = (SERVER, 5001);
-            let head = bench.cross(Side::Inside, &packet(tcp, true, inside, remote)).unwrap();
+            let head = bench.cross(Side::Inside, &packet(tcp, true, MACS, inside, remote)).unwrap();
             let port = u16::from_be_bytes([head[34], head[35]]);
             if tcp {
-                bench.cross(Side::Outside, &packet(tcp, true, remote, (OUTSIDE, port))).unwrap();
+                bench.cross(Side::Outside, &packet(tcp, true, MACS, remote, (OUTSIDE, port))).unwrap();
             }
-            bench.out.push(packet(tcp, false, inside, remote));
-            bench.back.push(packet(tcp, false, remote, (OUTSIDE, port)));
+            bench.out.push(packet(tcp, false, MACS, inside, remote));
+            bench.back.push(packet(tcp, false, MACS, remote, (OUTSIDE, port)));
         }
         bench
     }

@@ -7,11 +7,13 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a benchmark that cannot be set up has nothing to measure")]
 #![allow(missing_docs, reason = "criterion's macros make public items without any")]
 
+mod packets;
+
 use std::{hint::black_box, net::Ipv4Addr, time::Duration};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use etherparse::PacketBuilder;
 use nat::{Config, PacketPort, PortConfig};
+use packets::packet;
 use wire::{BURST, Burst, Context, Instant, Mac, NicId, Origin, Port, Sizes};
 
 const OUTSIDE: [u8; 4] = [192, 0, 2, 1];
@@ -28,19 +30,6 @@ struct Bench {
     burst: Burst,
     out: Vec<Vec<u8>>,
     back: Vec<Vec<u8>>,
-}
-
-fn packet(tcp: bool, syn: bool, macs: ([u8; 6], [u8; 6]), from: ([u8; 4], u16), to: ([u8; 4], u16)) -> Vec<u8> {
-    let ip = PacketBuilder::ethernet2(macs.0, macs.1).ipv4(from.0, to.0, 64);
-    let mut bytes = Vec::new();
-    if tcp {
-        let tcp = ip.tcp(from.1, to.1, 1, 1);
-        let tcp = if syn { tcp.syn() } else { tcp.ack(1) };
-        tcp.write(&mut bytes, b"123456").unwrap();
-    } else {
-        ip.udp(from.1, to.1).write(&mut bytes, b"123456789012345678").unwrap();
-    }
-    bytes
 }
 
 impl Bench {

@@ -3,7 +3,12 @@
 //! Invariant: a table is made of a checked configuration only; lifetimes are never below the least that their RFC allows.
 //! Read first: RFC 4787 sections 4 and 5, RFC 5382 section 5, RFC 5508 section 3.2.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
+
+use crate::family::Family;
 
 /// Whose packets an existing mapping lets in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,13 +72,13 @@ impl Default for Lifetimes {
 
 /// What a table is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
+pub struct Config<A = Ipv4Addr> {
     /// Mappings it can hold; brought to 64..=1,048,576. As many TCP sessions and permits have room besides.
     pub mappings: usize,
     /// Mappings, sessions and permits a NIC may hold.
     pub quota: usize,
     /// Outside addresses, 1 to 64, all different.
-    pub outside: Vec<Ipv4Addr>,
+    pub outside: Vec<A>,
     /// Whose packets are let in.
     pub filtering: Filtering,
     /// Which outside address is taken.
@@ -100,10 +105,10 @@ pub enum ConfigError {
     Outside(usize),
     /// Not the address of one host.
     #[error("the outside address {0} is not the address of one host; give a unicast address")]
-    NotUnicast(Ipv4Addr),
+    NotUnicast(IpAddr),
     /// The same twice.
     #[error("the outside address {0} is given twice; once is enough")]
-    Twice(Ipv4Addr),
+    Twice(IpAddr),
     /// Below the least of an RFC.
     #[error("the lifetime `{name}` is {given} s; the least is {least} s ({rfc})")]
     Lifetime {
@@ -118,9 +123,9 @@ pub enum ConfigError {
     },
 }
 
-impl Config {
+impl<A: Family> Config<A> {
     /// The defaults, for these outside addresses.
-    pub fn new(outside: Vec<Ipv4Addr>, seed: u64) -> Config {
+    pub fn new(outside: Vec<A>, seed: u64) -> Config<A> {
         Config {
             mappings: 65_536,
             quota: 16_384,
@@ -142,12 +147,11 @@ impl Config {
             return Err(ConfigError::Outside(self.outside.len()));
         }
         for (n, address) in self.outside.iter().enumerate() {
-            let never = address.is_unspecified() || address.is_multicast() || address.is_broadcast();
-            if never || address.is_loopback() {
-                return Err(ConfigError::NotUnicast(*address));
+            if !address.is_unicast() {
+                return Err(ConfigError::NotUnicast((*address).into()));
             }
             if self.outside.iter().take(n).any(|other| other == address) {
-                return Err(ConfigError::Twice(*address));
+                return Err(ConfigError::Twice((*address).into()));
             }
         }
         let times = &self.lifetimes;

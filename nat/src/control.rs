@@ -1,20 +1,13 @@
 //! What control tells an engine while it runs, and asks it: [`Command`], sent by a [`Remote`], read from an [`Inbox`] between frames.
 //!
-//! Invariant: an engine never waits for control, and an inbox without a command costs one relaxed load. Both engines understand every command;
-//! what an engine cannot do it answers with the reason.
+//! Invariant: an engine never waits for control. Both engines understand every command; what an engine cannot do it answers with the reason.
+//! Read first: [`wire::inbox`].
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, Sender, SyncSender, channel},
-    },
-};
+use std::{net::SocketAddr, sync::mpsc::SyncSender};
 
 use wire::NicId;
 
-use crate::record::Protocol;
+use crate::{prefix::Prefix, record::Protocol};
 
 /// Ports of an outside address that lead to ports inside, one to one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -64,79 +57,17 @@ pub enum Command {
     Withdraw(Publication, SyncSender<bool>),
     /// Tell everything that is remembered.
     Show(SyncSender<Vec<Line>>),
-    /// The addresses that this host has now: guests reach none of them unless the host is theirs to reach (sockets).
-    HostAddresses(Vec<IpAddr>),
+    /// The addresses that this host has now: guests reach none of them unless the host is theirs to reach, and their connections to what
+    /// has become one end (sockets).
+    HostAddresses(Vec<Prefix>),
 }
+
+/// Control's end of the way to an engine.
+pub type Remote = wire::inbox::Remote<Command>;
+/// The engine's end.
+pub type Inbox = wire::inbox::Inbox<Command>;
 
 /// Both ends of the way from control to an engine.
 pub fn remote() -> (Remote, Inbox) {
-    let (sender, receiver) = channel();
-    let waiting = Arc::new(AtomicBool::new(false));
-    (Remote { sender, waiting: Arc::clone(&waiting) }, Inbox { receiver, waiting })
-}
-
-/// Control's end; a copy for every thread that has something to say.
-#[derive(Clone, Debug)]
-pub struct Remote {
-    sender: Sender<Command>,
-    waiting: Arc<AtomicBool>,
-}
-
-impl Remote {
-    /// Hands a command over; false when the engine has ended. An engine that sleeps sees it at its next turn.
-    pub fn send(&self, command: Command) -> bool {
-        let sent = self.sender.send(command).is_ok();
-        self.waiting.store(true, Ordering::Release);
-        sent
-    }
-}
-
-/// The engine's end.
-#[derive(Debug)]
-pub struct Inbox {
-    receiver: Receiver<Command>,
-    waiting: Arc<AtomicBool>,
-}
-
-impl Inbox {
-    /// The next command, if there is one.
-    #[inline]
-    pub fn next(&self) -> Option<Command> {
-        if !self.waiting.load(Ordering::Relaxed) {
-            return None;
-        }
-        self.receive()
-    }
-
-    #[cold]
-    fn receive(&self) -> Option<Command> {
-        let command = self.receiver.try_recv().ok();
-        if command.is_none() {
-            self.waiting.store(false, Ordering::Release);
-            // One that came between the look and the store is found by the next look.
-            return self.receiver.try_recv().ok();
-        }
-        command
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn commands_arrive_in_order_and_an_empty_inbox_is_empty() {
-        let (remote, inbox) = remote();
-        assert!(inbox.next().is_none());
-        for n in 0..3 {
-            assert!(remote.send(Command::HostAddresses(vec![IpAddr::from([127, 0, 0, n])])));
-        }
-        for n in 0..3 {
-            let Some(Command::HostAddresses(addresses)) = inbox.next() else { panic!("command {n} is missing") };
-            assert_eq!(addresses, [IpAddr::from([127, 0, 0, n])]);
-        }
-        assert!(inbox.next().is_none());
-        drop(inbox);
-        assert!(!remote.send(Command::HostAddresses(Vec::new())), "the engine has ended");
-    }
+    wire::inbox::remote()
 }

@@ -8,10 +8,13 @@
 //! our outside addresses takes both (hairpinning): the second leg sees it as the world would have.
 //! Read first: RFC 4787 sections 4 to 6, [`crate::table`], then `commit.rs` and `errors.rs` beside this file.
 
+use std::net::Ipv4Addr;
+
 use wire::{Head, Instant, NicId};
 
 use crate::{
     config::Filtering,
+    family::Family,
     fragments::{Fate, Which},
     packet::{Content, Packet, Part},
     record::{Endpoint, Key, Protocol, Record, Side, Slot, State},
@@ -45,8 +48,8 @@ macro_rules! refusals {
 refusals! {
     /// Headers are cut off, or contradict each other.
     Malformed = "malformed",
-    /// Not IPv4.
-    NotIpv4 = "not_ipv4",
+    /// Not the version of IP that is translated.
+    OtherVersion = "other_version",
     /// Neither TCP nor UDP nor ICMP.
     UnknownProtocol = "unknown_protocol",
     /// An ICMP type that is neither a query nor an error to be translated.
@@ -79,77 +82,77 @@ refusals! {
 
 /// What is to be done with a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
+pub enum Decision<A: Family = Ipv4Addr> {
     /// Its head is rewritten and it goes on.
-    Translate(Translation),
+    Translate(Translation<A>),
     /// A later fragment whose first has not been seen: may be kept a moment and asked about again, or dropped.
     Hold,
     /// A SYN that nobody inside asked for. It ends here in silence; [`NatTable::unreachable`] says when it is to be answered after all.
-    Wait(Waiting),
+    Wait(Waiting<A>),
     /// It ends here.
     Drop(Refusal),
 }
 
 /// How a packet is translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Translation {
+pub struct Translation<A: Family = Ipv4Addr> {
     /// The side it leaves on.
     pub to: Side,
     /// Whose mapping it comes in by, or else goes out by.
     pub nic: NicId,
     /// The packet's new endpoints. For what has no ports, these are zero.
-    pub ends: Ends,
+    pub ends: Ends<A>,
     /// A hairpinned packet that is not let in at the other end; its sender's mapping is made and renewed all the same.
     pub refused: Option<Refusal>,
-    rewrite: Rewrite,
-    out: Leg,
-    into: Leg,
-    remember: Option<Which>,
+    rewrite: Rewrite<A>,
+    out: Leg<A>,
+    into: Leg<A>,
+    remember: Option<Which<A>>,
     len: u16,
     now: u32,
 }
 
-impl Translation {
+impl<A: Family> Translation<A> {
     /// Whether later fragments of its packet can go after it.
     #[inline]
     pub(crate) fn is_first_fragment(&self) -> bool {
         self.remember.is_some()
     }
 
-    /// Where the transport header begins, if it has one.
+    /// Where the TCP header begins, if it has one.
     #[inline]
-    pub(crate) fn l4(&self) -> Option<usize> {
+    pub(crate) fn tcp(&self) -> Option<usize> {
         match self.rewrite.shape {
-            Shape::Transport { l4, .. } => Some(l4.into()),
-            Shape::Error { .. } | Shape::Bare => None,
+            Shape::Transport { l4, protocol: Protocol::Tcp } => Some(l4.into()),
+            _ => None,
         }
     }
 }
 
 /// What crossing means to the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Leg {
+enum Leg<A: Family> {
     /// Nothing.
     None,
     /// A record is used.
     Use {
         slot: Slot,
-        key: Key,
+        key: Key<A>,
         tcp: u8,
         state: State,
         renew: bool,
         /// It starts anew in place of one whose time was up.
         anew: bool,
-        permit: Option<Endpoint>,
+        permit: Option<Endpoint<A>>,
     },
     /// A mapping or a session, or both, are made.
-    Open { key: Key, remote: Endpoint, outside: Endpoint, tcp: u8, state: State, permit: bool },
+    Open { key: Key<A>, remote: Endpoint<A>, outside: Endpoint<A>, tcp: u8, state: State, permit: bool },
 }
 
-impl NatTable {
+impl<A: Family> NatTable<A> {
     /// What is to be done with the packet in `head`, which came in on `side`; its origin says whose it is.
     #[inline]
-    pub fn decide(&self, side: Side, head: &Head, now: Instant) -> Decision {
+    pub fn decide(&self, side: Side, head: &Head, now: Instant) -> Decision<A> {
         match self.consider(side, head, self.tick(now)) {
             Ok(decision) => decision,
             Err(refusal) => Decision::Drop(refusal),
@@ -157,12 +160,12 @@ impl NatTable {
     }
 
     /// Which packet a fragment belongs to.
-    pub(crate) fn packet_of(&self, side: Side, head: &Head) -> Option<Which> {
-        Packet::of(head).ok().map(|packet| which(side, head.origin.nic, &packet))
+    pub(crate) fn packet_of(&self, side: Side, head: &Head) -> Option<Which<A>> {
+        A::packet(head).ok().map(|packet| which(side, head.origin.nic, &packet))
     }
 
-    fn consider(&self, side: Side, head: &Head, now: u32) -> Result<Decision, Refusal> {
-        let packet = Packet::of(head)?;
+    fn consider(&self, side: Side, head: &Head, now: u32) -> Result<Decision<A>, Refusal> {
+        let packet = A::packet(head)?;
         let nic = head.origin.nic;
         if self.ports.has(packet.source) || (side == Side::Outside && !self.ports.has(packet.destination)) {
             return Err(Refusal::NotOurs);
@@ -184,7 +187,13 @@ impl NatTable {
     }
 
     /// Anything but an ICMP error, whole or the first fragment. The inner error: a SYN that has to wait.
-    fn cross(&self, side: Side, nic: NicId, packet: &Packet, now: u32) -> Result<Result<Translation, ()>, Refusal> {
+    fn cross(
+        &self,
+        side: Side,
+        nic: NicId,
+        packet: &Packet<A>,
+        now: u32,
+    ) -> Result<Result<Translation<A>, ()>, Refusal> {
         let (source, destination) = packet.ends();
         let mut ends = Ends { source, destination };
         let (mut out, mut into, mut to, mut holder) = (Leg::None, Leg::None, Side::Outside, nic);
@@ -222,11 +231,11 @@ impl NatTable {
     fn leave(
         &self,
         nic: NicId,
-        packet: &Packet,
-        inside: Endpoint,
-        remote: Endpoint,
+        packet: &Packet<A>,
+        inside: Endpoint<A>,
+        remote: Endpoint<A>,
         now: u32,
-    ) -> Result<(Leg, Endpoint), Refusal> {
+    ) -> Result<(Leg<A>, Endpoint<A>), Refusal> {
         let mapping = Key::mapping(packet.protocol, nic, inside);
         let strict = self.filtering == Filtering::AddressDependent;
         let (state, flags) = match packet.content {
@@ -282,11 +291,11 @@ impl NatTable {
     #[inline]
     fn enter(
         &self,
-        packet: &Packet,
-        remote: Endpoint,
-        outside: Endpoint,
+        packet: &Packet<A>,
+        remote: Endpoint<A>,
+        outside: Endpoint<A>,
         now: u32,
-    ) -> Result<(Leg, Endpoint, NicId), Refusal> {
+    ) -> Result<(Leg<A>, Endpoint<A>, NicId), Refusal> {
         if matches!(packet.content, Content::Query { reply: false, .. }) {
             return Err(Refusal::NotMapped);
         }
@@ -322,7 +331,7 @@ impl NatTable {
 
     /// Whether a mapping lets a remote in.
     #[inline]
-    fn admits(&self, mapping: &Record, remote: Endpoint, now: u32) -> Result<(), Refusal> {
+    fn admits(&self, mapping: &Record<A>, remote: Endpoint<A>, now: u32) -> Result<(), Refusal> {
         if self.filtering == Filtering::EndpointIndependent || mapping.state == State::Published {
             return Ok(());
         }
@@ -332,7 +341,7 @@ impl NatTable {
 
     /// A segment of a known connection.
     #[inline]
-    fn follow(&self, slot: Slot, record: &Record, from: Side, flags: u8) -> Leg {
+    fn follow(&self, slot: Slot, record: &Record<A>, from: Side, flags: u8) -> Leg<A> {
         let tcp = tcp::after(record.tcp, from, flags);
         let state = tcp::state(tcp);
         // The end of a connection is not put off by what still comes.
@@ -341,11 +350,11 @@ impl NatTable {
     }
 
     /// A later fragment goes where the first one went.
-    fn later(&self, side: Side, nic: NicId, packet: &Packet, now: u32) -> Decision {
+    fn later(&self, side: Side, nic: NicId, packet: &Packet<A>, now: u32) -> Decision<A> {
         let Some(fate) = self.fragments.find(which(side, nic, packet), now) else { return Decision::Hold };
         let Fate { to, holder, source, destination, id } = fate;
         let ends = Ends { source: Endpoint::new(source, 0), destination: Endpoint::new(destination, 0) };
-        let rewrite = Rewrite { l3: packet.l3 as u16, ends, shape: Shape::Bare, id: Some(id) };
+        let rewrite = Rewrite { l3: packet.l3 as u16, ends, shape: Shape::Bare, id: Some((packet.id_at, id)) };
         let (out, into, remember, len) = (Leg::None, Leg::None, None, packet.len);
         Decision::Translate(Translation {
             to,
@@ -361,33 +370,32 @@ impl NatTable {
         })
     }
 
-    /// Packets of several guests leave with one source address, so those that can be cut get an identification of the NAT's own
-    /// (RFC 6864 section 5.3.1, RFC 7857).
+    /// Packets of several guests leave with one source address, so those that can be cut, or have been, get an identification of the NAT's own
+    /// (RFC 6864 section 5.3.1, RFC 7857). IPv6 packets are not cut on their way.
     #[inline]
-    fn new_id(&self, side: Side, packet: &Packet) -> Option<u16> {
-        (side == Side::Inside && (packet.may_fragment || packet.part != Part::Whole)).then_some(self.id)
+    fn new_id(&self, side: Side, packet: &Packet<A>) -> Option<(u16, u32)> {
+        (side == Side::Inside && (packet.may_fragment || packet.part != Part::Whole)).then_some((packet.id_at, self.id))
     }
 }
 
 #[inline]
-fn which(from: Side, nic: NicId, packet: &Packet) -> Which {
+fn which<A: Family>(from: Side, nic: NicId, packet: &Packet<A>) -> Which<A> {
     let nic = if from == Side::Inside { nic } else { NicId(0) };
     Which { from, nic, source: packet.source, destination: packet.destination, number: packet.number, id: packet.id }
 }
 
-fn waiting(head: &Head, packet: &Packet, since: u32) -> Waiting {
+fn waiting<A: Family>(head: &Head, packet: &Packet<A>, since: u32) -> Waiting<A> {
     let (remote, outside) = packet.ends();
-    let mut quote = [0; 28];
+    let mut quote = [0; 48];
     let bytes = head.bytes();
     // Without its options, which nobody needs to know it by.
-    let (ip, tcp) = quote.split_at_mut(20);
-    if let (Some(from_ip), Some(from_tcp)) = (bytes.get(packet.l3..packet.l3 + 20), bytes.get(packet.l4..packet.l4 + 8))
+    let (ip, tcp) = quote.split_at_mut(A::HEADER);
+    if let (Some(from_ip), Some(from_tcp), Some(tcp)) =
+        (bytes.get(packet.l3..packet.l3 + A::HEADER), bytes.get(packet.l4..packet.l4 + 8), tcp.get_mut(..8))
     {
         ip.copy_from_slice(from_ip);
         tcp.copy_from_slice(from_tcp);
-        if let Some(first) = ip.first_mut() {
-            *first = 0x45;
-        }
+        A::strip(ip);
     }
     Waiting { remote, outside, quote, since }
 }

@@ -6,6 +6,8 @@
 //! twice). Packets of a burst are independent, so all buckets are asked for first and then all records: the waits overlap. A small table
 //! is in the caches anyway.
 
+use std::net::Ipv4Addr;
+
 use wire::{BURST, Context, Frame};
 
 use crate::{
@@ -26,7 +28,7 @@ enum Place {
     Outside(Protocol, Endpoint, Endpoint),
 }
 
-impl NatTable {
+impl NatTable<Ipv4Addr> {
     /// Asks for what deciding about these frames, which came in on `side`, will read.
     pub(crate) fn foresee<'f>(&self, side: Side, cx: &Context, frames: impl Iterator<Item = &'f Frame>) {
         if self.len() < SMALL {

@@ -6,7 +6,10 @@
 
 use wire::NicId;
 
-use crate::record::{Record, Slot, State};
+use crate::{
+    family::Family,
+    record::{Record, Slot, State},
+};
 
 #[derive(Clone, Copy)]
 struct List {
@@ -69,7 +72,7 @@ impl Holders {
     }
 
     /// Puts a record, whose stamp is set, at the end of its list, no older than the one before it.
-    pub(crate) fn append(&mut self, records: &mut [Record], slot: Slot) {
+    pub(crate) fn append<A: Family>(&mut self, records: &mut [Record<A>], slot: Slot) {
         let Some((nic, state)) = records.get(slot.0 as usize).map(|record| (record.key.nic(), record.state)) else {
             return;
         };
@@ -94,7 +97,7 @@ impl Holders {
     }
 
     /// Takes a record out of its list.
-    pub(crate) fn unlink(&mut self, records: &mut [Record], slot: Slot) {
+    pub(crate) fn unlink<A: Family>(&mut self, records: &mut [Record<A>], slot: Slot) {
         let Some(Record { key, state, before, after, .. }) = records.get(slot.0 as usize).copied() else { return };
         let Some(holder) = self.0.get_mut(key.nic().index()) else { return };
         holder.count = holder.count.saturating_sub(1);

@@ -7,7 +7,10 @@
 //! entry's own bits (partial-key cuckoo hashing), so that an entry can step aside without its record being read. The hash is keyed: which
 //! keys share a bucket cannot be known from outside. Read first: Fan et al., "Cuckoo Filter" (2014), section 3; `vswitch/src/fdb/table.rs`.
 
-use crate::record::{Key, Slot};
+use crate::{
+    family::Family,
+    record::{Key, Slot},
+};
 
 const WAYS: usize = 8;
 
@@ -37,16 +40,14 @@ impl Index {
 
     /// The hash of a key.
     #[inline]
-    pub(crate) fn hash(&self, key: Key) -> Hash {
-        let [a, b, c, d] = self.secret;
-        let (low, high) = key.words();
-        Hash(fold(fold(low ^ a, high ^ b) ^ c, d))
+    pub(crate) fn hash<A: Family>(&self, key: Key<A>) -> Hash {
+        Hash(key.hash(self.secret))
     }
 
-    /// A number that depends on the secrets, for choices that must not be foretold.
-    pub(crate) fn choice(&self, a: u64, b: u64) -> u64 {
-        let [c, d, e, f] = self.secret;
-        fold(fold(a ^ e, b ^ f) ^ d, c)
+    /// A number that depends on a key, `random` and the secrets, for choices that must not be foretold.
+    pub(crate) fn choice<A: Family>(&self, key: Key<A>, random: u64) -> u64 {
+        let [a, b, c, d] = self.secret;
+        key.hash([c ^ random, d, b, a])
     }
 
     /// Bytes of memory.

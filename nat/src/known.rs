@@ -150,7 +150,7 @@ impl Known {
     }
 }
 
-impl NatTable {
+impl NatTable<Ipv4Addr> {
     /// The known flow of a packet, whose fields are `flow`.
     #[inline]
     pub(crate) fn known(&self, side: Side, head: &Head, flow: &Flow, now: Instant) -> Option<Known> {
@@ -245,12 +245,12 @@ impl NatTable {
         }
         let mut id = None;
         if known.new_id {
-            id = Some(self.id);
+            id = Some(self.id as u16);
             let segments = match head.offload.segment_size() {
                 0 => 1,
                 size => len / size + 1,
             };
-            self.id = self.id.wrapping_add(segments);
+            self.id = self.id.wrapping_add(u32::from(segments));
         }
         rewrite(known, id, head);
     }

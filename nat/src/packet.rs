@@ -1,20 +1,22 @@
-//! [`Packet`]: what the NAT has to know of an IPv4 packet, read from the head of its frame once.
+//! [`Packet`]: what the NAT has to know of a packet, read from the head of its frame once: of IPv4 by [`v4`], of IPv6 by [`v6`].
 //!
 //! Invariant: every offset, and every field that is going to be changed, lies within the head. What is not so is refused here.
-//! Read first: RFC 791 section 3.1, RFC 792, RFC 1858 (tiny fragments).
+//! Read first: RFC 791 section 3.1, RFC 8200 section 4, RFC 1858 (tiny fragments).
 
 use std::net::Ipv4Addr;
 
-use wire::{Head, L3, Layers};
-
 use crate::{
     decide::Refusal,
+    family::Family,
     record::{Endpoint, Protocol},
 };
 
+pub(crate) mod v4;
+pub(crate) mod v6;
+
 /// Whether it is whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Part {
+pub enum Part {
     Whole,
     First,
     Later,
@@ -22,98 +24,54 @@ pub(crate) enum Part {
 
 /// The packet that an ICMP error is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Quote {
+pub struct Quote<A = Ipv4Addr> {
     /// Where its IP header begins.
     pub(crate) l3: usize,
     /// Where its transport header begins; eight bytes of it are there.
     pub(crate) l4: usize,
     pub(crate) protocol: Protocol,
-    pub(crate) source: Endpoint,
-    pub(crate) destination: Endpoint,
+    pub(crate) source: Endpoint<A>,
+    pub(crate) destination: Endpoint<A>,
 }
 
 /// What is behind the IP header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Content {
+pub enum Content<A = Ipv4Addr> {
     /// TCP or UDP; the flags are TCP's.
     Ports { source: u16, destination: u16, flags: u8 },
     /// An ICMP query or the reply to one.
     Query { id: u16, reply: bool },
     /// An ICMP error.
-    Error(Quote),
+    Error(Quote<A>),
     /// A later fragment.
     Nothing,
 }
 
 /// See the module's documentation.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Packet {
+pub struct Packet<A = Ipv4Addr> {
     pub(crate) l3: usize,
     pub(crate) l4: usize,
+    /// The protocol's number, where fragments of one packet share it.
     pub(crate) number: u8,
+    /// Of a later fragment it is not known and says nothing.
     pub(crate) protocol: Protocol,
-    pub(crate) source: Ipv4Addr,
-    pub(crate) destination: Ipv4Addr,
-    pub(crate) id: u16,
+    pub(crate) source: A,
+    pub(crate) destination: A,
+    /// What fragments of one packet share, and where it is.
+    pub(crate) id: u32,
+    pub(crate) id_at: u16,
     pub(crate) may_fragment: bool,
     pub(crate) part: Part,
-    pub(crate) content: Content,
-    /// Bytes of the packet.
+    pub(crate) content: Content<A>,
+    /// Bytes of the packet; one more than can be said is one less.
     pub(crate) len: u16,
 }
 
-impl Packet {
-    /// The packet of a frame.
-    #[inline]
-    pub(crate) fn of(head: &Head) -> Result<Packet, Refusal> {
-        let bytes = head.bytes();
-        let l3 = match head.ethertype() {
-            wire::layers::ETHERTYPE_IPV4 => wire::layers::ETHERNET_LEN,
-            _ => tagged(bytes)?,
-        };
-        let header: &[u8; 20] = bytes.get(l3..).and_then(|at| at.first_chunk()).ok_or(Refusal::Malformed)?;
-        let [first, _, l, m, i, d, flags, offset, _, number, _, _, s0, s1, s2, s3, d0, d1, d2, d3] = *header;
-        let l4 = l3 + usize::from(first & 0x0f) * 4;
-        if first >> 4 != 4 || l4 < l3 + 20 || l4 > bytes.len() {
-            return Err(Refusal::Malformed);
-        }
-        let len = u16::from_be_bytes([l, m]);
-        let part = match (u16::from_be_bytes([flags & 0x1f, offset]), flags & 0x20 != 0) {
-            (0, false) => Part::Whole,
-            (0, true) => Part::First,
-            _ => Part::Later,
-        };
-        let protocol = Protocol::from_number(number).ok_or(Refusal::UnknownProtocol)?;
-        // What is said to be there is there, and is no padding.
-        let end = l3 + usize::from(len);
-        if end > head.len() || end < l4 {
-            return Err(Refusal::Malformed);
-        }
-        let content = match part {
-            Part::Later => Content::Nothing,
-            _ => content(bytes.get(..end.min(bytes.len())).unwrap_or_default(), end, l4, protocol)?,
-        };
-        if part != Part::Whole && matches!(content, Content::Error(_)) {
-            return Err(Refusal::Malformed);
-        }
-        Ok(Packet {
-            l3,
-            l4,
-            number,
-            protocol,
-            source: Ipv4Addr::new(s0, s1, s2, s3),
-            destination: Ipv4Addr::new(d0, d1, d2, d3),
-            id: u16::from_be_bytes([i, d]),
-            may_fragment: flags & 0x40 == 0,
-            part,
-            content,
-            len,
-        })
-    }
-
+impl<A: Family> Packet<A> {
     /// Source and destination endpoint of what has ports or an identifier, which stands on both sides.
     #[inline]
-    pub(crate) fn ends(&self) -> (Endpoint, Endpoint) {
+    pub(crate) fn ends(&self) -> (Endpoint<A>, Endpoint<A>) {
         let (source, destination) = match self.content {
             Content::Ports { source, destination, .. } => (source, destination),
             Content::Query { id, .. } => (id, id),
@@ -123,81 +81,29 @@ impl Packet {
     }
 }
 
-/// Where the IPv4 header of a frame with tags begins.
-#[cold]
-fn tagged(bytes: &[u8]) -> Result<usize, Refusal> {
-    let layers = Layers::parse(bytes).ok_or(Refusal::Malformed)?;
-    match (layers.l3, layers.ethertype) {
-        (L3::V4, _) => Ok(layers.l2_len),
-        (_, wire::layers::ETHERTYPE_IPV4) => Err(Refusal::Malformed),
-        _ => Err(Refusal::NotIpv4),
-    }
-}
-
+/// The ports of TCP or UDP, whose header is in the head as far as it is going to be changed.
 #[inline]
-fn content(bytes: &[u8], end: usize, l4: usize, protocol: Protocol) -> Result<Content, Refusal> {
-    let rest = bytes.get(l4..).unwrap_or_default();
-    match protocol {
-        Protocol::Icmp => icmp(bytes, end, l4),
-        Protocol::Udp => {
-            let [a, b, c, d, ..] = *rest.first_chunk::<8>().ok_or(Refusal::Malformed)?;
-            let (source, destination) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
-            Ok(Content::Ports { source, destination, flags: 0 })
-        }
+fn ports<A: Family>(rest: &[u8], protocol: Protocol) -> Result<Content<A>, Refusal> {
+    let flags = match protocol {
         Protocol::Tcp => {
-            let [a, b, c, d, _, _, _, _, _, _, _, _, _, flags, ..] =
+            let [_, _, _, _, _, _, _, _, _, _, _, _, _, flags, ..] =
                 *rest.first_chunk::<20>().ok_or(Refusal::Malformed)?;
-            let (source, destination) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
-            Ok(Content::Ports { source, destination, flags })
+            flags
         }
-    }
-}
-
-fn icmp(bytes: &[u8], end: usize, l4: usize) -> Result<Content, Refusal> {
-    let rest = bytes.get(l4..).unwrap_or_default();
-    let [kind, _, _, _, a, b, ..] = *rest.first_chunk::<8>().ok_or(Refusal::Malformed)?;
-    let id = u16::from_be_bytes([a, b]);
-    match kind {
-        8 | 13 => Ok(Content::Query { id, reply: false }),
-        0 | 14 => Ok(Content::Query { id, reply: true }),
-        3 | 11 | 12 => {
-            let intact = || {
-                let mut sum = wire::checksum::Checksum::new();
-                sum.add_bytes(rest);
-                sum.is_valid()
-            };
-            // Where it is longer than a head it goes on as it is: a wrong checksum stays wrong (RFC 5508 REQ-3a).
-            if bytes.len() == end && !intact() {
-                return Err(Refusal::BadChecksum);
-            }
-            quote(bytes, l4 + 8).map(Content::Error)
-        }
-        _ => Err(Refusal::UnknownIcmp),
-    }
-}
-
-fn quote(bytes: &[u8], l3: usize) -> Result<Quote, Refusal> {
-    let rest = bytes.get(l3..).unwrap_or_default();
-    let header: &[u8; 20] = rest.first_chunk().ok_or(Refusal::Malformed)?;
-    let [first, _, _, _, _, _, flags, offset, _, number, _, _, s0, s1, s2, s3, d0, d1, d2, d3] = *header;
-    let l4 = l3 + usize::from(first & 0x0f) * 4;
-    if first >> 4 != 4 || l4 < l3 + 20 || (flags & 0x1f, offset) != (0, 0) {
-        return Err(Refusal::BadQuote);
-    }
-    let mut sum = wire::checksum::Checksum::new();
-    sum.add_bytes(bytes.get(l3..l4).ok_or(Refusal::BadQuote)?);
-    if !sum.is_valid() {
-        return Err(Refusal::BadQuote);
-    }
-    let protocol = Protocol::from_number(number).ok_or(Refusal::BadQuote)?;
-    let [a, b, c, d, e, f, ..] = *bytes.get(l4..).and_then(|at| at.first_chunk::<8>()).ok_or(Refusal::BadQuote)?;
-    let (source, destination) = match protocol {
-        // An error is never about an error (RFC 1122 section 3.2.2); queries and replies have an identifier.
-        Protocol::Icmp if matches!(a, 0 | 8 | 13 | 14) => (u16::from_be_bytes([e, f]), u16::from_be_bytes([e, f])),
-        Protocol::Icmp => return Err(Refusal::BadQuote),
-        _ => (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])),
+        _ => 0,
     };
-    let source = Endpoint::new(Ipv4Addr::new(s0, s1, s2, s3), source);
-    let destination = Endpoint::new(Ipv4Addr::new(d0, d1, d2, d3), destination);
-    Ok(Quote { l3, l4, protocol, source, destination })
+    let [a, b, c, d, ..] = *rest.first_chunk::<8>().ok_or(Refusal::Malformed)?;
+    Ok(Content::Ports { source: u16::from_be_bytes([a, b]), destination: u16::from_be_bytes([c, d]), flags })
+}
+
+/// The endpoints of a quoted packet, of which eight bytes behind its IP header are there; `queries` are the types of ICMP that have an
+/// identifier.
+fn quoted_ports(rest: &[u8], protocol: Protocol, queries: &[u8]) -> Result<(u16, u16), Refusal> {
+    let [a, b, c, d, e, f, ..] = *rest.first_chunk::<8>().ok_or(Refusal::BadQuote)?;
+    match protocol {
+        // An error is never about an error (RFC 1122 section 3.2.2, RFC 4443 section 2.4); queries and replies have an identifier.
+        Protocol::Icmp if queries.contains(&a) => Ok((u16::from_be_bytes([e, f]), u16::from_be_bytes([e, f]))),
+        Protocol::Icmp => Err(Refusal::BadQuote),
+        _ => Ok((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]))),
+    }
 }

@@ -9,7 +9,10 @@
 
 use std::net::Ipv4Addr;
 
-use crate::record::{Endpoint, Protocol, Slot};
+use crate::{
+    family::Family,
+    record::{Endpoint, Protocol, Slot},
+};
 
 const PORTS: usize = 65_536;
 const WORDS: usize = PORTS / 64;
@@ -33,15 +36,15 @@ pub(crate) struct Wish {
 }
 
 /// See the module's documentation.
-pub(crate) struct Ports {
-    addresses: Box<[Ipv4Addr]>,
+pub(crate) struct Ports<A = Ipv4Addr> {
+    addresses: Box<[A]>,
     owners: Box<[u32]>,
     used: Box<[u64]>,
     rest: u32,
 }
 
-impl Ports {
-    pub(crate) fn new(addresses: &[Ipv4Addr], rest: u32) -> Ports {
+impl<A: Family> Ports<A> {
+    pub(crate) fn new(addresses: &[A], rest: u32) -> Ports<A> {
         let planes = addresses.len() * Protocol::ALL.len();
         Ports {
             addresses: addresses.into(),
@@ -51,7 +54,7 @@ impl Ports {
         }
     }
 
-    pub(crate) fn addresses(&self) -> &[Ipv4Addr] {
+    pub(crate) fn addresses(&self) -> &[A] {
         &self.addresses
     }
 
@@ -61,34 +64,33 @@ impl Ports {
     }
 
     #[inline]
-    pub(crate) fn has(&self, address: Ipv4Addr) -> bool {
+    pub(crate) fn has(&self, address: A) -> bool {
         self.addresses.contains(&address)
     }
 
     /// The mapping that an outside endpoint belongs to.
     #[inline]
-    pub(crate) fn owner(&self, protocol: Protocol, outside: Endpoint) -> Option<Slot> {
+    pub(crate) fn owner(&self, protocol: Protocol, outside: Endpoint<A>) -> Option<Slot> {
         let owner = *self.owners.get(self.place(protocol, outside)?)?;
         (owner != 0 && owner & RESTING == 0).then(|| Slot(owner - 1))
     }
 
     /// Asks for what [`Ports::owner`] will read.
     #[inline]
-    pub(crate) fn foresee(&self, protocol: Protocol, outside: Endpoint) {
+    pub(crate) fn foresee(&self, protocol: Protocol, outside: Endpoint<A>) {
         if let Some(owner) = self.place(protocol, outside).and_then(|place| self.owners.get(place)) {
             sys::prefetch(owner);
         }
     }
 
     /// The outside address of an inside one, and, for arbitrary pooling, those after it.
-    pub(crate) fn paired(&self, inside: Ipv4Addr) -> impl Iterator<Item = Ipv4Addr> {
-        let spread = u64::from(inside.to_bits()).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        let first = ((spread * self.addresses.len() as u64) >> 32) as usize;
+    pub(crate) fn paired(&self, inside: A) -> impl Iterator<Item = A> {
+        let first = ((inside.spread() * self.addresses.len() as u64) >> 32) as usize;
         self.addresses.iter().cycle().skip(first).take(self.addresses.len()).copied()
     }
 
     /// A free port of an address, as near to the wish as there is.
-    pub(crate) fn choose(&self, address: Ipv4Addr, wish: Wish) -> Option<u16> {
+    pub(crate) fn choose(&self, address: A, wish: Wish) -> Option<u16> {
         let ready = |port: &u16| self.is_ready(wish.protocol, Endpoint::new(address, *port), wish.now);
         if let Some(port) = wish.first.into_iter().flatten().find(ready) {
             return Some(port);
@@ -107,14 +109,14 @@ impl Ports {
     }
 
     /// Whether an endpoint is free.
-    pub(crate) fn is_free(&self, protocol: Protocol, outside: Endpoint) -> bool {
+    pub(crate) fn is_free(&self, protocol: Protocol, outside: Endpoint<A>) -> bool {
         let Some(place) = self.place(protocol, outside) else { return false };
         self.used.get(place / 64).is_some_and(|word| word >> (place % 64) & 1 == 0)
     }
 
     /// Gives an endpoint to a mapping; false when it is not free.
     #[must_use]
-    pub(crate) fn take(&mut self, protocol: Protocol, outside: Endpoint, slot: Slot) -> bool {
+    pub(crate) fn take(&mut self, protocol: Protocol, outside: Endpoint<A>, slot: Slot) -> bool {
         let Some(place) = self.place(protocol, outside).filter(|_| self.is_free(protocol, outside)) else {
             return false;
         };
@@ -127,7 +129,7 @@ impl Ports {
     }
 
     /// Takes an endpoint back. It rests, but not if what it was used for was tracked to its end.
-    pub(crate) fn give_back(&mut self, protocol: Protocol, outside: Endpoint, now: u32) {
+    pub(crate) fn give_back(&mut self, protocol: Protocol, outside: Endpoint<A>, now: u32) {
         let Some(place) = self.place(protocol, outside) else { return };
         if let (Some(owner), Some(word)) = (self.owners.get_mut(place), self.used.get_mut(place / 64)) {
             *owner = if protocol == Protocol::Tcp || self.rest == 0 { 0 } else { RESTING | now };
@@ -135,16 +137,16 @@ impl Ports {
         }
     }
 
-    fn is_ready(&self, protocol: Protocol, outside: Endpoint, now: u32) -> bool {
+    fn is_ready(&self, protocol: Protocol, outside: Endpoint<A>, now: u32) -> bool {
         self.is_free(protocol, outside) && !self.rests(protocol, outside, now)
     }
 
-    fn rests(&self, protocol: Protocol, outside: Endpoint, now: u32) -> bool {
+    fn rests(&self, protocol: Protocol, outside: Endpoint<A>, now: u32) -> bool {
         let owner = self.place(protocol, outside).and_then(|place| self.owners.get(place)).copied().unwrap_or(0);
         owner & RESTING != 0 && now.saturating_sub(owner & !RESTING) < self.rest
     }
 
-    fn scan(&self, address: Ipv4Addr, wish: Wish, range: (u16, u16), mask: u64) -> Option<u16> {
+    fn scan(&self, address: A, wish: Wish, range: (u16, u16), mask: u64) -> Option<u16> {
         let plane = self.place(wish.protocol, Endpoint::new(address, 0))? / 64;
         let words = self.used.get(plane..plane + WORDS)?;
         let (first, last) = (usize::from(range.0) / 64, usize::from(range.1) / 64);
@@ -179,7 +181,7 @@ impl Ports {
     }
 
     #[inline]
-    fn place(&self, protocol: Protocol, outside: Endpoint) -> Option<usize> {
+    fn place(&self, protocol: Protocol, outside: Endpoint<A>) -> Option<usize> {
         let n = self.addresses.iter().position(|address| *address == outside.address)?;
         Some((n * Protocol::ALL.len() + protocol as usize) * PORTS + usize::from(outside.port))
     }

@@ -9,47 +9,48 @@ use std::{net::Ipv4Addr, ops::RangeInclusive};
 use wire::{Instant, NicId};
 
 use crate::{
+    family::Family,
     record::{Endpoint, Key, Protocol, Record, Slot, State},
     table::NatTable,
 };
 
 /// Ports of an outside address that lead to ports inside, one to one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Forward {
+pub struct Forward<A = Ipv4Addr> {
     /// TCP or UDP.
     pub protocol: Protocol,
     /// One of the outside addresses.
-    pub outside: Ipv4Addr,
+    pub outside: A,
     /// Ports of it.
     pub ports: RangeInclusive<u16>,
     /// Where the first port leads; the others to the ports after it.
-    pub inside: Endpoint,
+    pub inside: Endpoint<A>,
     /// Whose that is.
     pub nic: NicId,
 }
 
 /// Why a port cannot be published. Nothing has changed then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PublishError {
+pub enum PublishError<A: Family = Ipv4Addr> {
     /// ICMP has no ports.
     #[error("icmp has no ports to publish; name tcp or udp")]
     Protocol,
     /// Not one of ours.
     #[error("{0} is not an outside address of this NAT; publish on one that is")]
-    Address(Ipv4Addr),
+    Address(A),
     /// None, zero, or past the last one.
     #[error("the ports to publish must be 1 to 65535 on both sides, and at least one")]
     Range,
     /// Somebody else's.
     #[error("port {0} is published already; withdraw that first")]
-    Taken(Endpoint),
+    Taken(Endpoint<A>),
     /// An endpoint inside has one outside.
     #[error("{inside} is published already, as {outside}; an endpoint has one place outside")]
     Twice {
         /// The endpoint inside.
-        inside: Endpoint,
+        inside: Endpoint<A>,
         /// Where it is published.
-        outside: Endpoint,
+        outside: Endpoint<A>,
     },
     /// Too many.
     #[error("no room for more published ports; {0} are the most of this NAT; raise its limit")]
@@ -59,9 +60,9 @@ pub enum PublishError {
     Nic(NicId),
 }
 
-impl Forward {
+impl<A: Family> Forward<A> {
     /// Pairs of outside and inside endpoints.
-    fn pairs(&self) -> impl Iterator<Item = (Endpoint, Endpoint)> {
+    fn pairs(&self) -> impl Iterator<Item = (Endpoint<A>, Endpoint<A>)> {
         let first = *self.ports.start();
         let inside = self.inside;
         self.ports.clone().map(move |port| {
@@ -71,9 +72,9 @@ impl Forward {
     }
 }
 
-impl NatTable {
+impl<A: Family> NatTable<A> {
     /// Publishes ports.
-    pub fn publish(&mut self, forward: &Forward, now: Instant) -> Result<(), PublishError> {
+    pub fn publish(&mut self, forward: &Forward<A>, now: Instant) -> Result<(), PublishError<A>> {
         let now = self.tick(now);
         self.check(forward)?;
         for (outside, inside) in forward.pairs() {
@@ -93,7 +94,7 @@ impl NatTable {
     }
 
     /// Withdraws published ports and ends their connections; returns how many ports were published.
-    pub fn unpublish(&mut self, forward: &Forward) -> usize {
+    pub fn unpublish(&mut self, forward: &Forward<A>) -> usize {
         let mut withdrawn = 0;
         for (outside, inside) in forward.pairs() {
             let key = Key::mapping(forward.protocol, forward.nic, inside);
@@ -106,7 +107,7 @@ impl NatTable {
         withdrawn
     }
 
-    fn check(&self, forward: &Forward) -> Result<(), PublishError> {
+    fn check(&self, forward: &Forward<A>) -> Result<(), PublishError<A>> {
         if forward.protocol == Protocol::Icmp {
             return Err(PublishError::Protocol);
         }
@@ -121,7 +122,8 @@ impl NatTable {
         if count == 0 || *forward.ports.start() == 0 || forward.inside.port == 0 || past {
             return Err(PublishError::Range);
         }
-        if self.published + count > self.most_published {
+        let room = self.has_room_for(forward.nic, State::Published);
+        if self.published + count > self.most_published || room.is_err() {
             return Err(PublishError::Full(self.most_published));
         }
         for (outside, inside) in forward.pairs() {

@@ -1,10 +1,13 @@
 //! [`Record`]: one line of the table, and the small types it is made of.
 //!
-//! Invariant: a record is one cache line. Its key says what it is and whose, and two records never have the same key.
+//! Invariant: a record is one cache line, or two with the addresses of IPv6. Its key says what it is and whose, and two records never have the
+//! same key.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use wire::NicId;
+
+use crate::family::Family;
 
 /// What the NAT translates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -22,14 +25,13 @@ impl Protocol {
     /// All of them, in the order of their numbers here.
     pub const ALL: [Protocol; 3] = [Protocol::Icmp, Protocol::Tcp, Protocol::Udp];
 
-    /// By IANA's number.
+    /// By IANA's number, over a version of IP.
     #[inline]
-    pub const fn from_number(number: u8) -> Option<Protocol> {
+    pub fn from_number<A: Family>(number: u8) -> Option<Protocol> {
         match number {
-            1 => Some(Protocol::Icmp),
             6 => Some(Protocol::Tcp),
             17 => Some(Protocol::Udp),
-            _ => None,
+            number => (number == A::ICMP).then_some(Protocol::Icmp),
         }
     }
 
@@ -45,34 +47,30 @@ impl Protocol {
 
 /// An address and a port, or the identifier of an ICMP query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Endpoint {
+pub struct Endpoint<A = Ipv4Addr> {
     /// The address.
-    pub address: Ipv4Addr,
+    pub address: A,
     /// The port or identifier.
     pub port: u16,
 }
 
-impl Endpoint {
+impl<A> Endpoint<A> {
     /// Of these.
     #[inline]
-    pub const fn new(address: Ipv4Addr, port: u16) -> Endpoint {
+    pub const fn new(address: A, port: u16) -> Endpoint<A> {
         Endpoint { address, port }
-    }
-
-    #[inline]
-    const fn bits(self) -> u64 {
-        (self.address.to_bits() as u64) << 16 | self.port as u64
-    }
-
-    #[inline]
-    const fn from_bits(bits: u64) -> Endpoint {
-        Endpoint { address: Ipv4Addr::from_bits((bits >> 16) as u32), port: bits as u16 }
     }
 }
 
-impl std::fmt::Display for Endpoint {
+impl<A: Into<IpAddr>> From<Endpoint<A>> for SocketAddr {
+    fn from(endpoint: Endpoint<A>) -> SocketAddr {
+        SocketAddr::new(endpoint.address.into(), endpoint.port)
+    }
+}
+
+impl<A: Copy + Into<IpAddr>> std::fmt::Display for Endpoint<A> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}", self.address, self.port)
+        SocketAddr::from(*self).fmt(f)
     }
 }
 
@@ -143,58 +141,60 @@ pub(crate) const PERMIT: u8 = 3;
 
 /// What a record is and whose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Key {
-    /// Kind (8), protocol (8), inside endpoint (48).
-    low: u64,
-    /// NIC (16), remote endpoint (48).
-    high: u64,
+pub(crate) struct Key<A: Family = Ipv4Addr> {
+    /// Kind (8 bits), protocol (8), inside endpoint.
+    low: A::Half,
+    /// NIC, remote endpoint.
+    high: A::Half,
 }
 
-impl Key {
-    const NONE: Key = Key { low: 0, high: 0 };
+impl<A: Family> Key<A> {
+    const NONE: Key<A> = Key { low: A::NOTHING, high: A::NOTHING };
 
     #[inline]
-    pub(crate) const fn mapping(protocol: Protocol, nic: NicId, inside: Endpoint) -> Key {
-        Key { low: (MAPPING as u64) << 56 | (protocol as u64) << 48 | inside.bits(), high: (nic.0 as u64) << 48 }
+    pub(crate) fn mapping(protocol: Protocol, nic: NicId, inside: Endpoint<A>) -> Key<A> {
+        let nobody = Endpoint::new(A::UNSPECIFIED, 0);
+        Key { low: A::half(u16::from(MAPPING) << 8 | protocol as u16, inside), high: A::half(nic.0, nobody) }
     }
 
     /// Of the same inside endpoint: the session with a remote endpoint.
     #[inline]
-    pub(crate) const fn session(self, remote: Endpoint) -> Key {
+    pub(crate) fn session(self, remote: Endpoint<A>) -> Key<A> {
         self.of(SESSION, remote)
     }
 
     /// Of the same inside endpoint: the permit of a remote address.
     #[inline]
-    pub(crate) const fn permit(self, remote: Ipv4Addr) -> Key {
+    pub(crate) fn permit(self, remote: A) -> Key<A> {
         self.of(PERMIT, Endpoint::new(remote, 0))
     }
 
     /// Of the same inside endpoint: the mapping.
     #[inline]
-    pub(crate) const fn own(self) -> Key {
-        self.of(MAPPING, Endpoint::new(Ipv4Addr::UNSPECIFIED, 0))
+    pub(crate) fn own(self) -> Key<A> {
+        self.of(MAPPING, Endpoint::new(A::UNSPECIFIED, 0))
     }
 
     #[inline]
-    const fn of(self, kind: u8, remote: Endpoint) -> Key {
-        let low = self.low & 0x00ff_ffff_ffff_ffff | (kind as u64) << 56;
-        Key { low, high: self.high & 0xffff_0000_0000_0000 | remote.bits() }
+    fn of(self, kind: u8, remote: Endpoint<A>) -> Key<A> {
+        let tag = u16::from(kind) << 8 | A::tag(self.low) & 0x00ff;
+        Key { low: A::half(tag, self.inside()), high: A::half(A::tag(self.high), remote) }
+    }
+
+    /// Its hash by these secrets.
+    #[inline]
+    pub(crate) fn hash(self, secret: [u64; 4]) -> u64 {
+        A::mix(self.low, self.high, secret)
     }
 
     #[inline]
-    pub(crate) const fn words(self) -> (u64, u64) {
-        (self.low, self.high)
+    pub(crate) fn kind(self) -> u8 {
+        (A::tag(self.low) >> 8) as u8
     }
 
     #[inline]
-    pub(crate) const fn kind(self) -> u8 {
-        (self.low >> 56) as u8
-    }
-
-    #[inline]
-    pub(crate) const fn protocol(self) -> Protocol {
-        match (self.low >> 48) as u8 {
+    pub(crate) fn protocol(self) -> Protocol {
+        match A::tag(self.low) as u8 {
             0 => Protocol::Icmp,
             1 => Protocol::Tcp,
             _ => Protocol::Udp,
@@ -202,18 +202,18 @@ impl Key {
     }
 
     #[inline]
-    pub(crate) const fn inside(self) -> Endpoint {
-        Endpoint::from_bits(self.low)
+    pub(crate) fn inside(self) -> Endpoint<A> {
+        A::endpoint(self.low)
     }
 
     #[inline]
-    pub(crate) const fn remote(self) -> Endpoint {
-        Endpoint::from_bits(self.high)
+    pub(crate) fn remote(self) -> Endpoint<A> {
+        A::endpoint(self.high)
     }
 
     #[inline]
-    pub(crate) const fn nic(self) -> NicId {
-        NicId((self.high >> 48) as u16)
+    pub(crate) fn nic(self) -> NicId {
+        NicId(A::tag(self.high))
     }
 }
 
@@ -228,9 +228,9 @@ impl Slot {
 /// One line of the table.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
-pub(crate) struct Record {
-    pub(crate) key: Key,
-    pub(crate) outside: Endpoint,
+pub(crate) struct Record<A: Family = Ipv4Addr> {
+    pub(crate) key: Key<A>,
+    pub(crate) outside: Endpoint<A>,
     /// TCP: see `tcp.rs`.
     pub(crate) tcp: u8,
     pub(crate) state: State,
@@ -246,11 +246,12 @@ pub(crate) struct Record {
 }
 
 const _: () = assert!(size_of::<Record>() == 64, "a record is one cache line");
+const _: () = assert!(size_of::<Record<Ipv6Addr>>() == 128, "a record of IPv6 is two");
 
-impl Record {
-    pub(crate) const EMPTY: Record = Record {
+impl<A: Family> Record<A> {
+    pub(crate) const EMPTY: Record<A> = Record {
         key: Key::NONE,
-        outside: Endpoint::new(Ipv4Addr::UNSPECIFIED, 0),
+        outside: Endpoint::new(A::UNSPECIFIED, 0),
         tcp: 0,
         state: State::Held,
         stamp: 0,

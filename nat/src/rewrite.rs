@@ -1,41 +1,46 @@
 //! [`Rewrite`]: the changes to a packet's head, and what they do to its checksums.
 //!
 //! Invariant: a checksum that was right is right afterwards, one that was wrong stays wrong (nothing is summed up anew, RFC 1624). A UDP
-//! checksum of zero stays zero. A checksum that is still owed (virtio 1.2 section 5.1.6.2) holds the sum of the pseudo header, which covers
+//! checksum of zero stays zero (over IPv6 there is none). A checksum that is still owed (virtio 1.2 section 5.1.6.2) holds the sum of the pseudo header, which covers
 //! addresses and no ports, and not its complement.
+
+use std::net::Ipv4Addr;
 
 use wire::Head;
 
-use crate::record::{Endpoint, Protocol};
+use crate::{
+    family::Family,
+    record::{Endpoint, Protocol},
+};
 
 /// New endpoints for one IP header and what is behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ends {
+pub struct Ends<A = Ipv4Addr> {
     /// Source.
-    pub source: Endpoint,
+    pub source: Endpoint<A>,
     /// Destination.
-    pub destination: Endpoint,
+    pub destination: Endpoint<A>,
 }
 
 /// What is behind the IP header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Shape {
+pub(crate) enum Shape<A = Ipv4Addr> {
     /// A transport header.
     Transport { l4: u16, protocol: Protocol },
     /// An ICMP error, whose quoted packet gets endpoints of its own.
-    Error { l4: u16, quote_l3: u16, quote_l4: u16, protocol: Protocol, quote: Ends },
+    Error { l4: u16, quote_l3: u16, quote_l4: u16, protocol: Protocol, quote: Ends<A> },
     /// A later fragment: nothing but the IP header.
     Bare,
 }
 
 /// See the module's documentation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Rewrite {
+pub(crate) struct Rewrite<A = Ipv4Addr> {
     pub(crate) l3: u16,
-    pub(crate) ends: Ends,
-    pub(crate) shape: Shape,
-    /// A new identification for the IP header.
-    pub(crate) id: Option<u16>,
+    pub(crate) ends: Ends<A>,
+    pub(crate) shape: Shape<A>,
+    /// Where the packet's identification is, and a new one.
+    pub(crate) id: Option<(u16, u32)>,
 }
 
 /// What the changes of some words add to a checksum.
@@ -54,10 +59,11 @@ impl Delta {
 
     /// Writes an address and notes the change.
     #[inline]
-    fn put_address(&mut self, bytes: &mut [u8], at: usize, new: std::net::Ipv4Addr) {
-        let [a, b, c, d] = new.octets();
-        self.put(bytes, at, [a, b]);
-        self.put(bytes, at + 2, [c, d]);
+    fn put_address<A: Family>(&mut self, bytes: &mut [u8], at: usize, new: A) {
+        let octets = new.octets();
+        for (n, word) in octets.as_ref().as_chunks::<2>().0.iter().enumerate() {
+            self.put(bytes, at + n * 2, *word);
+        }
     }
 
     #[inline]
@@ -93,7 +99,7 @@ enum Sum {
     Owed,
 }
 
-impl Rewrite {
+impl<A: Family> Rewrite<A> {
     /// Whether what the frame still owes goes with its headers: a checksum owed must be the transport header's own.
     pub(crate) fn suits(&self, head: &Head) -> bool {
         let offload = head.offload;
@@ -121,12 +127,16 @@ impl Rewrite {
                 transport(bytes, usize::from(l4), protocol, self.ends, addresses, sum);
             }
             Shape::Error { l4, quote_l3, quote_l4, protocol, quote } => {
-                ip(bytes, l3, self.ends, self.id);
+                // What is behind the packet, padding say, is no part of what it quotes.
+                let (at, before) = A::LENGTH;
+                let end = word(bytes, l3 + at).map_or(0, |length| l3 + before + usize::from(length)).min(bytes.len());
+                let Some(bytes) = bytes.get_mut(..end) else { return };
+                let addresses = ip(bytes, l3, self.ends, self.id);
                 let (quote_l3, quote_l4) = (usize::from(quote_l3), usize::from(quote_l4));
                 // Every word of the quoted packet that changes counts in the ICMP checksum: its addresses, its ports, its own checksums.
-                let old = word(bytes, quote_l3 + 10);
+                let old = A::SUM.and_then(|sum| word(bytes, quote_l3 + sum));
                 let mut delta = ip(bytes, quote_l3, quote, None);
-                let new = word(bytes, quote_l3 + 10);
+                let new = A::SUM.and_then(|sum| word(bytes, quote_l3 + sum));
                 let at = quote_l4 + checksum_offset(protocol);
                 let old_sum = word(bytes, at);
                 let ports = transport(bytes, quote_l4, protocol, quote, delta, Sum::Complete);
@@ -135,6 +145,9 @@ impl Rewrite {
                     if let (Some(old), Some(new)) = (old, new) {
                         delta.0 += u64::from(!old) + u64::from(new);
                     }
+                }
+                if A::ICMP_COVERS_ADDRESSES {
+                    delta = delta.and(addresses);
                 }
                 let at = usize::from(l4) + 2;
                 if let Some(field) = word(bytes, at) {
@@ -147,30 +160,48 @@ impl Rewrite {
 
 /// New addresses and identification for an IP header; what the addresses add to a checksum.
 #[inline]
-fn ip(bytes: &mut [u8], l3: usize, ends: Ends, id: Option<u16>) -> Delta {
+fn ip<A: Family>(bytes: &mut [u8], l3: usize, ends: Ends<A>, id: Option<(u16, u32)>) -> Delta {
     let mut addresses = Delta::default();
-    addresses.put_address(bytes, l3 + 12, ends.source.address);
-    addresses.put_address(bytes, l3 + 16, ends.destination.address);
+    addresses.put_address(bytes, l3 + A::SOURCE, ends.source.address);
+    addresses.put_address(bytes, l3 + A::DESTINATION, ends.destination.address);
     let mut all = addresses;
-    if let Some(id) = id {
-        all.put(bytes, l3 + 4, id.to_be_bytes());
+    if let Some((at, id)) = id {
+        let ([a, b, c, d], at) = (id.to_be_bytes(), usize::from(at));
+        if A::ID == 4 {
+            all.put(bytes, at, [a, b]);
+        }
+        all.put(bytes, at + A::ID - 2, [c, d]);
     }
-    if let Some(field) = word(bytes, l3 + 10) {
-        set_word(bytes, l3 + 10, all.apply(field));
+    if let Some(at) = A::SUM.map(|sum| l3 + sum)
+        && let Some(field) = word(bytes, at)
+    {
+        set_word(bytes, at, all.apply(field));
     }
     addresses
 }
 
 /// New ports or a new identifier; returns what they add to a checksum that covers them.
 #[inline]
-fn transport(bytes: &mut [u8], l4: usize, protocol: Protocol, ends: Ends, addresses: Delta, sum: Sum) -> Delta {
+fn transport<A: Family>(
+    bytes: &mut [u8],
+    l4: usize,
+    protocol: Protocol,
+    ends: Ends<A>,
+    addresses: Delta,
+    sum: Sum,
+) -> Delta {
     let mut ports = Delta::default();
     let at = l4 + checksum_offset(protocol);
     if protocol == Protocol::Icmp {
         // The same on both sides, in one field; which end is the one that changes does not matter.
         ports.put(bytes, l4 + 4, ends.source.port.to_be_bytes());
-        if let Some(field) = word(bytes, at).filter(|_| sum == Sum::Complete) {
-            set_word(bytes, at, ports.apply(field));
+        let addresses = if A::ICMP_COVERS_ADDRESSES { addresses } else { Delta::default() };
+        if let Some(field) = word(bytes, at) {
+            let field = match sum {
+                Sum::Complete => addresses.and(ports).apply(field),
+                Sum::Owed => addresses.apply_to_sum(field),
+            };
+            set_word(bytes, at, field);
         }
         return ports;
     }

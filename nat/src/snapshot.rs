@@ -3,9 +3,12 @@
 //! Invariant: what is restored has the outside endpoints and the ages that it had; what does not fit the table it is restored into is left out
 //! and counted, never bent.
 
+use std::net::Ipv4Addr;
+
 use wire::{Instant, NicId};
 
 use crate::{
+    family::Family,
     record::{Endpoint, Key, MAPPING, Protocol, Record, SESSION, State},
     table::NatTable,
     tcp,
@@ -24,7 +27,7 @@ pub enum Kind {
 
 /// One record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct Entry<A = Ipv4Addr> {
     /// What it is.
     pub kind: Kind,
     /// TCP, UDP or ICMP queries.
@@ -32,11 +35,11 @@ pub struct Entry {
     /// Whose it is.
     pub nic: NicId,
     /// The endpoint inside.
-    pub inside: Endpoint,
+    pub inside: Endpoint<A>,
     /// What the outside sees.
-    pub outside: Endpoint,
+    pub outside: Endpoint<A>,
     /// Who is spoken to.
-    pub remote: Endpoint,
+    pub remote: Endpoint<A>,
     /// How far it is.
     pub state: State,
     /// Seconds until it is forgotten if no packet comes; nothing when it goes with others or stays.
@@ -50,32 +53,38 @@ pub struct Entry {
 }
 
 /// Everything a table knows but published ports, which come from the configuration.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Snapshot {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot<A = Ipv4Addr> {
     /// Mappings before permits before sessions, each oldest first.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<Entry<A>>,
 }
 
-impl NatTable {
+impl<A> Default for Snapshot<A> {
+    fn default() -> Snapshot<A> {
+        Snapshot { entries: Vec::new() }
+    }
+}
+
+impl<A: Family> NatTable<A> {
     /// What is valid at `now`, in no order.
-    pub fn entries(&self, now: Instant) -> impl Iterator<Item = Entry> {
+    pub fn entries(&self, now: Instant) -> impl Iterator<Item = Entry<A>> {
         let now = self.tick(now);
         let valid = self.records.iter().filter(move |record| !record.is_empty() && !self.is_expired(record, now));
         valid.map(move |record| self.entry(record, now))
     }
 
     /// Everything that is valid at `now` but published ports. Allocates.
-    pub fn snapshot(&self, now: Instant) -> Snapshot {
-        let mut entries: Vec<Entry> = self.entries(now).filter(|entry| entry.state != State::Published).collect();
+    pub fn snapshot(&self, now: Instant) -> Snapshot<A> {
+        let mut entries: Vec<Entry<A>> = self.entries(now).filter(|entry| entry.state != State::Published).collect();
         entries.sort_by_key(|entry| (entry.kind, entry.expires));
         Snapshot { entries }
     }
 
     /// Takes up what a table said of itself; returns how many entries found no place: their outside address is not ours, their port or
     /// endpoint is taken, their NIC is unknown or at its quota. Best done before the first packet and after publishing.
-    pub fn restore(&mut self, snapshot: &Snapshot, now: Instant) -> usize {
+    pub fn restore(&mut self, snapshot: &Snapshot<A>, now: Instant) -> usize {
         let now = self.tick(now);
-        let mut entries: Vec<&Entry> = snapshot.entries.iter().collect();
+        let mut entries: Vec<&Entry<A>> = snapshot.entries.iter().collect();
         entries.sort_by_key(|entry| (entry.kind, entry.expires));
         let left_out = entries.into_iter().filter(|entry| !self.take_up(entry, now)).count();
         // TCP mappings and permits that nothing hangs on: their sessions found no place.
@@ -94,7 +103,7 @@ impl NatTable {
         left_out
     }
 
-    fn entry(&self, record: &Record, now: u32) -> Entry {
+    fn entry(&self, record: &Record<A>, now: u32) -> Entry<A> {
         let Record { key, outside, state, packets, bytes, .. } = *record;
         let kind = match key.kind() {
             MAPPING => Kind::Mapping,
@@ -121,7 +130,7 @@ impl NatTable {
         }
     }
 
-    fn take_up(&mut self, entry: &Entry, now: u32) -> bool {
+    fn take_up(&mut self, entry: &Entry<A>, now: u32) -> bool {
         let Entry { protocol, nic, inside, outside, remote, state, packets, bytes, .. } = *entry;
         let own = Key::mapping(protocol, nic, inside);
         let key = match entry.kind {
@@ -150,7 +159,7 @@ impl NatTable {
             return false;
         }
         let age = entry.expires.map_or(0, |left| self.lifetime(state).saturating_sub(left));
-        let outside = if entry.kind == Kind::Permit { Record::EMPTY.outside } else { outside };
+        let outside = if entry.kind == Kind::Permit { Record::<A>::EMPTY.outside } else { outside };
         let stamp = now.saturating_sub(age);
         self.insert(Record { key, outside, tcp, state, stamp, packets, bytes, ..Record::EMPTY }, now).is_ok()
     }

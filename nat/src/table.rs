@@ -12,16 +12,20 @@
 //! clock's start, so that what is restored can be older than the clock.
 //! Read first: RFC 4787 sections 4 and 5; `vswitch/src/fdb.rs`, which bounds its table the same way; then [`crate::decide`].
 
+use std::net::Ipv4Addr;
+
 use wire::{Instant, NicId};
 
 use crate::{
     config::{Config, ConfigError, Filtering, Lifetimes, Pooling},
     decide::Refusal,
+    family::Family,
     fragments::Fragments,
     holders::Holders,
     index::{Index, splitmix},
     ports::{Ports, Wish},
     record::{Endpoint, Key, MAPPING, PERMIT, Protocol, Record, SESSION, Slot, State},
+    stats::NatStats,
     tcp,
     unsolicited::Unsolicited,
 };
@@ -29,31 +33,14 @@ use crate::{
 #[cfg(test)]
 mod tests;
 
-/// What happened to a table since it was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NatStats {
-    /// Mappings made for a packet.
-    pub mapped: u64,
-    /// TCP sessions begun.
-    pub sessions: u64,
-    /// Records that gave way because the table was full.
-    pub evicted: u64,
-    /// Records that gave way because their NIC was at its quota.
-    pub over_quota: u64,
-    /// Records that gave way because both buckets of a new one were full; next to none, unless the seed is known to a guest.
-    pub crowded: u64,
-    /// Records that the sweep freed.
-    pub expired: u64,
-}
-
 /// See the module's documentation.
-pub struct NatTable {
-    pub(crate) records: Box<[Record]>,
+pub struct NatTable<A: Family = Ipv4Addr> {
+    pub(crate) records: Box<[Record<A>]>,
     pub(crate) index: Index,
     pub(crate) holders: Holders,
-    pub(crate) ports: Ports,
-    pub(crate) fragments: Fragments,
-    pub(crate) unsolicited: Unsolicited,
+    pub(crate) ports: Ports<A>,
+    pub(crate) fragments: Fragments<A>,
+    pub(crate) unsolicited: Unsolicited<A>,
     lifetimes: [u32; State::ALL.len()],
     /// Added to the clock's seconds.
     base: u32,
@@ -65,7 +52,7 @@ pub struct NatTable {
     quota: usize,
     hand: usize,
     random: u64,
-    pub(crate) id: u16,
+    pub(crate) id: u32,
     pub(crate) filtering: Filtering,
     pooling: Pooling,
     preserve_port: bool,
@@ -74,15 +61,15 @@ pub struct NatTable {
     pub(crate) stats: NatStats,
 }
 
-impl NatTable {
-    /// An empty table. All memory is taken here: for each of [`Config::mappings`] 160 bytes, for each outside address 792 KiB.
-    pub fn new(config: &Config) -> Result<NatTable, ConfigError> {
+impl<A: Family> NatTable<A> {
+    /// An empty table. All memory is taken here: for each of [`Config::mappings`] 160 bytes (IPv6: 288), for each outside address 792 KiB.
+    pub fn new(config: &Config<A>) -> Result<NatTable<A>, ConfigError> {
         config.check()?;
         Ok(NatTable::made(config))
     }
 
     /// As [`NatTable::new`], of what has been checked, or has no outside address and maps nothing.
-    pub(crate) fn made(config: &Config) -> NatTable {
+    pub(crate) fn made(config: &Config<A>) -> NatTable<A> {
         let records = config.mappings.clamp(64, 1 << 20) * 2;
         let mut seed = config.seed;
         let mut secret = || splitmix(&mut seed);
@@ -112,7 +99,7 @@ impl NatTable {
             quota: config.quota.clamp(4, records),
             hand: 0,
             random: secret(),
-            id: secret() as u16,
+            id: secret() as u32,
             filtering: config.filtering,
             pooling: config.pooling,
             preserve_port: config.preserve_port,
@@ -141,7 +128,7 @@ impl NatTable {
     }
 
     /// Removes those records of a list that are `meant` and on which nothing hangs.
-    pub(crate) fn clear(&mut self, nic: NicId, state: State, meant: impl Fn(&Record) -> bool) {
+    pub(crate) fn clear(&mut self, nic: NicId, state: State, meant: impl Fn(&Record<A>) -> bool) {
         let mut next = self.holders.first(nic, state);
         while let Some(slot) = next {
             let Some(record) = self.record(slot).copied() else { return };
@@ -202,18 +189,18 @@ impl NatTable {
     }
 
     /// The outside addresses.
-    pub fn outside(&self) -> &[std::net::Ipv4Addr] {
+    pub fn outside(&self) -> &[A] {
         self.ports.addresses()
     }
 
     /// The outside address that an inside one is given first.
-    pub(crate) fn paired(&self, inside: std::net::Ipv4Addr) -> std::net::Ipv4Addr {
-        self.ports.paired(inside).next().unwrap_or(std::net::Ipv4Addr::UNSPECIFIED)
+    pub(crate) fn paired(&self, inside: A) -> A {
+        self.ports.paired(inside).next().unwrap_or(A::UNSPECIFIED)
     }
 
-    /// Whether SYNs wait that nobody inside has asked for.
-    pub(crate) fn awaits_answers(&self) -> bool {
-        self.unsolicited.len() > 0
+    /// Whether time changes anything: it holds records, or SYNs that nobody inside has asked for.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.len > 0 || self.unsolicited.len() > 0
     }
 
     /// What happened so far.
@@ -232,18 +219,18 @@ impl NatTable {
     }
 
     #[inline]
-    pub(crate) fn record(&self, slot: Slot) -> Option<&Record> {
+    pub(crate) fn record(&self, slot: Slot) -> Option<&Record<A>> {
         self.records.get(slot.0 as usize)
     }
 
     #[inline]
-    pub(crate) fn record_mut(&mut self, slot: Slot) -> Option<&mut Record> {
+    pub(crate) fn record_mut(&mut self, slot: Slot) -> Option<&mut Record<A>> {
         self.records.get_mut(slot.0 as usize)
     }
 
     /// The record of a key, whether or not its time is up.
     #[inline]
-    pub(crate) fn find(&self, key: Key) -> Option<(Slot, &Record)> {
+    pub(crate) fn find(&self, key: Key<A>) -> Option<(Slot, &Record<A>)> {
         let is = |slot| self.record(slot).is_some_and(|record| record.key == key);
         let slot = self.index.find(self.index.hash(key), is)?;
         Some((slot, self.record(slot)?))
@@ -251,7 +238,7 @@ impl NatTable {
 
     /// The mapping of an outside endpoint, whether or not its time is up.
     #[inline]
-    pub(crate) fn owner(&self, protocol: Protocol, outside: Endpoint) -> Option<(Slot, &Record)> {
+    pub(crate) fn owner(&self, protocol: Protocol, outside: Endpoint<A>) -> Option<(Slot, &Record<A>)> {
         let slot = self.ports.owner(protocol, outside)?;
         Some((slot, self.record(slot)?))
     }
@@ -262,12 +249,12 @@ impl NatTable {
     }
 
     #[inline]
-    pub(crate) fn is_expired(&self, record: &Record, now: u32) -> bool {
+    pub(crate) fn is_expired(&self, record: &Record<A>, now: u32) -> bool {
         now.saturating_sub(record.stamp) >= self.lifetime(record.state)
     }
 
     /// An outside endpoint for an inside one that has none.
-    pub(crate) fn choose(&self, key: Key, now: u32) -> Result<Endpoint, Refusal> {
+    pub(crate) fn choose(&self, key: Key<A>, now: u32) -> Result<Endpoint<A>, Refusal> {
         let (protocol, nic, inside) = (key.protocol(), key.nic(), key.inside());
         // The other of a pair of ports, an even one and the odd one after it (RFC 4787 section 4.2.3).
         let sibling = Endpoint::new(inside.address, inside.port ^ 1);
@@ -276,8 +263,7 @@ impl NatTable {
             .flatten()
             .map(|(_, record)| record.outside)
             .filter(|outside| (outside.port ^ inside.port) & 1 == 1);
-        let (low, high) = key.words();
-        let random = self.index.choice(low ^ self.random, high);
+        let random = self.index.choice(key, self.random);
         let all = match self.pooling {
             Pooling::Paired => 1,
             Pooling::Arbitrary => self.ports.addresses().len(),
@@ -294,7 +280,7 @@ impl NatTable {
     }
 
     /// Puts in a record of an unknown key. A mapping gets its outside endpoint, a session or permit counts in what it hangs on.
-    pub(crate) fn insert(&mut self, record: Record, now: u32) -> Result<Slot, Refusal> {
+    pub(crate) fn insert(&mut self, record: Record<A>, now: u32) -> Result<Slot, Refusal> {
         let nic = record.key.nic();
         self.make_room(nic, record.state, now)?;
         let slot = self.free;
@@ -384,7 +370,7 @@ impl NatTable {
     }
 
     /// Something hangs on the record of a key, or one thing less.
-    pub(crate) fn hang(&mut self, key: Key, more: i32) {
+    pub(crate) fn hang(&mut self, key: Key<A>, more: i32) {
         let Some(slot) = self.find(key).map(|(slot, _)| slot) else { return };
         if let Some(record) = self.record_mut(slot) {
             record.children = record.children.saturating_add_signed(more);
@@ -392,7 +378,7 @@ impl NatTable {
     }
 
     /// One thing less hangs on the record of a key; the last takes it along if it has no time of its own.
-    pub(crate) fn let_go(&mut self, key: Key, now: u32) {
+    pub(crate) fn let_go(&mut self, key: Key<A>, now: u32) {
         self.hang(key, -1);
         if let Some((slot, record)) = self.find(key)
             && record.children == 0
@@ -402,12 +388,18 @@ impl NatTable {
         }
     }
 
-    /// Whether there is, or can be made, room for a record of a NIC.
+    /// Whether there is, or can be made, room for a record of a NIC that a packet asks for.
     pub(crate) fn has_room(&self, nic: NicId) -> Result<(), Refusal> {
+        self.has_room_for(nic, State::Udp)
+    }
+
+    /// The same in a state: what is published does not count against what a guest may have.
+    pub(crate) fn has_room_for(&self, nic: NicId, state: State) -> Result<(), Refusal> {
         if !self.holders.knows(nic) {
             return Err(Refusal::UnknownNic);
         }
-        if self.holders.count(nic) >= self.quota && self.holders.least(nic, State::Udp).is_none() {
+        let quota = state != State::Published && self.holders.count(nic) >= self.quota;
+        if quota && self.holders.least(nic, State::Udp).is_none() {
             return Err(Refusal::Quota);
         }
         if self.free == Slot::NONE && self.holders.heaviest().is_none() {
@@ -418,7 +410,7 @@ impl NatTable {
 
     /// Makes it: at the NIC's quota by what it can do without, at the table's bound by what the NIC that holds most can do without.
     fn make_room(&mut self, nic: NicId, state: State, now: u32) -> Result<(), Refusal> {
-        self.has_room(nic)?;
+        self.has_room_for(nic, state)?;
         if state != State::Published && self.holders.count(nic) >= self.quota {
             let victim = self.holders.least(nic, State::Udp).ok_or(Refusal::Quota)?;
             if !self.remove_at(victim, now) {
@@ -438,10 +430,10 @@ impl NatTable {
     }
 
     /// Makes room in the buckets of a key: a record there whose time is up goes, else one of the NIC that holds most, the oldest of them.
-    fn crowd_out(&mut self, key: Key, now: u32) {
+    fn crowd_out(&mut self, key: Key<A>, now: u32) {
         let rivals = self.index.rivals(self.index.hash(key)).filter_map(|slot| Some((slot, self.record(slot)?)));
         let mortal = rivals.filter(|(_, record)| (record.state as usize) < State::MORTAL && record.children == 0);
-        let weigh = |record: &Record| {
+        let weigh = |record: &Record<A>| {
             (self.is_expired(record, now), self.holders.count(record.key.nic()), now.saturating_sub(record.stamp))
         };
         let victim = mortal.max_by_key(|(_, record)| weigh(record)).map(|(slot, _)| slot);
@@ -455,8 +447,8 @@ impl NatTable {
     pub(crate) fn permit(
         &mut self,
         mapping: Slot,
-        key: Key,
-        remote: Endpoint,
+        key: Key<A>,
+        remote: Endpoint<A>,
         state: State,
         now: u32,
     ) -> Result<(), Refusal> {

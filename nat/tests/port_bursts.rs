@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 mod common;
-use common::{port::*, *};
+use common::v4::{port::*, *};
 use nat::{Config, Filtering, Side};
 use proptest::prelude::*;
 use wire::{Gso, NicId, Offload};

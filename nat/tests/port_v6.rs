@@ -5,8 +5,8 @@
 mod common;
 use std::{net::Ipv6Addr, time::Duration};
 
-use common::{port::*, *};
-use nat::{Config, PortConfig, PortConfigV6, Side};
+use common::v4::{port::*, *};
+use nat::{ByV6, PortConfig, PortConfigV6, Side};
 use wire::{DropReason, NicId, checksum::Checksum};
 
 const GUEST6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 1, 0, 0, 0, 2);
@@ -105,7 +105,7 @@ fn prefixes_are_exchanged_and_checksums_stay_right() {
     assert_eq!(source.octets()[..8], OUTSIDE6.octets()[..8]);
     right_sum(&out);
     let back = one(gate.reply(udp6(SERVER6, source, 8)), Side::Inside);
-    assert_eq!((ends(&back).1, &back[..6], back[21]), (GUEST6, &[2, 0, 0, 0, 0, 1][..], 63));
+    assert_eq!((ends(&back).1, &back[..6], back[21]), (GUEST6, &[0; 6][..], 63), "the router finds the guest");
     right_sum(&back);
     let hairpin = one(gate.out(1, &udp6(OTHER6, source, 8)), Side::Inside);
     assert_eq!(ends(&hairpin).1, GUEST6);
@@ -114,6 +114,19 @@ fn prefixes_are_exchanged_and_checksums_stay_right() {
     let other = Ipv6Addr::new(0xfd00, 0, 0, 2, 0, 0, 0, 2);
     let told = one(gate.out(0, &udp6(other, SERVER6, 8)), Side::Inside);
     assert_eq!((told[54], told[55]), (1, 0), "a source that is not of the prefix");
+}
+
+#[test]
+fn nobody_is_sent_what_is_for_an_address_that_it_claims() {
+    let mut gate = gate6();
+    let out = one(gate.out(0, &udp6(GUEST6, SERVER6, 8)), Side::Outside);
+    let mut claim = udp6(GUEST6, SERVER6, 8);
+    claim[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 0x66]);
+    gate.out(1, &claim);
+    let back = one(gate.reply(udp6(SERVER6, ends(&out).0, 8)), Side::Inside);
+    assert_eq!((ends(&back).1, &back[..6]), (GUEST6, &[0; 6][..]));
+    let hairpin = one(gate.out(2, &udp6(OTHER6, ends(&out).0, 8)), Side::Inside);
+    assert_eq!((ends(&hairpin).1, &hairpin[..6]), (GUEST6, &[0; 6][..]));
 }
 
 #[test]
@@ -152,7 +165,8 @@ fn what_is_too_long_or_has_come_too_far_is_told() {
 #[test]
 fn it_answers_for_its_own_addresses_and_those_of_guests() {
     let mut gate = gate6();
-    let guest = v6().prefixes.outside(GUEST6).unwrap();
+    let ByV6::Prefixes { prefixes, .. } = v6().by else { panic!("prefixes are exchanged") };
+    let guest = prefixes.outside(GUEST6).unwrap();
     for (target, answers) in [(v6().address, 1), (guest, 1), (SERVER6, 0)] {
         let to = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 1);
         let mut message = vec![135, 0, 0, 0, 0, 0, 0, 0];

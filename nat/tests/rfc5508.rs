@@ -1,233 +1,41 @@
-//! RFC 5508 (ICMP), requirement by requirement, in virtual time. See `conformance.rs` for the convention of the comments.
+//! RFC 5508 (ICMP) over IPv4 and over IPv6: the suite is in `suites/rfc5508.rs`; here is what IPv4 has besides.
 
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+#![allow(clippy::duplicate_mod, clippy::unwrap_used, clippy::panic, missing_docs)]
 
 mod common;
-use common::*;
-use nat::{Config, Filtering, Refusal, Side};
 
-fn nat() -> Packets {
-    Packets::new(&config())
+macro_rules! family {
+    () => {
+        use crate::common::v4::*;
+    };
 }
+#[path = "suites/rfc5508.rs"]
+mod v4;
 
-/// RFC 5508 REQ-1 | packet | met | Queries of guests and the replies to them pass; one identifier outside for one inside, whoever is asked.
-#[test]
-fn rfc5508_req1_queries_and_replies_pass() {
-    let mut nat = nat();
-    let first = nat.out(&echo(GUEST, SERVER, 77, false)).outward().source;
-    assert_eq!(nat.out(&echo(GUEST, PEER, 77, false)).outward().source, first);
-    let other = nat.cross(Side::Inside, 1, &echo(OTHER, SERVER, 77, false)).outward().source;
-    assert_ne!(other, first);
-    let reply = nat.back(&echo(SERVER, OUTSIDE, other.port, true)).inward();
-    assert_eq!((reply.source.address, reply.destination), (SERVER, ep(OTHER, 77)));
-    assert_eq!(
-        nat.back(&echo(SERVER, OUTSIDE, other.port, false)).refused(),
-        Refusal::NotMapped,
-        "nobody asks a guest"
-    );
-    assert_eq!(nat.out(&echo(GUEST, SERVER, 5, true)).refused(), Refusal::NoSession);
+macro_rules! family {
+    () => {
+        use crate::common::v6::*;
+    };
 }
+#[path = "suites/rfc5508.rs"]
+mod v6;
 
-/// RFC 5508 REQ-1b | packet | met | Filtering of replies is as that of UDP.
-#[test]
-fn rfc5508_req1b_filtering_is_as_chosen() {
-    let mut strict = Packets::new(&Config { filtering: Filtering::AddressDependent, ..config() });
-    let id = strict.out(&echo(GUEST, SERVER, 77, false)).outward().source.port;
-    strict.back(&echo(SERVER, OUTSIDE, id, true)).inward();
-    assert_eq!(strict.back(&echo(PEER, OUTSIDE, id, true)).refused(), Refusal::Filtered);
-}
+use common::v4::*;
+use nat::Refusal;
 
-/// RFC 5508 REQ-2 | packet | met | Query mappings last 60 s unless told longer, and cannot be told less.
+/// RFC 5508 REQ-3 | packet, IPv4 | met | Errors that quote a header with a wrong checksum are dropped.
 #[test]
-fn rfc5508_req2_query_mappings_last_a_minute() {
-    let mut nat = nat();
-    let id = nat.out(&echo(GUEST, SERVER, 77, false)).outward().source.port;
-    nat.seconds(59);
-    nat.back(&echo(SERVER, OUTSIDE, id, true)).inward();
-    nat.seconds(1);
-    assert_eq!(nat.back(&echo(SERVER, OUTSIDE, id, true)).refused(), Refusal::NotMapped);
-    let mut short = config();
-    short.lifetimes.icmp /= 2;
-    assert!(nat::NatTable::new(&short).is_err_and(|error| error.to_string().contains("RFC 5508 REQ-2")));
-}
-
-/// RFC 5508 REQ-3 | packet | met | Errors with a wrong checksum are dropped if they lie within the head (128 bytes); longer ones go on with their checksum as wrong as it was. Quoted headers with a wrong checksum are dropped.
-#[test]
-fn rfc5508_req3_errors_are_validated() {
-    let mut nat = nat();
+fn rfc5508_req3_quoted_headers_are_validated() {
+    let mut nat = Packets::new(&config());
     let sent = nat.out(&udp(ep(GUEST, 4000), ep(PEER, 9999), b"data")).outward();
-    let good = error(ROUTER, OUTSIDE, 3, 1, &sent.frame, 28);
-    let mut bad = good.clone();
-    bad[36] ^= 1;
-    assert_eq!(nat.back(&bad).refused(), Refusal::BadChecksum);
     let mut about = sent.frame.clone();
     about[24] ^= 1;
-    assert_eq!(nat.back(&error(ROUTER, OUTSIDE, 3, 1, &about, 28)).refused(), Refusal::BadQuote);
-    nat.back(&good).inward();
-    let long = nat.out(&udp(ep(GUEST, 4000), ep(PEER, 9999), &[9; 400])).outward();
-    nat.back(&error(ROUTER, OUTSIDE, 3, 1, &long.frame, 428)).inward();
+    assert_eq!(nat.back(&error(ROUTER, OUTSIDE, UNREACHABLE, &about, 8)).refused(), Refusal::BadQuote);
 }
 
-/// RFC 5508 REQ-4 | packet | met | Errors from outside about a mapping are translated with what they quote, others dropped.
+/// RFC 5508 REQ-10 | packet, IPv4 | met | Timestamp queries are translated.
 #[test]
-fn rfc5508_req4_errors_from_outside() {
-    let mut nat = nat();
-    let frames = [
-        udp(ep(GUEST, 4000), ep(PEER, 9999), b"data"),
-        tcp(ep(GUEST, 4000), ep(PEER, 80), "S"),
-        echo(GUEST, PEER, 77, false),
-    ];
-    // Another guest has the same ports and identifiers first.
-    for frame in [
-        udp(ep(OTHER, 4000), ep(PEER, 9999), b""),
-        tcp(ep(OTHER, 4000), ep(PEER, 80), "S"),
-        echo(OTHER, PEER, 77, false),
-    ] {
-        nat.cross(Side::Inside, 1, &frame).outward();
-    }
-    for frame in frames {
-        let sent = nat.out(&frame).outward();
-        for (kind, code) in [(3, 1), (11, 0), (12, 0)] {
-            let told = nat.back(&error(ROUTER, OUTSIDE, kind, code, &sent.frame, 60)).inward();
-            assert_eq!((told.source.address, told.destination.address), (ROUTER, GUEST));
-            let (about, original) = (quoted(&told.frame), seen(&frame));
-            assert_eq!((about.source, about.destination), (original.source, original.destination));
-            check(&about.frame);
-        }
-    }
-    let never = udp(ep(OUTSIDE, 4444), ep(PEER, 9999), b"data");
-    assert_eq!(nat.back(&error(ROUTER, OUTSIDE, 3, 1, &never, 28)).refused(), Refusal::NotMapped);
-    let elsewhere = udp(ep(SERVER, 4000), ep(PEER, 9999), b"data");
-    assert_eq!(nat.back(&error(ROUTER, OUTSIDE, 3, 1, &elsewhere, 28)).refused(), Refusal::BadQuote);
-}
-
-/// RFC 5508 REQ-5 | packet | met | Errors from inside about what came in are translated with what they quote; a router inside is hidden, too.
-#[test]
-fn rfc5508_req5_errors_from_inside() {
-    let mut nat = nat();
-    nat.cross(Side::Inside, 1, &udp(ep(OTHER, 4000), ep(PEER, 9999), b"")).outward();
-    let outside = nat.out(&udp(ep(GUEST, 4000), ep(PEER, 9999), b"")).outward().source;
-    let came = nat.back(&udp(ep(PEER, 9999), outside, b"data")).inward();
-    let router = std::net::Ipv4Addr::new(10, 0, 0, 1);
-    for from in [GUEST, router] {
-        let told = nat.out(&error(from, PEER, 3, 3, &came.frame, 60)).outward();
-        assert_eq!((told.source.address, told.destination.address), (OUTSIDE, PEER));
-        let about = quoted(&told.frame);
-        assert_eq!((about.source, about.destination), (ep(PEER, 9999), outside));
-        check(&about.frame);
-    }
-    let never = udp(ep(PEER, 9999), ep(GUEST, 5), b"");
-    assert_eq!(nat.out(&error(GUEST, PEER, 3, 3, &never, 28)).refused(), Refusal::NotMapped);
-}
-
-/// RFC 5508 REQ-6 | packet | met | An error neither renews nor ends a mapping.
-#[test]
-fn rfc5508_req6_errors_leave_mappings_alone() {
-    let mut nat = nat();
-    let sent = nat.out(&echo(GUEST, SERVER, 77, false)).outward();
-    nat.seconds(30);
-    let before = nat.entries();
-    nat.back(&error(ROUTER, OUTSIDE, 11, 0, &sent.frame, 28)).inward();
-    assert_eq!(nat.entries(), before);
-    nat.seconds(30);
-    assert_eq!(nat.back(&error(ROUTER, OUTSIDE, 11, 0, &sent.frame, 28)).refused(), Refusal::NotMapped);
-}
-
-/// RFC 5508 REQ-7 | packet | met | Errors are hairpinned. (Queries need be only where ports are not translated.)
-#[test]
-fn rfc5508_req7_errors_are_hairpinned() {
-    let mut nat = nat();
-    let a = nat.out(&udp(ep(GUEST, 4000), ep(SERVER, 3478), b"")).outward().source;
-    let b = nat.cross(Side::Inside, 1, &udp(ep(OTHER, 4000), ep(SERVER, 3478), b"")).outward().source;
-    let there = nat.out(&udp(ep(GUEST, 4000), b, b"hello")).inward();
-    let told = nat.cross(Side::Inside, 1, &error(OTHER, OUTSIDE, 3, 3, &there.frame, 60)).inward();
-    assert_eq!((told.source.address, told.destination.address), (OUTSIDE, GUEST));
-    let about = quoted(&told.frame);
-    assert_eq!((about.source, about.destination), (ep(GUEST, 4000), b));
-    check(&about.frame);
-    assert_eq!(a.address, OUTSIDE);
-}
-
-/// RFC 5508 REQ-8 | packet | met | A packet refused for want of room is dropped and answered with "communication administratively prohibited".
-#[test]
-fn rfc5508_req8_want_of_room_is_answered() {
-    let mut gate = port::Gate::new(port::port_config(Config { quota: 8, ..config() }));
-    for n in 0..8 {
-        port::one(gate.out(0, &udp(ep(GUEST, 4000 + n), ep(PEER, 9999), b"")), Side::Outside);
-    }
-    let told = port::one(gate.out(0, &udp(ep(GUEST, 5000), ep(PEER, 9999), b"")), Side::Inside);
-    assert_eq!((port::icmp(&told), seen(&told).destination.address), ((3, 13, 0), GUEST));
-    assert_eq!(quoted(&told).source, ep(GUEST, 5000));
-    assert_eq!(gate.drops(wire::NicId(0), wire::DropReason::NatQuota), 1);
-}
-
-/// RFC 5508 REQ-8 | packet | met | The table tells the reasons apart: `quota`, `full`, `no_port`.
-#[test]
-fn rfc5508_req8_want_of_room_is_told() {
-    let mut nat = Packets::new(&Config { quota: 8, ..config() });
-    for n in 0..8 {
-        nat.out(&udp(ep(GUEST, 4000 + n), ep(PEER, 9999), b"")).outward();
-    }
-    assert_eq!(nat.out(&udp(ep(GUEST, 5000), ep(PEER, 9999), b"")).refused(), Refusal::Quota);
-}
-
-/// RFC 5508 REQ-9 | packet | met | How many errors are made for a NIC is limited, and can be set to none.
-#[test]
-fn rfc5508_req9_errors_can_be_switched_off() {
-    for (errors, expected) in [(10, 1), (0, 0)] {
-        let config = nat::PortConfig { errors, mtu: 600, ..port::port_config(config()) };
-        let mut gate = port::Gate::new(config);
-        assert_eq!(gate.out(0, &udp(ep(GUEST, 4000), ep(PEER, 9999), &[7; 700])).len(), expected);
-    }
-}
-
-/// RFC 5508 REQ-10a | packet | met | "Time exceeded" is sent for what comes to its end at the NAT, with the address it was sent to.
-#[test]
-fn rfc5508_req10a_time_exceeded_is_sent() {
-    let mut gate = port::Gate::new(port::port_config(config()));
-    let source = seen(&port::one(gate.out(0, &udp(ep(GUEST, 4000), ep(PEER, 9999), b"")), Side::Outside)).source;
-    let mut tired = udp(ep(PEER, 9999), source, b"");
-    let sum = wire::checksum::update(u16::from_be_bytes([tired[24], tired[25]]), 64 << 8 | 17, 1 << 8 | 17);
-    tired[22] = 1;
-    tired[24..26].copy_from_slice(&sum.to_be_bytes());
-    let told = port::one(gate.reply(tired), Side::Outside);
-    assert_eq!(
-        (port::icmp(&told), seen(&told).source.address, seen(&told).destination.address),
-        ((11, 0, 0), OUTSIDE, PEER)
-    );
-}
-
-/// RFC 5508 REQ-10a | packet | met | An unsolicited SYN is answered from the address that it was sent to.
-#[test]
-fn rfc5508_req10a_port_unreachable_has_the_address_asked() {
-    let mut nat = nat();
-    nat.back(&tcp(ep(PEER, 4000), ep(OUTSIDE, 4000), "S"));
-    nat.seconds(7);
-    assert_eq!(
-        nat.table.unreachable(nat.now).map(|due| due.outside.address),
-        Some(OUTSIDE),
-        "from which it is to be answered"
-    );
-}
-
-/// RFC 5508 REQ-10 | packet | met | Destination unreachable, time exceeded, parameter problem, echo and timestamp are translated.
-#[test]
-fn rfc5508_req10_types_that_must_pass() {
-    let mut nat = nat();
-    let sent = nat.out(&udp(ep(GUEST, 4000), ep(PEER, 9999), b"data")).outward();
-    for (kind, code) in [(3, 0), (3, 13), (11, 0), (11, 1), (12, 0)] {
-        nat.back(&error(ROUTER, OUTSIDE, kind, code, &sent.frame, 28)).inward();
-    }
-    let stamp = query(GUEST, SERVER, 13, 5, &[0; 12]);
-    nat.out(&stamp).outward();
-}
-
-/// RFC 5508 REQ-11 | packet | met | Other ICMP types (redirect, router advertisement, source quench) are dropped.
-#[test]
-fn rfc5508_req11_other_types_are_dropped() {
-    let mut nat = nat();
-    let sent = nat.out(&udp(ep(GUEST, 4000), ep(PEER, 9999), b"data")).outward();
-    for kind in [4, 5, 9, 10, 15, 17, 40] {
-        assert_eq!(nat.back(&error(ROUTER, OUTSIDE, kind, 0, &sent.frame, 28)).refused(), Refusal::UnknownIcmp);
-    }
+fn rfc5508_req10_timestamps_pass() {
+    let mut nat = Packets::new(&config());
+    nat.out(&query(GUEST, SERVER, 13, 5, &[0; 12])).outward();
 }

@@ -166,8 +166,7 @@ fn rfc4787_req7_sockets_addresses_of_the_host_are_refused() {
     let mut config = config();
     config.host = None;
     let mut lab = Lab::new(config);
-    lab.remote.send(nat::Command::HostAddresses(vec!["10.0.0.77".parse().unwrap()]));
-    lab.turn(0, &[]);
+    lab.host_has(&[("10.0.0.77", 32)]);
     assert_eq!(lab.send(0, &udp(at(GUEST), at("10.0.0.77:9"), 64, b"x")).len(), 1, "told so");
     assert_eq!(lab.drops(DropReason::NoRoute), 1);
 }

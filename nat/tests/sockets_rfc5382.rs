@@ -11,38 +11,19 @@ use std::{
 
 use nat::{Protocol, Publication, SocketsConfig};
 use scripted::{
-    tcp::{ACK, End, FIN, SYN, accept, listener, segment},
+    tcp::{ACK, End, FIN, SYN, accept, connected, listener, lives, segment},
     *,
 };
 
 const GUEST: &str = "10.0.0.2:4000";
 const OTHER: &str = "10.0.0.3:4000";
 
-fn connected(lab: &mut Lab, nic: u16, me: &str) -> (End, TcpStream) {
-    let (listener, name) = listener(false);
-    let mut guest = End::new(nic, at(me), name);
-    guest.open(lab);
-    (guest, accept(&listener))
-}
-
-/// Data goes both ways.
-#[track_caller]
-fn lives(lab: &mut Lab, guest: &mut End, host: &mut TcpStream) {
-    guest.send(lab, b"ping");
-    let mut bytes = [0; 4];
-    host.read_exact(&mut bytes).unwrap();
-    assert_eq!(&bytes, b"ping");
-    let before = guest.received.len();
-    host.write_all(b"pong").unwrap();
-    guest.until(lab, |guest| guest.received.len() == before + 4);
-}
-
 /// RFC 5382 REQ-1 | sockets | not met | Every connection has a socket and an outside port of its own, so that the host may have as many as it has ports to each destination.
 #[test]
 fn rfc5382_req1_sockets_every_connection_has_a_port_of_its_own() {
     let mut lab = Lab::new(config());
-    let (_one, first) = connected(&mut lab, 0, GUEST);
-    let (_two, second) = connected(&mut lab, 0, GUEST);
+    let (_one, first) = connected(&mut lab);
+    let (_two, second) = connected(&mut lab);
     assert_ne!(first.peer_addr().unwrap(), second.peer_addr().unwrap());
     assert!(lab.show().iter().all(|line| line.inside == at(GUEST)));
 }
@@ -55,13 +36,13 @@ fn rfc5382_req2_sockets_all_valid_sequences() {
     }
     let mut lab = Lab::new(config());
     // Ends that cross: both say so before they hear of the other's.
-    let (mut guest, mut host) = connected(&mut lab, 0, GUEST);
+    let (mut guest, mut host) = connected(&mut lab);
     host.shutdown(std::net::Shutdown::Write).unwrap();
     guest.end(&mut lab);
     guest.until(&mut lab, |guest| guest.fin);
     assert_eq!((host.read(&mut [0]).unwrap(), guest.acked), (0, guest.seq));
     // Data behind the other's end.
-    let (mut guest, mut host) = connected(&mut lab, 0, GUEST);
+    let (mut guest, mut host) = connected(&mut lab);
     guest.end(&mut lab);
     assert_eq!(host.read(&mut [0]).unwrap(), 0);
     host.write_all(b"late").unwrap();
@@ -79,7 +60,7 @@ fn rfc5382_req2_sockets_all_valid_sequences() {
 #[test]
 fn rfc5382_req3_sockets_only_the_peer_is_let_in() {
     let mut lab = Lab::new(config());
-    let (mut guest, mut host) = connected(&mut lab, 0, GUEST);
+    let (mut guest, mut host) = connected(&mut lab);
     let outside = host.peer_addr().unwrap();
     assert_eq!(TcpStream::connect(outside).unwrap_err().kind(), ErrorKind::ConnectionRefused);
     lab.nothing();
@@ -90,7 +71,7 @@ fn rfc5382_req3_sockets_only_the_peer_is_let_in() {
 #[test]
 fn rfc5382_req4_sockets_the_host_refuses_unsolicited_syns() {
     let mut lab = Lab::new(config());
-    let (_guest, host) = connected(&mut lab, 0, GUEST);
+    let (_guest, host) = connected(&mut lab);
     let begun = std::time::Instant::now();
     let refused = TcpStream::connect(host.peer_addr().unwrap()).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
@@ -103,7 +84,7 @@ fn rfc5382_req5_sockets_idle_connections_last() {
     let defaults = SocketsConfig::new(None, None, 1);
     assert!(defaults.tcp_established.as_secs() >= 7440 && defaults.tcp_opening.as_secs() >= 240);
     let mut lab = Lab::new(config());
-    let (mut guest, mut host) = connected(&mut lab, 0, GUEST);
+    let (mut guest, mut host) = connected(&mut lab);
     for _ in 0..2 {
         lab.seconds(7430);
         lab.turn(0, &[]);
@@ -121,7 +102,7 @@ fn rfc5382_req5_sockets_idle_connections_last() {
 #[test]
 fn rfc5382_req6_sockets_payload_is_left_alone() {
     let mut lab = Lab::new(config());
-    let (mut guest, mut host) = connected(&mut lab, 0, GUEST);
+    let (mut guest, mut host) = connected(&mut lab);
     guest.send(&mut lab, b"PORT 10,0,0,2,15,160\r\n");
     let mut bytes = [0; 22];
     host.read_exact(&mut bytes).unwrap();
@@ -161,8 +142,7 @@ fn rfc5382_req8_sockets_hairpinning_only_where_the_host_may_be_reached() {
     config.host = None;
     let mut lab = Lab::new(config);
     let port = publish(&mut lab);
-    assert!(lab.remote.send(nat::Command::HostAddresses(vec!["192.0.2.7".parse().unwrap()])));
-    lab.turn(0, &[]);
+    lab.host_has(&[("192.0.2.7", 32)]);
     let caller = End::new(0, at(GUEST), SocketAddr::new([192, 0, 2, 7].into(), port));
     assert_eq!(told(&lab.ask(0, &caller.frame(SYN, b""))[0]).code, 13);
 }

@@ -6,39 +6,15 @@ mod scripted;
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{Shutdown, TcpStream},
+    net::Shutdown,
 };
 
 use scripted::{
-    tcp::{ACK, End, FIN, PSH, RST, accept, listener, segment},
+    tcp::{ACK, End, FIN, PSH, RST, bytes, connected, read, segment, states},
     *,
 };
 
 const GUEST: &str = "10.0.0.2:4000";
-
-/// A guest that is connected, and the host's end.
-fn connected(lab: &mut Lab) -> (End, TcpStream) {
-    let (listener, name) = listener(false);
-    let mut guest = End::new(0, at(GUEST), name);
-    guest.open(lab);
-    (guest, accept(&listener))
-}
-
-fn bytes(len: usize) -> Vec<u8> {
-    (0..len).map(|n| (n % 251) as u8).collect()
-}
-
-/// Reads as much as there is to read of `len` bytes.
-fn read(stream: &mut TcpStream, len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    stream.read_exact(&mut bytes).unwrap();
-    bytes
-}
-
-/// The words of the connections that are told.
-fn states(lab: &mut Lab) -> Vec<&'static str> {
-    lab.show().iter().map(|line| line.state).collect()
-}
 
 #[test]
 fn an_end_that_is_known_comes_with_the_last_data() {

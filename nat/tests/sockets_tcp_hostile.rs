@@ -1,44 +1,22 @@
-//! TCP through the socket engine where the guest lies, is greedy, or is one of many; and ports that are published. See `scripted/mod.rs`.
+//! TCP through the socket engine where the guest lies, is greedy, or is one of many. See `scripted/mod.rs`.
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 mod scripted;
 
 use std::{
-    io::{ErrorKind, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
-    time::Duration,
+    io::{Read, Write},
+    net::SocketAddr,
 };
 
-use nat::{Protocol, Publication};
 use proptest::prelude::*;
 use scripted::{
-    tcp::{ACK, End, FIN, RST, SYN, Says, accept, listener, segment, tcp},
+    tcp::{ACK, End, FIN, RST, SYN, Says, accept, connected, listener, lives, segment, tcp},
     *,
 };
 use wire::{NicId, Offload};
 
 const GUEST: &str = "10.0.0.2:4000";
-
-fn connected(lab: &mut Lab) -> (End, TcpStream) {
-    let (listener, name) = listener(false);
-    let mut guest = End::new(0, at(GUEST), name);
-    guest.open(lab);
-    (guest, accept(&listener))
-}
-
-/// The connection still carries data both ways.
-#[track_caller]
-fn lives(lab: &mut Lab, guest: &mut End, host: &mut TcpStream) {
-    guest.send(lab, b"ping");
-    let mut bytes = [0; 4];
-    host.read_exact(&mut bytes).unwrap();
-    assert_eq!(&bytes, b"ping");
-    let before = guest.received.len();
-    host.write_all(b"pong").unwrap();
-    guest.until(lab, |guest| guest.received.len() == before + 4);
-    assert!(guest.received.ends_with(b"pong"));
-}
 
 #[test]
 fn a_segment_of_no_connection_is_reset() {
@@ -249,68 +227,4 @@ proptest! {
         }).unwrap();
         lives(&mut lab, &mut other, &mut host);
     }
-}
-
-fn publication(lab: &mut Lab, count: u16) -> Publication {
-    for _ in 0..50 {
-        let listen = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let of = Publication { protocol: Protocol::Tcp, listen, to: at("10.0.0.2:80"), count, nic: Some(NicId(0)) };
-        if lab.publish(&of).is_ok() {
-            return of;
-        }
-    }
-    panic!("no ports")
-}
-
-/// What a guest is asked by a client.
-fn asked(lab: &mut Lab, me: &str) -> End {
-    let syn = segment(&lab.receive()[0]).unwrap();
-    assert_eq!((syn.flags, syn.from.ip(), syn.to), (SYN, router().into(), at(me)));
-    let mut guest = End::new(0, syn.to, syn.from);
-    guest.ack = syn.seq.wrapping_add(1);
-    guest
-}
-
-#[test]
-fn a_published_port_leads_to_its_guest() {
-    let mut lab = Lab::new(config());
-    let of = publication(&mut lab, 2);
-    for (more, inside) in [(0, "10.0.0.2:80"), (1, "10.0.0.2:81")] {
-        let mut client = TcpStream::connect((of.listen.ip(), of.listen.port() + more)).unwrap();
-        client.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-        client.write_all(b"GET").unwrap();
-        let mut guest = asked(&mut lab, inside);
-        let answer = guest.frame(SYN | ACK, b"");
-        guest.seq = guest.seq.wrapping_add(1);
-        guest.say(&mut lab, &answer);
-        guest.until(&mut lab, |guest| guest.received == b"GET");
-        guest.send(&mut lab, b"200");
-        let mut bytes = [0; 3];
-        client.read_exact(&mut bytes).unwrap();
-        assert_eq!(&bytes, b"200");
-        guest.end(&mut lab);
-        assert_eq!(client.read(&mut bytes).unwrap(), 0);
-        drop(client);
-        guest.until(&mut lab, |guest| guest.fin);
-    }
-    assert!(lab.publish(&of).unwrap_err().contains("another program has this port"));
-    let mut client = TcpStream::connect(of.listen).unwrap();
-    let _ = asked(&mut lab, "10.0.0.2:80");
-    assert!(lab.withdraw(&of) && !lab.withdraw(&of));
-    client.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-    assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset, "its connections end with it");
-    assert_eq!(TcpStream::connect(of.listen).unwrap_err().kind(), ErrorKind::ConnectionRefused);
-}
-
-#[test]
-fn a_client_of_a_guest_that_refuses_is_reset() {
-    let mut lab = Lab::new(config());
-    let of = publication(&mut lab, 1);
-    let mut client = TcpStream::connect(of.listen).unwrap();
-    client.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-    let mut guest = asked(&mut lab, "10.0.0.2:80");
-    guest.seq = 0;
-    let refusal = guest.frame(RST | ACK, b"");
-    assert!(guest.say(&mut lab, &refusal).is_empty());
-    assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
 }

@@ -69,18 +69,17 @@ fn the_host_is_out_of_reach_unless_it_is_configured() {
     let mut closed = config();
     closed.host = None;
     let mut lab = Lab::new(closed);
-    lab.remote.send(nat::Command::HostAddresses(vec!["192.0.2.2".parse().unwrap()]));
-    lab.turn(0, &[]);
+    lab.host_has(&[("192.0.2.2", 32), ("10.9.0.0", 16)]);
     let (server, name) = server(false);
     server.set_read_timeout(Some(std::time::Duration::from_millis(50))).unwrap();
     let port = name.port();
-    for to in ["10.0.0.1", "127.0.0.1", "192.0.2.2", "169.254.169.254"] {
+    for to in ["10.0.0.1", "127.0.0.1", "192.0.2.2", "10.9.3.4", "169.254.169.254"] {
         let to = SocketAddr::new(to.parse().unwrap(), port);
         let got = lab.send(0, &udp(at(GUEST), to, 64, b"let me in"));
         let told = told(&got[0].bytes);
         assert_eq!((told.kind, told.code, ends(&told.quoted)), (3, 13, (at(GUEST), to)));
     }
-    assert_eq!(lab.drops(DropReason::NoRoute), 4);
+    assert_eq!(lab.drops(DropReason::NoRoute), 5);
     assert!(server.recv(&mut [0; 64]).is_err());
     assert!(lab.show().is_empty(), "and nothing is open for it");
 }
@@ -144,7 +143,7 @@ fn a_published_port_leads_to_its_guest_and_back() {
         );
     }
     clients[0].send_to(b"again", ("127.0.0.1", port)).unwrap();
-    assert_eq!(seen(&lab.receive()[0]).mac, GUEST_MAC, "now it is known where the guest is");
+    assert_eq!(seen(&lab.receive()[0]).mac, [0; 6], "anybody may have answered: the router finds the guest");
     let states: Vec<&str> = lab.show().iter().map(|line| line.state).collect();
     assert_eq!(states, ["published", "client", "client", "client"]);
     lab.seconds(301);
@@ -152,6 +151,27 @@ fn a_published_port_leads_to_its_guest_and_back() {
     assert_eq!(lab.show().len(), 1, "quiet clients are forgotten");
     assert!(lab.withdraw(&forward) && !lab.withdraw(&forward));
     assert!(UdpSocket::bind(("127.0.0.1", port)).is_ok(), "the port is free again");
+}
+
+#[test]
+fn a_guest_whose_nic_is_known_says_itself_where_it_is() {
+    let mut config = config();
+    config.host = None;
+    let mut lab = Lab::new(config);
+    let port = free_port();
+    let forward = publication(SocketAddr::from(([127, 0, 0, 1], port)), "10.0.0.2:53", 1);
+    lab.publish(&Publication { nic: Some(NicId(3)), ..forward }).unwrap();
+    let (client, _) = server(false);
+    for (nic, mac) in [(4, [0; 6]), (3, [0; 6]), (3, GUEST_MAC)] {
+        client.send_to(b"ask", ("127.0.0.1", port)).unwrap();
+        let asked = seen(&lab.receive()[0]);
+        assert_eq!(asked.mac, mac);
+        lab.send(nic, &udp(asked.to, asked.from, 64, b"answer"));
+    }
+    // That of another NIC has gone nowhere.
+    assert_eq!([next(&client).0, next(&client).0], [b"answer"; 2]);
+    client.set_nonblocking(true).unwrap();
+    assert!(client.recv(&mut [0; 9]).is_err());
 }
 
 #[test]
@@ -167,7 +187,7 @@ fn ranges_are_published_as_a_whole_or_not_at_all() {
         .unwrap();
     let listen = SocketAddr::from(([127, 0, 0, 1], port));
     let error = lab.publish(&publication(listen, "[fd00::2]:7000", 4)).unwrap_err();
-    assert!(error.contains(&format!("127.0.0.1:{}", port + 3)), "{error}");
+    assert!(error.contains(&format!("udp 127.0.0.1:{}: another program has this port", port + 3)), "{error}");
     assert!(lab.show().is_empty());
     assert!(lab.publish(&publication(at("127.0.0.1:65535"), "10.0.0.2:7000", 2)).is_err());
     drop(taken);

@@ -13,7 +13,7 @@ use super::{
 use serde::{Serialize, Serializer};
 use std::{
     fmt,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
 };
 
 /// How a network behind address translation reaches the outside.
@@ -40,9 +40,9 @@ pub enum NatEngine {
         /// What the outside is.
         #[serde(flatten)]
         via: Via,
-        /// The addresses of the pool, which guests share (NAT44). There is no NAT66: IPv6 is translated by `prefix6`.
-        outside: Vec<Ipv4Addr>,
-        /// IPv6 prefix of the outside for NPTv6 (RFC 6296), a /64.
+        /// The addresses of the pool, which guests share: IPv4 (NAT44), IPv6 (NAT66) or both.
+        outside: Vec<IpAddr>,
+        /// IPv6 prefix of the outside for NPTv6 (RFC 6296), a /64; instead of IPv6 addresses in `outside`.
         #[serde(skip_serializing_if = "Option::is_none")]
         prefix6: Option<super::Subnet>,
         /// The router outside, one for each version of IP. Default: everything outside is a neighbour.
@@ -179,6 +179,12 @@ fn packet(section: &Section<'_>) -> Result<NatEngine, Fault> {
     if outside.is_empty() && prefix6.is_none() {
         return Err(section.fault("engine = \"packet\" needs `outside`, the addresses of its pool"));
     }
+    if let Some(entry) = section.get("prefix6").filter(|_| outside.iter().any(IpAddr::is_ipv6)) {
+        return Err(entry.key_fault(
+            "`prefix6` and an IPv6 address in `outside` exclude each other: with `prefix6` each guest has an address of its own outside \
+             (NPTv6), without it guests share those of `outside` (NAT66); give one of them",
+        ));
+    }
     let next_hop = section.map("next_hop", |entry| match entry.list() {
         Ok(list) => list.iter().map(address).collect(),
         Err(_) => Ok(vec![address(entry)?]),
@@ -188,17 +194,21 @@ fn packet(section: &Section<'_>) -> Result<NatEngine, Fault> {
 }
 
 /// The addresses that guests share outside.
-fn pool(entry: &Entry<'_>) -> Result<Vec<Ipv4Addr>, Fault> {
-    let one = |entry: &Entry<'_>| {
-        match address(entry)? {
-        IpAddr::V4(address) => Ok(address),
-        IpAddr::V6(address) => Err(entry.fault(format!(
-            "{address} cannot be shared: NAT66 is not available in this version; give IPv4 addresses here, and for IPv6 `prefix6`, a \
-             prefix of the outside, into which guests' addresses are translated one to one (NPTv6)"
-        ))),
+fn pool(entry: &Entry<'_>) -> Result<Vec<IpAddr>, Fault> {
+    let mut all = Vec::new();
+    for entry in entry.list()?.iter() {
+        let one = address(entry)?;
+        if matches!(one, IpAddr::V6(one) if one.is_unicast_link_local()) {
+            return Err(
+                entry.fault(format!("{one} is of the link only; give an address that the outside has a way to"))
+            );
+        }
+        if all.contains(&one) {
+            return Err(entry.fault(format!("{one} is given twice; once is enough")));
+        }
+        all.push(one);
     }
-    };
-    entry.list()?.iter().map(one).collect()
+    Ok(all)
 }
 
 fn address(entry: &Entry<'_>) -> Result<IpAddr, Fault> {
@@ -322,9 +332,14 @@ pub(super) fn check(networks: &[(Network, Entry<'_>)]) -> Result<(), Fault> {
 /// The addresses of a pool are outside.
 fn pool_is_outside(network: &Network, entry: &Entry<'_>) -> Result<(), Fault> {
     let Some(Nat { engine: NatEngine::Packet { outside, .. }, .. }) = &network.nat else { return Ok(()) };
-    let inside = |address: &&Ipv4Addr| {
-        let address = super::Subnet::of(IpAddr::V4(**address), 32);
-        network.segments().any(|segment| segment.subnet().is_some_and(|subnet| subnet.overlaps(address)))
+    if network.without6 && outside.iter().any(IpAddr::is_ipv6) {
+        let what = "`outside` has an IPv6 address, and `subnet6 = false` leaves guests without any; give a subnet6, or leave that address out";
+        return Err(entry.key_fault(what));
+    }
+    let inside = |address: &&IpAddr| {
+        let whole = super::Subnet::of(**address, if address.is_ipv4() { 32 } else { 128 });
+        let mut subnets = network.segments().flat_map(|segment| [segment.subnet(), segment.subnet6()]);
+        subnets.any(|subnet| subnet.is_some_and(|subnet| subnet.overlaps(whole)))
     };
     match outside.iter().find(inside) {
         None => Ok(()),

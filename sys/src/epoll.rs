@@ -34,12 +34,7 @@ impl Default for Events {
 }
 
 impl Events {
-    /// The tokens of descriptors that have something to read, an error, or an end.
-    pub fn tokens(&self) -> impl Iterator<Item = u64> {
-        self.changes().map(|(token, _)| token)
-    }
-
-    /// The same with what has changed.
+    /// The tokens of descriptors that have something, and what has changed.
     pub fn changes(&self) -> impl Iterator<Item = (u64, Change)> {
         self.events.iter().take(self.len).map(|event| {
             let (flags, token) = (event.events as libc::c_int, event.u64);
@@ -136,7 +131,7 @@ mod tests {
         assert_eq!(epoll.look(&mut events).unwrap(), 0);
         two.notify().unwrap();
         epoll.look(&mut events).unwrap();
-        assert_eq!(events.tokens().collect::<Vec<_>>(), [2]);
+        assert_eq!(events.changes().map(|(token, _)| token).collect::<Vec<_>>(), [2]);
         drop(two);
         assert_eq!(epoll.look(&mut events).unwrap(), 0);
     }

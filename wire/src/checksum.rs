@@ -9,6 +9,11 @@
 //!
 //! Read first: RFC 1071, RFC 1624; for pseudo headers RFC 768, RFC 9293 section 3.1 and RFC 8200 section 8.1.
 
+use sys::{Lent, arena::Arena};
+
+/// Lent bytes read at a time.
+const CHUNK: usize = 2048;
+
 /// A running one's complement sum of 16-bit words.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Checksum {
@@ -51,6 +56,23 @@ impl Checksum {
         let piece = fold(sum_words(bytes));
         self.sum += u64::from(if self.odd { piece.swap_bytes() } else { piece });
         self.odd ^= !bytes.len().is_multiple_of(2);
+    }
+
+    /// Adds bytes that are lent, as many at a time as fit a buffer here; false when some of them are not lent any more.
+    pub fn add_lent(&mut self, arena: &Arena, pieces: impl Iterator<Item = Lent>) -> bool {
+        let mut chunk = [0; CHUNK];
+        for piece in pieces {
+            let mut at = 0;
+            while at < piece.len() {
+                let len = CHUNK.min(piece.len() - at);
+                if piece.part(at, len).map_or(0, |part| arena.read(part, &mut chunk)) != len {
+                    return false;
+                }
+                self.add_bytes(chunk.get(..len).unwrap_or_default());
+                at += len;
+            }
+        }
+        true
     }
 
     /// Adds the two bytes of a field.

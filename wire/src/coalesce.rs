@@ -13,11 +13,11 @@ use sys::Lent;
 
 use crate::{
     Context, DropReason, Frame, Gso, Offload, Origin,
+    bytes::{array, put},
     checksum::Checksum,
     frame::HEAD_BYTES,
     inferred::inferred,
     layers::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6},
-    segmentation::{add_pieces, part, put},
 };
 
 /// The most bytes of an IP packet.
@@ -42,26 +42,26 @@ struct Segment {
 impl Segment {
     /// Of an untagged frame of `len` bytes that begins with these; nothing if it is not a segment with payload that could be joined.
     fn read(bytes: &[u8], len: usize) -> Option<Segment> {
-        let ethertype = u16::from_be_bytes(part(bytes, 12)?);
+        let ethertype = u16::from_be_bytes(array(bytes, 12)?);
         let l3 = ETHERNET_LEN;
         let (v6, l4, ip_len, plain) = match ethertype {
             ETHERTYPE_IPV4 => {
-                let [first, _, high, low, _, _, flags, offset, _, protocol] = part(bytes, l3)?;
+                let [first, _, high, low, _, _, flags, offset, _, protocol] = array(bytes, l3)?;
                 let plain = first == 0x45 && flags & 0x3f == 0 && offset == 0 && protocol == 6;
                 (false, l3 + 20, usize::from(u16::from_be_bytes([high, low])), plain)
             }
             ETHERTYPE_IPV6 => {
-                let [first, _, _, _, high, low, protocol] = part(bytes, l3)?;
+                let [first, _, _, _, high, low, protocol] = array(bytes, l3)?;
                 let plain = first >> 4 == 6 && protocol == 6;
                 (true, l3 + 40, 40 + usize::from(u16::from_be_bytes([high, low])), plain)
             }
             _ => return None,
         };
-        let [offset, flags] = part(bytes, l4 + 12)?;
+        let [offset, flags] = array(bytes, l4 + 12)?;
         let headers = l4 + usize::from(offset >> 4) * 4;
         let whole = plain && headers >= l4 + 20 && headers <= bytes.len() && l3 + ip_len == len;
         let payload = len.checked_sub(headers).filter(|payload| whole && *payload > 0)?;
-        let seq = u32::from_be_bytes(part(bytes, l4 + 4)?);
+        let seq = u32::from_be_bytes(array(bytes, l4 + 4)?);
         (flags & !PSH == ACK).then_some(Segment { v6, l4, headers, payload, seq, flags })
     }
 
@@ -87,9 +87,9 @@ impl Segment {
     fn pseudo(&self, bytes: &[u8], l4_len: usize) -> Option<Checksum> {
         let l3 = ETHERNET_LEN;
         Some(if self.v6 {
-            Checksum::pseudo_v6(part(bytes, l3 + 8)?, part(bytes, l3 + 24)?, 6, l4_len as u32)
+            Checksum::pseudo_v6(array(bytes, l3 + 8)?, array(bytes, l3 + 24)?, 6, l4_len as u32)
         } else {
-            Checksum::pseudo_v4(part(bytes, l3 + 12)?, part(bytes, l3 + 16)?, 6, l4_len as u16)
+            Checksum::pseudo_v4(array(bytes, l3 + 12)?, array(bytes, l3 + 16)?, 6, l4_len as u16)
         })
     }
 }
@@ -223,15 +223,15 @@ impl Last {
         let pseudo = self.first.pseudo(head.bytes(), headers + self.payload - l4)?;
         let bytes = head.bytes_mut();
         if v6 {
-            put(bytes, l3 + 4, ((ip_len - 40) as u16).to_be_bytes())?;
+            put(bytes, l3 + 4, &((ip_len - 40) as u16).to_be_bytes())?;
         } else {
-            put(bytes, l3 + 2, (ip_len as u16).to_be_bytes())?;
-            put(bytes, l3 + 10, [0; 2])?;
+            put(bytes, l3 + 2, &(ip_len as u16).to_be_bytes())?;
+            put(bytes, l3 + 10, &[0; 2])?;
             let mut sum = Checksum::new();
             sum.add_bytes(bytes.get(l3..l4)?);
-            put(bytes, l3 + 10, sum.finish().to_be_bytes())?;
+            put(bytes, l3 + 10, &sum.finish().to_be_bytes())?;
         }
-        put(bytes, l4 + 16, pseudo.fold().to_be_bytes())?;
+        put(bytes, l4 + 16, &pseudo.fold().to_be_bytes())?;
         let gso = if v6 { Gso::Tcp6 } else { Gso::Tcp4 };
         head.offload = Offload::new(gso, headers as u16, size as u16, l4 as u16, 16);
         Some(())
@@ -250,7 +250,7 @@ fn is_intact(cx: &Context, segment: &Segment, head: &[u8], body: &[Lent]) -> boo
     }
     let Some(mut sum) = segment.pseudo(head, segment.headers + segment.payload - l4) else { return false };
     sum.add_bytes(head.get(l4..).unwrap_or_default());
-    add_pieces(&cx.arena, body, &mut sum).is_ok() && sum.is_valid()
+    sum.add_lent(&cx.arena, body.iter().copied()) && sum.is_valid()
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@
 
 use crate::{
     Gso, Head, Offload,
-    checksum::{self, Checksum},
+    bytes::{array, put, sum, word},
+    checksum,
 };
 
 const L3: usize = 14;
@@ -202,24 +203,4 @@ fn only_copied(options: &mut [u8]) {
         }
         at += len;
     }
-}
-
-fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
-    bytes.get(at..)?.first_chunk().copied()
-}
-
-fn word(bytes: &[u8], at: usize) -> Option<u16> {
-    array(bytes, at).map(u16::from_be_bytes)
-}
-
-fn put(bytes: &mut [u8], at: usize, new: &[u8]) {
-    if let Some(place) = bytes.get_mut(at..at + new.len()) {
-        place.copy_from_slice(new);
-    }
-}
-
-fn sum(bytes: &[u8]) -> [u8; 2] {
-    let mut sum = Checksum::new();
-    sum.add_bytes(bytes);
-    sum.finish().to_be_bytes()
 }

@@ -5,7 +5,11 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::{Instant, NicId, checksum::Checksum};
+use crate::{
+    Instant, Layers, NicId,
+    bytes::{array, put, sum},
+    checksum::Checksum,
+};
 
 /// Bytes of the packet that an error quotes, at most: the whole error keeps below 576 bytes (RFC 1812 section 4.3.2.3), or 1280 with IPv6.
 const QUOTE: [usize; 2] = [548, 1232];
@@ -96,10 +100,13 @@ pub fn v4(owed: Owed, from: Ipv4Addr, packet: &[u8], into: &mut [u8]) -> Option<
 /// As [`v4`], of IPv6.
 pub fn v6(owed: Owed, from: Ipv6Addr, packet: &[u8], into: &mut [u8]) -> Option<usize> {
     let to = Ipv6Addr::from(array::<16>(packet, 8)?);
-    let next = *packet.get(6)?;
-    let about_error = next == 58 && packet.get(40).is_some_and(|kind| *kind < 128 || *kind == 137);
-    let later = next == 44 && array(packet, 42).is_some_and(|at| u16::from_be_bytes(at) & 0xfff8 != 0);
-    if about_error || later || to.is_multicast() || to.is_unspecified() {
+    let layers = Layers::of_ipv6(packet, 0)?;
+    let kind = layers.l4.filter(|_| layers.protocol == Some(58)).and_then(|l4| packet.get(l4));
+    let about_error = kind.is_some_and(|kind| *kind < 128 || *kind == 137);
+    let later = layers.fragment && layers.l4.is_none();
+    // Of a packet to a group its senders are told the MTU alone (RFC 4443 section 2.4).
+    let of_group = Ipv6Addr::from(array::<16>(packet, 24)?).is_multicast() && !matches!(owed, Owed::TooBig(_));
+    if about_error || later || of_group || to.is_multicast() || to.is_unspecified() {
         return None;
     }
     let [_, long] = QUOTE;
@@ -175,21 +182,4 @@ pub fn destination4(packet: &[u8]) -> Option<Ipv4Addr> {
 /// Where an IPv6 packet goes.
 pub fn destination6(packet: &[u8]) -> Option<Ipv6Addr> {
     array::<16>(packet, 24).map(Ipv6Addr::from)
-}
-
-fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
-    bytes.get(at..)?.first_chunk().copied()
-}
-
-fn put(bytes: &mut [u8], at: usize, new: &[u8]) {
-    if let Some(place) = bytes.get_mut(at..at + new.len()) {
-        place.copy_from_slice(new);
-    }
-}
-
-/// The checksum of `bytes`, whose field is zero.
-fn sum(bytes: &[u8]) -> [u8; 2] {
-    let mut sum = Checksum::new();
-    sum.add_bytes(bytes);
-    sum.finish().to_be_bytes()
 }

@@ -7,7 +7,7 @@
 //! Invariant: what is said to be owed changes no packet that was right: if the field of a complete checksum happens to hold that sum, which is one in
 //! 65,536, completing it once more makes the same. Read first: [`crate::offload`].
 
-use crate::{L3, Layers, Offload, checksum::Checksum, offload::Gso, segmentation::part};
+use crate::{L3, Layers, Offload, bytes::array, checksum::Checksum, offload::Gso};
 
 /// What a frame of `len` bytes that begins with these owes; where it is longer than an IP packet of `mtu` bytes, it is a super-frame that is cut
 /// into such.
@@ -20,7 +20,7 @@ fn read(bytes: &[u8], len: usize, mtu: usize) -> Option<Offload> {
     let (l3, l4) = (layers.l2_len, layers.l4?);
     let protocol = layers.protocol.filter(|_| !layers.fragment)?;
     let (offset, headers) = match protocol {
-        6 => (16, l4 + usize::from(part::<1>(bytes, l4 + 12)?[0] >> 4) * 4),
+        6 => (16, l4 + usize::from(array::<1>(bytes, l4 + 12)?[0] >> 4) * 4),
         17 => (6, l4 + 8),
         _ => return None,
     };
@@ -28,21 +28,25 @@ fn read(bytes: &[u8], len: usize, mtu: usize) -> Option<Offload> {
     let (pseudo, gso) = match layers.l3 {
         L3::V4 => {
             let sum = Checksum::pseudo_v4(
-                part(bytes, l3 + 12)?,
-                part(bytes, l3 + 16)?,
+                array(bytes, l3 + 12)?,
+                array(bytes, l3 + 16)?,
                 protocol,
                 u16::try_from(l4_len).ok()?,
             );
             (sum, Gso::Tcp4)
         }
         L3::V6 => {
-            let sum =
-                Checksum::pseudo_v6(part(bytes, l3 + 8)?, part(bytes, l3 + 24)?, protocol, u32::try_from(l4_len).ok()?);
+            let sum = Checksum::pseudo_v6(
+                array(bytes, l3 + 8)?,
+                array(bytes, l3 + 24)?,
+                protocol,
+                u32::try_from(l4_len).ok()?,
+            );
             (sum, Gso::Tcp6)
         }
         _ => return None,
     };
-    if u16::from_be_bytes(part(bytes, l4 + offset)?) != pseudo.fold() {
+    if u16::from_be_bytes(array(bytes, l4 + offset)?) != pseudo.fold() {
         return None;
     }
     let gso = match len - l3 > mtu {

@@ -21,6 +21,8 @@ const MAX_TAGS: usize = 2;
 const MAX_EXTENSIONS: usize = 8;
 const IPV4_LEN: usize = 20;
 const IPV6_LEN: usize = 40;
+/// The fragment header (RFC 8200 section 4.5).
+const FRAGMENT: u8 = 44;
 
 /// What the network layer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -72,6 +74,29 @@ impl Layers {
         };
         Some(found.unwrap_or(other))
     }
+
+    /// The headers of the IPv6 packet that begins at `l3`: of one that an ICMPv6 error quotes, say. Nothing when its fixed header is not there.
+    pub fn of_ipv6(bytes: &[u8], l3: usize) -> Option<Layers> {
+        ipv6(
+            bytes,
+            Layers { l2_len: l3, ethertype: ETHERTYPE_IPV6, l3: L3::Other, fragment: false, protocol: None, l4: None },
+        )
+    }
+}
+
+/// Where the first fragment header of the IPv6 packet that begins at `l3` is, if it has one; it may be cut off itself.
+pub fn fragment_header(bytes: &[u8], l3: usize) -> Option<usize> {
+    let mut next = *bytes.get(l3 + 6)?;
+    let mut at = l3 + IPV6_LEN;
+    for _ in 0..MAX_EXTENSIONS {
+        if next == FRAGMENT {
+            return Some(at);
+        }
+        let (following, _) = extension(bytes, at)?;
+        at += extension_len(next, bytes, at)??;
+        next = following;
+    }
+    None
 }
 
 fn ipv4(bytes: &[u8], frame: Layers) -> Option<Layers> {
@@ -98,31 +123,36 @@ fn ipv6(bytes: &[u8], frame: Layers) -> Option<Layers> {
     let mut at = frame.l2_len + IPV6_LEN;
     let mut next = next;
     for _ in 0..MAX_EXTENSIONS {
-        let length = match next {
-            // Hop-by-hop options, routing, destination options, mobility, host identity, shim6: eight bytes and eight more each.
-            0 | 43 | 60 | 135 | 139 | 140 => extension(bytes, at).map(|(_, length)| (length + 1) * 8),
-            // Authentication header, in words less two (RFC 4302 section 2.2).
-            51 => extension(bytes, at).map(|(_, length)| (length + 2) * 4),
-            44 => {
-                let Some(offset) = be16(bytes, at + 2) else { return Some(found) };
-                found.fragment |= offset & 0xfff9 != 0;
-                if offset & 0xfff8 != 0 {
-                    found.protocol = bytes.get(at).copied();
-                    return Some(found);
-                }
-                Some(8)
-            }
-            protocol => {
-                found.protocol = Some(protocol);
-                found.l4 = (at <= bytes.len()).then_some(at);
+        let Some(length) = extension_len(next, bytes, at) else {
+            found.protocol = Some(next);
+            found.l4 = (at <= bytes.len()).then_some(at);
+            return Some(found);
+        };
+        if next == FRAGMENT {
+            let Some(offset) = be16(bytes, at + 2) else { return Some(found) };
+            found.fragment |= offset & 0xfff9 != 0;
+            if offset & 0xfff8 != 0 {
+                found.protocol = bytes.get(at).copied();
                 return Some(found);
             }
-        };
+        }
         let (Some(length), Some((following, _))) = (length, extension(bytes, at)) else { return Some(found) };
         next = following;
         at += length;
     }
     Some(found)
+}
+
+/// Bytes of the extension header `kind` at `at`, if it is there; nothing when `kind` is no extension header.
+fn extension_len(kind: u8, bytes: &[u8], at: usize) -> Option<Option<usize>> {
+    match kind {
+        // Hop-by-hop options, routing, destination options, mobility, host identity, shim6: eight bytes and eight more each.
+        0 | 43 | 60 | 135 | 139 | 140 => Some(extension(bytes, at).map(|(_, length)| (length + 1) * 8)),
+        // Authentication header, in words less two (RFC 4302 section 2.2).
+        51 => Some(extension(bytes, at).map(|(_, length)| (length + 2) * 4)),
+        FRAGMENT => Some(Some(8)),
+        _ => None,
+    }
 }
 
 /// The next header and the length byte of the extension header at `at`.
@@ -209,6 +239,20 @@ mod tests {
         assert_eq!((layers.l3, layers.protocol, layers.l4), (L3::V6, None, None));
         let cut = Layers::parse(&frame(&[0x86dd], &v6(0, &[6, 9]))).unwrap();
         assert_eq!((cut.protocol, cut.l4), (Some(6), None));
+    }
+
+    #[test]
+    fn a_fragment_header_is_found_behind_others() {
+        let chain = [[44, 0], [0; 2], [0; 2], [0; 2], [17, 0], [0, 8], [0; 2], [0, 9]];
+        let bytes = v6(0, chain.as_flattened());
+        assert_eq!(fragment_header(&bytes, 0), Some(48));
+        assert_eq!(fragment_header(&frame(&[0x86dd], &bytes), 14), Some(62));
+        assert_eq!(fragment_header(&bytes[..48], 0), Some(48), "where it would be");
+        assert_eq!(fragment_header(&bytes[..41], 0), None);
+        assert_eq!(fragment_header(&v6(17, &[0; 8]), 0), None);
+        let layers = Layers::of_ipv6(&bytes, 0).unwrap();
+        assert!(layers.fragment && layers.l4.is_none() && layers.protocol == Some(17));
+        assert_eq!(Layers::of_ipv6(&bytes[..39], 0), None);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! ```
 
 mod addr;
+pub mod bytes;
 pub mod checksum;
 pub mod clock;
 pub mod coalesce;
@@ -20,6 +21,7 @@ pub mod fit;
 pub mod flow;
 pub mod frame;
 pub mod icmp;
+pub mod inbox;
 pub mod inferred;
 pub mod layers;
 pub mod offload;

@@ -12,9 +12,8 @@
 //!
 //! Read first: virtio 1.2 section 5.1.6.2; RFC 9293 section 3.1, RFC 768, RFC 3168 section 6.1.2 (CWR), RFC 6864 (identification).
 
-use sys::{Lent, arena::Arena};
-
 use crate::{
+    bytes::{array, put},
     checksum::Checksum,
     context::Context,
     frame::{Frame, Head},
@@ -23,8 +22,6 @@ use crate::{
     verdict::DropReason,
 };
 
-/// Payload bytes read at a time.
-const CHUNK: usize = 2048;
 const IPV6_LEN: usize = 40;
 const UDP_LEN: usize = 8;
 const TCP_MIN_LEN: usize = 20;
@@ -102,29 +99,13 @@ fn complete(cx: &mut Context, frame: &Frame) -> Result<(), DropReason> {
     let covered = head.bytes().get(usize::from(owed.checksum_start())..).ok_or(DropReason::CannotSegment)?;
     let mut sum = Checksum::new();
     sum.add_bytes(covered);
-    add_pieces(&cx.arena, cx.heads.body(frame), &mut sum)?;
+    if !sum.add_lent(&cx.arena, cx.heads.body(frame).iter().copied()) {
+        return Err(DropReason::Stale);
+    }
     let value = if owed.checksum_offset() == UDP_SUM { sum.finish_udp() } else { sum.finish() };
     let head = cx.heads.get_mut(frame);
-    put(head.bytes_mut(), owed.checksum_at(), value.to_be_bytes()).ok_or(DropReason::CannotSegment)?;
+    put(head.bytes_mut(), owed.checksum_at(), &value.to_be_bytes()).ok_or(DropReason::CannotSegment)?;
     head.offload = crate::Offload::NONE;
-    Ok(())
-}
-
-/// Adds the bytes of lent pieces to a sum; `Stale` when they are not there any more.
-pub(crate) fn add_pieces(arena: &Arena, pieces: &[Lent], sum: &mut Checksum) -> Result<(), DropReason> {
-    let mut chunk = [0; CHUNK];
-    for piece in pieces {
-        let mut at = 0;
-        while at < piece.len() {
-            let len = CHUNK.min(piece.len() - at);
-            let read = piece.part(at, len).map_or(0, |part| arena.read(part, &mut chunk));
-            if read != len {
-                return Err(DropReason::Stale);
-            }
-            sum.add_bytes(chunk.get(..len).unwrap_or_default());
-            at += len;
-        }
-    }
     Ok(())
 }
 
@@ -173,24 +154,24 @@ impl Headers {
         let mut headers =
             Headers { l3, v6, l4, tcp, len: l4 + UDP_LEN, pseudo: Checksum::new(), id: 0, seq: 0, flags: 0 };
         if tcp {
-            let [offset, flags] = part(bytes, l4 + 12)?;
+            let [offset, flags] = array(bytes, l4 + 12)?;
             let tcp_len = usize::from(offset >> 4) * 4;
             if tcp_len < TCP_MIN_LEN {
                 return None;
             }
-            headers = Headers { len: l4 + tcp_len, seq: u32::from_be_bytes(part(bytes, l4 + 4)?), flags, ..headers };
+            headers = Headers { len: l4 + tcp_len, seq: u32::from_be_bytes(array(bytes, l4 + 4)?), flags, ..headers };
         }
         let protocol = layers.protocol?;
         headers.pseudo = if !v6 {
-            headers.id = u16::from_be_bytes(part(bytes, l3 + 4)?);
-            Checksum::pseudo_v4(part(bytes, l3 + 12)?, part(bytes, l3 + 16)?, protocol, 0)
+            headers.id = u16::from_be_bytes(array(bytes, l3 + 4)?);
+            Checksum::pseudo_v4(array(bytes, l3 + 12)?, array(bytes, l3 + 16)?, protocol, 0)
         } else if l4 == l3 + IPV6_LEN {
-            Checksum::pseudo_v6(part(bytes, l3 + 8)?, part(bytes, l3 + 24)?, protocol, 0)
+            Checksum::pseudo_v6(array(bytes, l3 + 8)?, array(bytes, l3 + 24)?, protocol, 0)
         } else {
             // A routing header may hold the destination that counts (RFC 8200 section 8.1): the sum that the sender put knows it. The
             // length in it, which is that of the whole, is taken out again.
             let mut pseudo = Checksum::new();
-            pseudo.add_bytes(&part::<2>(bytes, l4 + usize::from(sum_at))?);
+            pseudo.add_bytes(&array::<2>(bytes, l4 + usize::from(sum_at))?);
             let length = u32::try_from(head.len().checked_sub(l4)?).ok()?;
             pseudo.add_bytes(&(!length).to_be_bytes());
             pseudo
@@ -280,37 +261,28 @@ impl Cut {
         let Headers { l3, v6, l4, tcp, pseudo, id, seq, flags, .. } = self.headers;
         let l4_len = u16::try_from(len - l4).ok()?;
         if v6 {
-            put(bytes, l3 + 4, u16::try_from(len - l3 - IPV6_LEN).ok()?.to_be_bytes())?;
+            put(bytes, l3 + 4, &u16::try_from(len - l3 - IPV6_LEN).ok()?.to_be_bytes())?;
         } else {
-            put(bytes, l3 + 2, u16::try_from(len - l3).ok()?.to_be_bytes())?;
-            put(bytes, l3 + 4, id.wrapping_add(self.made as u16).to_be_bytes())?;
-            put(bytes, l3 + 10, [0; 2])?;
+            put(bytes, l3 + 2, &u16::try_from(len - l3).ok()?.to_be_bytes())?;
+            put(bytes, l3 + 4, &id.wrapping_add(self.made as u16).to_be_bytes())?;
+            put(bytes, l3 + 10, &[0; 2])?;
             let mut sum = Checksum::new();
             sum.add_bytes(bytes.get(l3..l4)?);
-            put(bytes, l3 + 10, sum.finish().to_be_bytes())?;
+            put(bytes, l3 + 10, &sum.finish().to_be_bytes())?;
         }
         if tcp {
             let only_last = if last { 0 } else { FIN | PSH };
             let only_first = if self.made == 0 { 0 } else { CWR };
-            put(bytes, l4 + 4, seq.wrapping_add(self.done as u32).to_be_bytes())?;
-            put(bytes, l4 + 13, [flags & !only_last & !only_first])?;
+            put(bytes, l4 + 4, &seq.wrapping_add(self.done as u32).to_be_bytes())?;
+            put(bytes, l4 + 13, &[flags & !only_last & !only_first])?;
         } else {
-            put(bytes, l4 + 4, l4_len.to_be_bytes())?;
+            put(bytes, l4 + 4, &l4_len.to_be_bytes())?;
         }
         let mut partial = pseudo;
         partial.add_u16(l4_len);
         let sum_at = if tcp { TCP_SUM } else { UDP_SUM };
-        put(bytes, l4 + usize::from(sum_at), partial.fold().to_be_bytes())
+        put(bytes, l4 + usize::from(sum_at), &partial.fold().to_be_bytes())
     }
-}
-
-pub(crate) fn part<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
-    bytes.get(at..)?.first_chunk().copied()
-}
-
-pub(crate) fn put<const N: usize>(bytes: &mut [u8], at: usize, value: [u8; N]) -> Option<()> {
-    *bytes.get_mut(at..)?.first_chunk_mut()? = value;
-    Some(())
 }
 
 #[cfg(test)]

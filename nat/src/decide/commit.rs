@@ -2,10 +2,13 @@
 //!
 //! Invariant: the table is changed first; the head is rewritten only when that has succeeded.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use wire::{Head, Instant};
 
 use super::{Decision, Leg, Refusal, Translation};
 use crate::{
+    family::Family,
     fragments::Fate,
     record::{Key, Protocol, Record, Slot, State},
     table::NatTable,
@@ -13,11 +16,11 @@ use crate::{
     unsolicited::Waiting,
 };
 
-impl NatTable {
+impl<A: Family> NatTable<A> {
     /// Does what [`NatTable::decide`] said of the same head: `Ok` when the packet goes on, rewritten; `Err` with the reason when it ends
     /// here. What is to be held is an error too, [`Refusal::NotMapped`]: ask again instead.
     #[inline]
-    pub fn commit(&mut self, decision: Decision, head: &mut Head) -> Result<(), Refusal> {
+    pub fn commit(&mut self, decision: Decision<A>, head: &mut Head) -> Result<(), Refusal> {
         match decision {
             Decision::Translate(translation) => self.carry_out(&translation, head),
             Decision::Hold => Err(Refusal::NotMapped),
@@ -31,13 +34,13 @@ impl NatTable {
 
     /// A SYN of [`Decision::Wait`] that was not answered by one from inside within its time: to be answered by an ICMP error "port unreachable"
     /// (RFC 5382 REQ-4). Ask until there is none.
-    pub fn unreachable(&mut self, now: Instant) -> Option<Waiting> {
+    pub fn unreachable(&mut self, now: Instant) -> Option<Waiting<A>> {
         let now = self.tick(now);
         self.unsolicited.due(now)
     }
 
     #[inline]
-    pub(crate) fn carry_out(&mut self, translation: &Translation, head: &mut Head) -> Result<(), Refusal> {
+    pub(crate) fn carry_out(&mut self, translation: &Translation<A>, head: &mut Head) -> Result<(), Refusal> {
         let Translation { out, into, now, len, .. } = *translation;
         self.leg(out, len, now)?;
         self.leg(into, len, now)?;
@@ -46,27 +49,27 @@ impl NatTable {
         }
         if let Some(which) = translation.remember {
             let (source, destination) = (translation.ends.source.address, translation.ends.destination.address);
-            let id = translation.rewrite.id.unwrap_or(which.id);
+            let id = translation.rewrite.id.map_or(which.id, |(_, id)| id);
             self.fragments.remember(
                 which,
                 Fate { to: translation.to, holder: translation.nic, source, destination, id },
                 now,
             );
         }
-        if translation.rewrite.id == Some(self.id) {
+        if translation.rewrite.id.is_some_and(|(_, id)| id == self.id) {
             // A super-frame takes as many as it may have segments.
             let segments = match head.offload.segment_size() {
                 0 => 1,
                 size => len / size + 1,
             };
-            self.id = self.id.wrapping_add(segments);
+            self.id = self.id.wrapping_add(u32::from(segments));
         }
         translation.rewrite.apply(head);
         Ok(())
     }
 
     #[inline]
-    fn leg(&mut self, leg: Leg, len: u16, now: u32) -> Result<(), Refusal> {
+    fn leg(&mut self, leg: Leg<A>, len: u16, now: u32) -> Result<(), Refusal> {
         match leg {
             Leg::None => Ok(()),
             Leg::Use { slot, key, tcp, state, renew, anew, permit } => {
@@ -117,7 +120,7 @@ impl NatTable {
     }
 
     /// The session or the permit of a mapping.
-    fn open(&mut self, mapping: Slot, leg: Leg, len: u16, now: u32) -> Result<(), Refusal> {
+    fn open(&mut self, mapping: Slot, leg: Leg<A>, len: u16, now: u32) -> Result<(), Refusal> {
         let Leg::Open { key, remote, outside, tcp, state, permit } = leg else { return Ok(()) };
         if key.protocol() != Protocol::Tcp {
             return if permit { self.permit(mapping, key, remote, state, now) } else { Ok(()) };
@@ -153,7 +156,7 @@ impl NatTable {
         made.map(|_| ())
     }
 
-    fn answer(&mut self, slot: Slot, key: Key) {
+    fn answer(&mut self, slot: Slot, key: Key<A>) {
         if let Some(outside) = self.record(slot).map(|record| record.outside) {
             self.unsolicited.answer(outside, key.remote());
         }
@@ -161,4 +164,5 @@ impl NatTable {
 }
 
 /// Nothing but what a decision needs; kept here so that the compiler says when it grows.
-const _: () = assert!(size_of::<Decision>() <= 320);
+const _: () = assert!(size_of::<Decision<Ipv4Addr>>() <= 320);
+const _: () = assert!(size_of::<Decision<Ipv6Addr>>() <= 640);

@@ -7,21 +7,22 @@ use wire::NicId;
 
 use super::{Leg, Refusal, Translation};
 use crate::{
+    family::Family,
     packet::{Packet, Quote},
     record::{Endpoint, Key, Protocol, Record, Side},
     rewrite::{Ends, Rewrite, Shape},
     table::NatTable,
 };
 
-impl NatTable {
+impl<A: Family> NatTable<A> {
     pub(super) fn consider_error(
         &self,
         side: Side,
         nic: NicId,
-        packet: &Packet,
-        quote: Quote,
+        packet: &Packet<A>,
+        quote: Quote<A>,
         now: u32,
-    ) -> Result<Translation, Refusal> {
+    ) -> Result<Translation<A>, Refusal> {
         let protocol = quote.protocol;
         let mut quoted = Ends { source: quote.source, destination: quote.destination };
         let bare = |address| Endpoint::new(address, 0);
@@ -68,7 +69,7 @@ impl NatTable {
     }
 
     /// Whether a mapping is one that could have carried the quoted packet.
-    fn speaks(&self, mapping: &Record, remote: Endpoint, now: u32) -> Result<(), Refusal> {
+    fn speaks(&self, mapping: &Record<A>, remote: Endpoint<A>, now: u32) -> Result<(), Refusal> {
         if self.is_expired(mapping, now) {
             return Err(Refusal::NotMapped);
         }
@@ -79,7 +80,7 @@ impl NatTable {
         session.filter(|(_, record)| !self.is_expired(record, now)).map(|_| ()).ok_or(Refusal::NoSession)
     }
 
-    fn outside_of(&self, mapping: &Record, remote: Endpoint) -> Endpoint {
+    fn outside_of(&self, mapping: &Record<A>, remote: Endpoint<A>) -> Endpoint<A> {
         let session = self.find(mapping.key.session(remote)).map(|(_, record)| record.outside);
         session.unwrap_or(mapping.outside)
     }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a port is made of a checked configuration only; what is inside and what is outside never overlap (RFC 4787 REQ-7).
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use wire::Mac;
 
@@ -39,12 +39,12 @@ pub struct PortConfig {
     pub v6: Option<PortConfigV6>,
 }
 
-/// IPv6 by prefixes (RFC 6296).
+/// IPv6 through the port.
 #[derive(Clone, Debug)]
 pub struct PortConfigV6 {
-    /// The two prefixes.
-    pub prefixes: Nptv6,
-    /// The port's own address outside; not one that a guest's address becomes.
+    /// How it is translated.
+    pub by: ByV6,
+    /// The port's own address outside; with prefixes exchanged, not one that a guest's address becomes.
     pub address: Ipv6Addr,
     /// Bits of the outside subnet, as of IPv4. 128: nothing but link-local addresses is on the link.
     pub prefix: u8,
@@ -52,8 +52,22 @@ pub struct PortConfigV6 {
     pub next_hop: Option<Ipv6Addr>,
     /// The router's address inside: where errors to guests come from.
     pub router: Ipv6Addr,
-    /// Answer neighbour discovery outside for the addresses that guests' become. Not needed where the prefix is routed to the port.
-    pub proxy: bool,
+    /// The subnets inside, as of IPv4; with prefixes exchanged, those say it.
+    pub inside: Vec<(Ipv6Addr, u8)>,
+}
+
+/// How IPv6 is translated.
+#[derive(Clone, Debug)]
+pub enum ByV6 {
+    /// By prefixes (RFC 6296).
+    Prefixes {
+        /// The two.
+        prefixes: Nptv6,
+        /// Answer neighbour discovery outside for the addresses that guests' become. Not needed where the prefix is routed to the port.
+        proxy: bool,
+    },
+    /// By a table of its own: guests share its outside addresses, as of IPv4 (NAT66).
+    Table(Config<Ipv6Addr>),
 }
 
 impl PortConfigV6 {
@@ -72,7 +86,16 @@ impl PortConfigV6 {
         let host = u128::from(u64::from_be_bytes(interface(mac)));
         let address = Ipv6Addr::from_bits(outside.to_bits() & mask6(length.min(64) as u8) | host);
         let prefix = if next_hop.is_some() { 128 } else { 0 };
-        Ok(PortConfigV6 { prefixes, address, prefix, next_hop, router, proxy: true })
+        let by = ByV6::Prefixes { prefixes, proxy: true };
+        Ok(PortConfigV6 { by, address, prefix, next_hop, router, inside: Vec::new() })
+    }
+
+    /// Shares the outside addresses of `table`, the first of which is the port's own, among guests; without a next hop, everything outside
+    /// is a neighbour.
+    pub fn shared(table: Config<Ipv6Addr>, next_hop: Option<Ipv6Addr>, router: Ipv6Addr) -> PortConfigV6 {
+        let address = table.outside.first().copied().unwrap_or(Ipv6Addr::UNSPECIFIED);
+        let prefix = if next_hop.is_some() { 128 } else { 0 };
+        PortConfigV6 { by: ByV6::Table(table), address, prefix, next_hop, router, inside: Vec::new() }
     }
 }
 
@@ -111,9 +134,9 @@ pub enum PortConfigError {
     #[error("the next hop {hop} is not in the outside subnet {of}/{prefix}; give a router of that subnet")]
     NextHop {
         /// The router.
-        hop: Ipv4Addr,
+        hop: IpAddr,
         /// An address of the subnet.
-        of: Ipv4Addr,
+        of: IpAddr,
         /// Its bits.
         prefix: u8,
     },
@@ -121,11 +144,11 @@ pub enum PortConfigError {
     #[error("the inside subnet {inside}/{bits} and the outside subnet of {outside} overlap; choose another inside")]
     Overlap {
         /// The inside subnet.
-        inside: Ipv4Addr,
+        inside: IpAddr,
         /// Its bits.
         bits: u8,
         /// An outside address.
-        outside: Ipv4Addr,
+        outside: IpAddr,
     },
 }
 
@@ -170,12 +193,6 @@ impl PortConfig {
         if first & 1 != 0 || self.mac.to_bits() == 0 {
             return Err(PortConfigError::Mac(self.mac));
         }
-        let lengths = self.inside.iter().map(|(_, bits)| *bits).chain([self.prefix]).map(|bits| (bits, 32));
-        for (given, most) in lengths.chain(self.v6.as_ref().map(|v6| (v6.prefix, 128))) {
-            if given > most {
-                return Err(PortConfigError::Prefix { given, most });
-            }
-        }
         let [v4, v6] = LEAST;
         let least = if self.v6.is_some() { v6 } else { v4 };
         for given in [self.mtu, self.inside_mtu] {
@@ -183,23 +200,88 @@ impl PortConfig {
                 return Err(PortConfigError::Mtu { given, least });
             }
         }
-        let Some(of) = self.table.outside.first().copied() else { return Ok(()) };
-        let shared = mask(self.prefix);
-        if let Some(hop) = self.next_hop
-            && self.prefix < 32
-            && (hop.to_bits() ^ of.to_bits()) & shared != 0
-        {
-            return Err(PortConfigError::NextHop { hop, of, prefix: self.prefix });
+        Sides {
+            most: 32,
+            outside: ips(self.table.outside.iter().copied()),
+            prefix: self.prefix,
+            hop: self.next_hop.map(IpAddr::V4),
+            inside: self.inside.iter().map(|(address, bits)| ((*address).into(), *bits)).collect(),
         }
-        for (inside, bits) in self.inside.iter().copied() {
-            let outside = self.table.outside.iter().find(|outside| {
-                (inside.to_bits() ^ outside.to_bits()) & mask(bits) == 0
-                    || (self.prefix > 0 && (inside.to_bits() ^ of.to_bits()) & mask(bits) & shared == 0)
-            });
+        .check()?;
+        let Some(v6) = &self.v6 else { return Ok(()) };
+        let outside = match &v6.by {
+            ByV6::Prefixes { .. } => Vec::new(),
+            ByV6::Table(table) => {
+                table.check()?;
+                ips(table.outside.iter().copied())
+            }
+        };
+        Sides {
+            most: 128,
+            outside,
+            prefix: v6.prefix,
+            hop: v6.next_hop.map(IpAddr::V6),
+            inside: v6.inside.iter().map(|(address, bits)| ((*address).into(), *bits)).collect(),
+        }
+        .check()
+    }
+}
+
+fn ips<A: Into<IpAddr>>(addresses: impl Iterator<Item = A>) -> Vec<IpAddr> {
+    addresses.map(Into::into).collect()
+}
+
+/// What is inside and what is outside, of one version of IP.
+struct Sides {
+    /// Bits of an address.
+    most: u8,
+    outside: Vec<IpAddr>,
+    prefix: u8,
+    hop: Option<IpAddr>,
+    inside: Vec<(IpAddr, u8)>,
+}
+
+impl Sides {
+    fn check(&self) -> Result<(), PortConfigError> {
+        let Sides { most, prefix, .. } = *self;
+        for given in self.inside.iter().map(|(_, bits)| *bits).chain([prefix]) {
+            if given > most {
+                return Err(PortConfigError::Prefix { given, most });
+            }
+        }
+        let Some(of) = self.outside.first().copied() else { return Ok(()) };
+        let shared = mask6(prefix);
+        // A router that only the link reaches is in every subnet of it.
+        let is_near = |hop: IpAddr| match hop {
+            IpAddr::V6(hop) => hop.is_unicast_link_local(),
+            IpAddr::V4(_) => false,
+        };
+        if let Some(hop) = self.hop
+            && prefix < most
+            && !is_near(hop)
+            && (bits(hop) ^ bits(of)) & shared != 0
+        {
+            return Err(PortConfigError::NextHop { hop, of, prefix });
+        }
+        for (inside, length) in self.inside.iter().copied() {
+            let differs = |other: IpAddr, mask: u128| (bits(inside) ^ bits(other)) & mask != 0;
+            let mask = mask6(length);
+            let outside = self
+                .outside
+                .iter()
+                .find(|outside| !differs(**outside, mask) || (prefix > 0 && !differs(of, mask & shared)));
             if let Some(outside) = outside.copied() {
-                return Err(PortConfigError::Overlap { inside, bits, outside });
+                return Err(PortConfigError::Overlap { inside, bits: length, outside });
             }
         }
         Ok(())
+    }
+}
+
+/// The bits of an address, from the first on.
+fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u128::from(address.to_bits()) << 96,
+        IpAddr::V6(address) => address.to_bits(),
     }
 }

@@ -4,14 +4,19 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use wire::Instant;
+use wire::{Instant, NicId};
 
-use super::PacketPort;
+use super::{
+    PacketPort,
+    v6::{By, V6},
+};
 use crate::{
     control::{Command, Line, Publication},
+    family::Family,
     publish::Forward,
     record::{Endpoint, Protocol, State},
     snapshot::{Entry, Kind},
+    table::NatTable,
 };
 
 impl PacketPort {
@@ -31,8 +36,7 @@ impl PacketPort {
                 let _ = reply.send(self.publish(&publication, now));
             }
             Command::Withdraw(publication, reply) => {
-                let withdrawn = self.forward_of(&publication).is_ok_and(|forward| self.table.unpublish(&forward) > 0);
-                let _ = reply.send(withdrawn);
+                let _ = reply.send(self.withdraw(&publication));
             }
             Command::Show(reply) => {
                 let _ = reply.send(self.lines(now));
@@ -44,42 +48,83 @@ impl PacketPort {
 
     /// Publishes ports; the client's address is kept.
     pub fn publish(&mut self, publication: &Publication, now: Instant) -> Result<(), String> {
-        let forward = self.forward_of(publication)?;
-        self.add_nic(forward.nic);
-        self.table.publish(&forward, now).map_err(|error| error.to_string())
+        let nic = self.holder_of(publication)?;
+        self.add_nic(nic);
+        match (publication.listen.ip(), publication.to.ip(), &mut self.v6) {
+            (IpAddr::V4(listen), IpAddr::V4(to), _) => publish(&mut self.table, publication, (listen, to), nic, now),
+            (IpAddr::V6(listen), IpAddr::V6(to), Some(V6 { by: By::Table(table), .. })) => {
+                publish(table, publication, (listen, to), nic, now)
+            }
+            (IpAddr::V6(_), IpAddr::V6(_), Some(_)) => Err("with prefixes exchanged (NPTv6) every guest has an address of its own outside \
+                                                            and is reached there; a port can be published on addresses of `outside`"
+                .to_owned()),
+            (IpAddr::V6(_), IpAddr::V6(_), None) => {
+                Err("this NAT has no IPv6 address outside; give it one in `outside`, or publish on an IPv4 address".to_owned())
+            }
+            (listen, to, _) => Err(format!(
+                "{listen} and {to} are of two versions of IP; this NAT rewrites packets and leads no port of one to the other"
+            )),
+        }
     }
 
-    fn forward_of(&self, publication: &Publication) -> Result<Forward, String> {
-        let Publication { protocol, listen, to, count, nic } = publication;
-        let (SocketAddr::V4(listen), SocketAddr::V4(to)) = (listen, to) else {
-            return Err("this NAT publishes ports of IPv4 addresses; with prefixes exchanged (NPTv6) every guest has an address of \
-                        its own outside and is reached there"
-                .to_owned());
+    fn withdraw(&mut self, publication: &Publication) -> bool {
+        let Ok(nic) = self.holder_of(publication) else { return false };
+        let withdrawn = match (publication.listen.ip(), publication.to.ip(), &mut self.v6) {
+            (IpAddr::V4(listen), IpAddr::V4(to), _) => {
+                forward(&self.table, publication, (listen, to), nic).map(|forward| self.table.unpublish(&forward))
+            }
+            (IpAddr::V6(listen), IpAddr::V6(to), Some(V6 { by: By::Table(table), .. })) => {
+                forward(table, publication, (listen, to), nic).map(|forward| table.unpublish(&forward))
+            }
+            _ => return false,
         };
-        let outside = match *listen.ip() {
-            any if any.is_unspecified() => self.table.paired(*to.ip()),
-            address => address,
-        };
-        let nic = nic.or_else(|| self.guests.whose(*to.ip())).ok_or_else(|| {
-            format!(
-                "it is not known which guest has the address {}: name the guest, or let it send a packet first",
-                to.ip()
-            )
-        })?;
-        let last = listen.port().checked_add(count.saturating_sub(1)).filter(|_| *count > 0);
-        let last = last.ok_or("the ports to publish must be 1 to 65535, and at least one".to_owned())?;
-        let inside = Endpoint::new(*to.ip(), to.port());
-        Ok(Forward { protocol: *protocol, outside, ports: listen.port()..=last, inside, nic })
+        withdrawn.is_ok_and(|withdrawn| withdrawn > 0)
+    }
+
+    /// Whose the inside of a publication is.
+    fn holder_of(&self, publication: &Publication) -> Result<NicId, String> {
+        let to = publication.to.ip();
+        publication.nic.or_else(|| self.guests.whose(to)).ok_or_else(|| {
+            format!("it is not known which guest has the address {to}: name the guest, or let it send a packet first")
+        })
     }
 
     /// Everything that is remembered, for people and programs.
     pub fn lines(&self, now: Instant) -> Vec<Line> {
-        self.table.entries(now).filter(told).map(|entry| line(&entry)).collect()
+        let of_v6 =
+            self.table6().into_iter().flat_map(|table| table.entries(now).filter(told).map(|entry| line(&entry)));
+        self.table.entries(now).filter(told).map(|entry| line(&entry)).chain(of_v6).collect()
     }
 }
 
+fn publish<A: Family>(
+    table: &mut NatTable<A>,
+    publication: &Publication,
+    ends: (A, A),
+    nic: NicId,
+    now: Instant,
+) -> Result<(), String> {
+    let forward = forward(table, publication, ends, nic)?;
+    table.publish(&forward, now).map_err(|error| error.to_string())
+}
+
+/// What a publication means to a table: on the address outside that the inside one has, where none is named.
+fn forward<A: Family>(
+    table: &NatTable<A>,
+    publication: &Publication,
+    (listen, to): (A, A),
+    nic: NicId,
+) -> Result<Forward<A>, String> {
+    let outside = if listen == A::UNSPECIFIED { table.paired(to) } else { listen };
+    let first = publication.listen.port();
+    let last = first.checked_add(publication.count.saturating_sub(1)).filter(|_| publication.count > 0);
+    let last = last.ok_or("the ports to publish must be 1 to 65535, and at least one".to_owned())?;
+    let inside = Endpoint::new(to, publication.to.port());
+    Ok(Forward { protocol: publication.protocol, outside, ports: first..=last, inside, nic })
+}
+
 /// Connections tell of their mappings; permits are the table's own business.
-fn told(entry: &Entry) -> bool {
+fn told<A>(entry: &Entry<A>) -> bool {
     match entry.kind {
         Kind::Mapping => entry.protocol != Protocol::Tcp || entry.state == State::Published,
         Kind::Session => true,
@@ -87,8 +132,8 @@ fn told(entry: &Entry) -> bool {
     }
 }
 
-fn line(entry: &Entry) -> Line {
-    let address = |endpoint: Endpoint| SocketAddr::new(IpAddr::V4(endpoint.address), endpoint.port);
+fn line<A: Family>(entry: &Entry<A>) -> Line {
+    let address = |endpoint: Endpoint<A>| SocketAddr::from(endpoint);
     Line {
         protocol: entry.protocol,
         nic: entry.nic,

@@ -1,20 +1,22 @@
-//! A packet's way through the port, from inside and from outside.
+//! A packet's way through the port, from inside and from outside, of either version of IP.
 //!
 //! Invariant: `commit` comes after everything that can still stop a packet but the table itself.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use wire::icmp::{self, Owed};
 
 use wire::fit::{self as mtu, Cutter, Fit};
 use wire::{
-    Accepts, Context, DropReason, Frame, Head, Mac,
+    Accepts, Context, DropReason, Frame, Mac,
+    checksum::is_valid_header,
     layers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6},
     segmentation::Settle,
 };
 
 use super::{
     PacketPort,
-    bytes::{array, put_summed, word},
-    errors::{self, Owed},
+    bytes::array,
+    family::Routed,
     held::{For, Held},
     memo::Memo,
     neighbours::Hop,
@@ -26,9 +28,7 @@ use crate::{
 };
 
 /// Where the IP header begins: frames come without tags.
-const L3: usize = 14;
-const ICMP: u8 = 1;
-const TCP: u8 = 6;
+pub(super) const L3: usize = 14;
 
 impl PacketPort {
     /// A frame from inside.
@@ -45,7 +45,7 @@ impl PacketPort {
                     self.add_nic(nic);
                 }
                 if let Some(frame) = self.pass(cx, frame, Side::Inside) {
-                    self.take_long(cx, frame, Side::Inside);
+                    self.take_long::<Ipv4Addr>(cx, frame, Side::Inside);
                 }
             }
             ETHERTYPE_IPV6 => self.go_out_v6(cx, frame),
@@ -58,17 +58,15 @@ impl PacketPort {
     pub(super) fn come_in(&mut self, cx: &mut Context, frame: Frame) {
         let head = cx.heads.get(&frame);
         let (to, _) = head.macs();
-        let followed = if to == self.mac.to_bits() { self.follow(cx, frame, Side::Outside) } else { Some(frame) };
-        let Some(frame) = followed else { return };
-        let head = cx.heads.get(&frame);
         match head.ethertype() {
             ETHERTYPE_IPV4 if to == self.mac.to_bits() => {
                 let source = array::<4>(head.bytes(), L3 + 12).map(Ipv4Addr::from);
-                if !source.is_some_and(errors::is_host) {
+                if !(source.is_some_and(icmp::is_host) && is_intact(head.bytes())) {
                     return cx.drop(frame, DropReason::BadPacket);
                 }
+                let Some(frame) = self.follow(cx, frame, Side::Outside) else { return };
                 if let Some(frame) = self.pass(cx, frame, Side::Outside) {
-                    self.take_long(cx, frame, Side::Outside);
+                    self.take_long::<Ipv4Addr>(cx, frame, Side::Outside);
                 }
             }
             ETHERTYPE_IPV6 => self.come_in_v6(cx, frame),
@@ -95,7 +93,7 @@ impl PacketPort {
 
     /// Whether a packet fits where it goes and has a hop left.
     #[inline]
-    fn goes(&self, side: Side, head: &Head, flow: &Flow) -> bool {
+    fn goes(&self, side: Side, head: &wire::Head, flow: &Flow) -> bool {
         match side {
             Side::Inside => flow.len <= self.outside_mtu,
             Side::Outside => flow.len <= self.inside_mtu && head.bytes().get(L3 + 8).is_some_and(|ttl| *ttl > 1),
@@ -131,58 +129,61 @@ impl PacketPort {
 
     /// The way of every other packet.
     #[inline(never)]
-    fn take_long(&mut self, cx: &mut Context, frame: Frame, side: Side) {
+    pub(super) fn take_long<A: Routed>(&mut self, cx: &mut Context, frame: Frame, side: Side) {
         (self.memo, self.last) = (None, None);
-        let decision = self.table.decide(side, cx.heads.get(&frame), cx.now);
+        let Some(table) = A::table(self) else { return self.end(cx, frame, side, DropReason::NatUnsupported) };
+        let decision = table.decide(side, cx.heads.get(&frame), cx.now);
         self.carry_out(cx, frame, side, &decision);
     }
 
     /// A frame that was held is decided anew.
     fn again(&mut self, cx: &mut Context, frame: Frame, side: Side) {
-        match side {
-            Side::Inside => self.go_out(cx, frame),
-            Side::Outside => self.take_long(cx, frame, side),
+        match (side, cx.heads.get(&frame).ethertype()) {
+            (Side::Inside, _) => self.go_out(cx, frame),
+            (Side::Outside, ETHERTYPE_IPV6) => self.take_long::<Ipv6Addr>(cx, frame, side),
+            (Side::Outside, _) => self.take_long::<Ipv4Addr>(cx, frame, side),
         }
     }
 
     #[inline]
-    fn carry_out(&mut self, cx: &mut Context, frame: Frame, side: Side, decision: &Decision) {
+    fn carry_out<A: Routed>(&mut self, cx: &mut Context, frame: Frame, side: Side, decision: &Decision<A>) {
         match *decision {
             Decision::Translate(ref translation) => self.translate(cx, frame, side, translation),
             Decision::Hold => {
-                let which = self.table.packet_of(side, cx.heads.get(&frame));
+                let which = A::table(self).and_then(|table| table.packet_of(side, cx.heads.get(&frame)));
                 match which {
-                    Some(which) => self.keep(cx, frame, side, For::First(which)),
+                    Some(which) => self.keep(cx, frame, side, A::first(which)),
                     None => cx.drop(frame, DropReason::BadPacket),
                 }
             }
             Decision::Wait(_) => {
                 // What is to be remembered of it is; that is all that becomes of it.
-                let refusal = self.table.commit(*decision, cx.heads.get_mut(&frame)).err();
-                self.refuse(cx, frame, side, refusal.unwrap_or(Refusal::NotMapped));
+                let head = cx.heads.get_mut(&frame);
+                let refusal = A::table(self).and_then(|table| table.commit(*decision, head).err());
+                self.refuse::<A>(cx, frame, side, refusal.unwrap_or(Refusal::NotMapped));
             }
-            Decision::Drop(refusal) => self.refuse(cx, frame, side, refusal),
+            Decision::Drop(refusal) => self.refuse::<A>(cx, frame, side, refusal),
         }
     }
 
     #[inline]
-    fn translate(&mut self, cx: &mut Context, frame: Frame, side: Side, translation: &Translation) {
+    fn translate<A: Routed>(&mut self, cx: &mut Context, frame: Frame, side: Side, translation: &Translation<A>) {
         let to = translation.to;
-        if side == Side::Outside && cx.heads.get(&frame).bytes().get(L3 + 8).is_none_or(|ttl| *ttl < 2) {
-            self.tell(cx, &frame, side, Owed::Expired);
+        if side == Side::Outside && A::hops(cx.heads.get(&frame)) < 2 {
+            self.tell::<A>(cx, &frame, side, Owed::Expired);
             return cx.drop(frame, DropReason::TtlExceeded);
         }
         let mtu = if to == Side::Outside { self.outside_mtu } else { self.inside_mtu };
-        let fit = mtu::fit(cx.heads.get(&frame), mtu);
+        let fit = A::fit(cx.heads.get(&frame), mtu);
         if fit == Fit::TooBig {
-            self.tell(cx, &frame, side, Owed::TooBig(mtu));
+            self.tell::<A>(cx, &frame, side, Owed::TooBig(mtu));
             return self.end(cx, frame, side, DropReason::MtuExceeded);
         }
         let destination = translation.ends.destination.address;
         let (frame, mac) = if translation.refused.is_some() {
             (frame, 0)
         } else if to == Side::Inside {
-            (frame, self.guests.find(translation.nic, destination))
+            (frame, A::guest(self, translation.nic, destination))
         } else {
             match self.way_to(cx, frame, side, destination) {
                 Some(way) => way,
@@ -190,17 +191,16 @@ impl PacketPort {
             }
         };
         let head = cx.heads.get_mut(&frame);
-        let first = translation.is_first_fragment().then(|| self.table.packet_of(side, head)).flatten();
-        if let Err(refusal) = self.table.carry_out(translation, head) {
-            return self.refuse(cx, frame, side, refusal);
+        let Some(table) = A::table(self) else { return cx.drop(frame, DropReason::NatUnsupported) };
+        let first = translation.is_first_fragment().then(|| table.packet_of(side, head)).flatten();
+        if let Err(refusal) = table.carry_out(translation, head) {
+            return self.refuse::<A>(cx, frame, side, refusal);
         }
         if side == Side::Outside {
-            age(head);
+            A::age(head);
         }
-        if head.bytes().get(L3 + 9) == Some(&TCP)
-            && let Some(l4) = translation.l4()
-        {
-            mtu::clamp(head, l4, self.outside_mtu.min(self.inside_mtu), 40);
+        if let Some(l4) = translation.tcp() {
+            mtu::clamp(head, l4, self.outside_mtu.min(self.inside_mtu), A::TCP_HEADERS);
         }
         match fit {
             Fit::Cut => self.cut(cx, frame, to, mac, mtu),
@@ -212,7 +212,7 @@ impl PacketPort {
         }
         if let Some(which) = first.filter(|_| !self.held.is_empty()) {
             for _ in 0..Held::places() {
-                let Some((later, side, _)) = self.held.take(cx, |waits| waits == For::First(which)) else { break };
+                let Some((later, side, _)) = self.held.take(cx, |waits| waits == A::first(which)) else { break };
                 self.again(cx, later, side);
             }
         }
@@ -220,13 +220,19 @@ impl PacketPort {
 
     /// The MAC address of the next hop to a destination outside; nothing when the frame has been held or has ended.
     #[inline]
-    fn way_to(&mut self, cx: &mut Context, frame: Frame, side: Side, to: Ipv4Addr) -> Option<(Frame, u64)> {
-        let Some(hop) = self.hop_to(to) else {
-            self.tell(cx, &frame, side, Owed::NoRoute);
+    pub(super) fn way_to<A: Routed>(
+        &mut self,
+        cx: &mut Context,
+        frame: Frame,
+        side: Side,
+        to: A,
+    ) -> Option<(Frame, u64)> {
+        let Some(hop) = A::hop(self, to) else {
+            self.tell::<A>(cx, &frame, side, Owed::NoRoute);
             self.end(cx, frame, side, DropReason::NoRoute);
             return None;
         };
-        match self.neighbours.last(hop) {
+        match A::last(&self.neighbours, hop) {
             Some(mac) => Some((frame, mac.to_bits())),
             None => self.look_for(cx, frame, side, hop),
         }
@@ -236,7 +242,7 @@ impl PacketPort {
     #[inline]
     pub(super) fn hop_to(&self, to: Ipv4Addr) -> Option<Ipv4Addr> {
         let (network, mask) = self.subnet;
-        if !errors::is_host(to) {
+        if !icmp::is_host(to) {
             None
         } else if to.to_bits() & mask != network || mask == u32::MAX {
             self.next_hop
@@ -248,7 +254,7 @@ impl PacketPort {
     }
 
     #[cold]
-    fn look_for(&mut self, cx: &mut Context, frame: Frame, side: Side, hop: Ipv4Addr) -> Option<(Frame, u64)> {
+    fn look_for<A: Routed>(&mut self, cx: &mut Context, frame: Frame, side: Side, hop: A) -> Option<(Frame, u64)> {
         let nic = cx.heads.get(&frame).origin.nic;
         match self.find(cx, hop.into(), nic) {
             Hop::Known(mac) | Hop::Doubtful(mac) => Some((frame, mac.to_bits())),
@@ -257,7 +263,7 @@ impl PacketPort {
                 None
             }
             Hop::Silent => {
-                self.tell(cx, &frame, side, Owed::NoHost);
+                self.tell::<A>(cx, &frame, side, Owed::NoHost);
                 self.end(cx, frame, side, DropReason::Unresolved);
                 None
             }
@@ -289,14 +295,15 @@ impl PacketPort {
         }
     }
 
-    /// Asks again for what frames wait for, and ends those whose next hop does not answer.
+    /// Asks again for what frames wait for; sends those on whose next hop is known but for which a turn had no room, and ends those whose next hop
+    /// does not answer.
     pub(super) fn ask_again(&mut self, cx: &mut Context) {
         if self.held.is_empty() {
             return;
         }
         for at in 0..Held::places() {
             if let Some((hop, nic)) = self.held.hop(at)
-                && self.find(cx, hop, nic) == Hop::Silent
+                && !matches!(self.find(cx, hop, nic), Hop::Ask | Hop::Waiting)
             {
                 self.settle(cx, hop);
             }
@@ -311,34 +318,30 @@ impl PacketPort {
 
     /// Ends what is not translated, and answers what is owed an answer.
     #[cold]
-    fn refuse(&mut self, cx: &mut Context, frame: Frame, side: Side, refusal: Refusal) {
+    fn refuse<A: Routed>(&mut self, cx: &mut Context, frame: Frame, side: Side, refusal: Refusal) {
         let unmapped = matches!(refusal, Refusal::NotMapped | Refusal::Filtered);
-        if unmapped && cx.heads.get(&frame).bytes().get(L3 + 9) == Some(&ICMP) && self.answer_ping(cx, &frame, side) {
+        if unmapped && A::answer_ping(self, cx, &frame, side) {
             let len = cx.heads.get(&frame).len();
             return cx.transmitted(1, len as u64);
         }
         if side == Side::Inside
             && matches!(refusal, Refusal::Quota | Refusal::Full | Refusal::NoPort | Refusal::UnknownProtocol)
         {
-            self.tell(cx, &frame, side, Owed::Prohibited);
+            self.tell::<A>(cx, &frame, side, Owed::Prohibited);
         }
         self.end(cx, frame, side, reason(refusal));
     }
 
     /// Sends an ICMP error about a frame to where it came from.
     #[cold]
-    pub(super) fn tell(&mut self, cx: &mut Context, frame: &Frame, to: Side, owed: Owed) {
+    pub(super) fn tell<A: Routed>(&mut self, cx: &mut Context, frame: &Frame, to: Side, owed: Owed) {
         let head = cx.heads.get(frame);
         let nic = if to == Side::Inside { head.origin.nic } else { cx.nic };
         let (_, mac) = head.macs();
-        let destination = array::<4>(head.bytes(), L3 + 16).map(Ipv4Addr::from);
-        let from = match destination {
-            Some(outside) if to == Side::Outside => outside,
-            _ => self.router,
-        };
+        let Some(from) = A::speaker(self, head, to) else { return };
         let Some(len) = cx.read_all(frame, &mut self.scratch) else { return };
         let packet = self.scratch.get(L3..len).unwrap_or_default();
-        if let Some(len) = errors::v4(owed, from, packet, &mut self.answer)
+        if let Some(len) = A::error(owed, from, packet, &mut self.answer)
             && self.limits.take(nic, cx.now)
         {
             self.originate(cx, len, to, mac);
@@ -367,13 +370,19 @@ impl PacketPort {
     }
 }
 
-/// One hop more (RFC 1812 section 5.3.1).
+/// Whether the IPv4 header of a frame is as it was sent (RFC 1812 section 5.2.2). What is cut off is found later.
 #[inline]
-fn age(head: &mut Head) {
-    let bytes = head.bytes_mut();
-    if let Some(old) = word(bytes, L3 + 8) {
-        put_summed(bytes, L3 + 8, old.wrapping_sub(0x0100), L3 + 10);
+fn is_intact(bytes: &[u8]) -> bool {
+    match array::<20>(bytes, L3) {
+        Some(header) if header.first() == Some(&0x45) => is_valid_header(&header),
+        _ => is_intact_with_options(bytes),
     }
+}
+
+#[cold]
+fn is_intact_with_options(bytes: &[u8]) -> bool {
+    let len = bytes.get(L3).map_or(0, |first| usize::from(first & 0x0f) * 4);
+    bytes.get(L3..L3 + len).is_none_or(|header| super::bytes::sum(header) == [0; 2])
 }
 
 /// What a refusal is counted as.
@@ -381,7 +390,7 @@ fn reason(refusal: Refusal) -> DropReason {
     match refusal {
         Refusal::Malformed | Refusal::BadChecksum | Refusal::BadQuote | Refusal::Stale => DropReason::BadPacket,
         Refusal::BadOffload => DropReason::BadOffload,
-        Refusal::NotIpv4 | Refusal::UnknownProtocol | Refusal::UnknownIcmp => DropReason::NatUnsupported,
+        Refusal::OtherVersion | Refusal::UnknownProtocol | Refusal::UnknownIcmp => DropReason::NatUnsupported,
         Refusal::NotOurs => DropReason::NoRoute,
         Refusal::NotMapped => DropReason::NatNoMapping,
         Refusal::Filtered => DropReason::NatFiltered,

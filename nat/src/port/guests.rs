@@ -3,7 +3,7 @@
 //! Invariant: bounded: a NIC has [`PLACES`] addresses of each family, and what it claims is believed for its own packets only. What is not
 //! known here the router finds.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use wire::NicId;
 
@@ -54,16 +54,6 @@ impl Guests {
         }
     }
 
-    /// Forgets a NIC.
-    pub(super) fn remove(&mut self, nic: NicId) {
-        if let Some(places) = self.v4.get_mut(nic.index()) {
-            places.known = [(Ipv4Addr::UNSPECIFIED, 0); PLACES];
-        }
-        if let Some(places) = self.v6.get_mut(nic.index()) {
-            places.known = [(Ipv6Addr::UNSPECIFIED, 0); PLACES];
-        }
-    }
-
     /// The address is behind this MAC address ([`wire::Mac::to_bits`]); false when the NIC was not added.
     #[inline]
     pub(super) fn learn(&mut self, nic: NicId, address: Ipv4Addr, mac: u64) -> bool {
@@ -81,17 +71,24 @@ impl Guests {
         self.v4.get(nic.index()).map_or(0, |places| places.find(address))
     }
 
-    /// Behind which NIC an address was seen, and its MAC address; which of them, if there are several, is not said.
-    pub(super) fn whose6(&self, address: Ipv6Addr) -> u64 {
-        self.v6.iter().map(|places| places.find(address)).find(|mac| *mac != 0).unwrap_or(0)
+    /// As [`Guests::find`].
+    pub(super) fn find6(&self, nic: NicId, address: Ipv6Addr) -> u64 {
+        self.v6.get(nic.index()).map_or(0, |places| places.find(address))
     }
 
     /// The one NIC that has an address; nothing when there are none or several.
-    pub(super) fn whose(&self, address: Ipv4Addr) -> Option<NicId> {
-        let mut whose = self.v4.iter().enumerate().filter(|(_, places)| places.find(address) != 0);
-        let (nic, _) = whose.next()?;
-        whose.next().is_none().then_some(NicId(nic as u16))
+    pub(super) fn whose(&self, address: IpAddr) -> Option<NicId> {
+        match address {
+            IpAddr::V4(address) => only(&self.v4, address),
+            IpAddr::V6(address) => only(&self.v6, address),
+        }
     }
+}
+
+fn only<A: Copy + PartialEq>(all: &[Places<A>], address: A) -> Option<NicId> {
+    let mut whose = all.iter().enumerate().filter(|(_, places)| places.find(address) != 0);
+    let (nic, _) = whose.next()?;
+    whose.next().is_none().then_some(NicId(nic as u16))
 }
 
 #[cfg(test)]
@@ -111,6 +108,6 @@ mod tests {
         assert_eq!((guests.find(NicId(1), address(2)), guests.find(NicId(0), address(29))), (0, 0));
         assert!(guests.learn(NicId(0), address(29), 5));
         assert_eq!((guests.find(NicId(1), address(29)), guests.find(NicId(0), address(29))), (29, 5));
-        assert_eq!((guests.whose(address(28)), guests.whose(address(29))), (Some(NicId(1)), None));
+        assert_eq!((guests.whose(address(28).into()), guests.whose(address(29).into())), (Some(NicId(1)), None));
     }
 }

@@ -12,7 +12,12 @@
 //! between `decide` and `commit`: an error quotes the packet as its sender knows it.
 //! Read first: [`crate::decide`], [`wire::port`]; then `forward.rs` beside this file (a packet's way), `outside.rs`, `held.rs`.
 
-use std::{io, net::Ipv4Addr, time::Duration};
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
+use wire::icmp::Limits;
 
 use wire::{Burst, Context, DropReason, Frame, Instant, MAX_FRAME, Mac, NicId, Origin, Port, Wake};
 
@@ -21,13 +26,15 @@ use crate::{
     control::Inbox,
     record::{Side, Slot},
     snapshot::Snapshot,
-    table::{NatStats, NatTable},
+    stats::NatStats,
+    table::NatTable,
 };
 
 mod bytes;
 mod config;
 mod control;
-mod errors;
+mod discovery;
+mod family;
 mod forward;
 mod guests;
 mod held;
@@ -36,14 +43,14 @@ mod neighbours;
 mod outside;
 mod v6;
 
-pub use config::{PortConfig, PortConfigError, PortConfigV6};
+pub use config::{ByV6, PortConfig, PortConfigError, PortConfigV6};
 
 use config::mask;
-use errors::Limits;
 use guests::Guests;
 use held::Held;
 use memo::Memo;
 use neighbours::Neighbours;
+use v6::{By, V6};
 
 /// How often what is not due to a frame is looked after.
 const TICK: Duration = Duration::from_millis(100);
@@ -64,7 +71,7 @@ pub struct PacketPort {
     /// The outside subnet and its mask; a mask of ones if there is none.
     subnet: (u32, u32),
     next_hop: Option<Ipv4Addr>,
-    v6: Option<PortConfigV6>,
+    v6: Option<V6>,
     neighbours: Neighbours,
     guests: Guests,
     held: Held,
@@ -104,7 +111,7 @@ impl PacketPort {
             router,
             subnet,
             next_hop,
-            v6,
+            v6: v6.map(V6::new),
             guests: Guests::default(),
             held: Held::new(longest),
             memo: None,
@@ -130,34 +137,52 @@ impl PacketPort {
     }
 
     /// Takes up what another port knew ([`PacketPort::snapshot`]); the NICs must be the same. Returns how many entries found no place.
-    pub fn restore(&mut self, snapshot: &Snapshot, now: Instant) -> usize {
-        for nic in snapshot.entries.iter().map(|entry| entry.nic) {
+    pub fn restore(&mut self, (v4, v6): &(Snapshot, Snapshot<Ipv6Addr>), now: Instant) -> usize {
+        for nic in v4.entries.iter().map(|entry| entry.nic).chain(v6.entries.iter().map(|entry| entry.nic)) {
             self.add_nic(nic);
         }
-        self.table.restore(snapshot, now)
+        let left_out = self.table6_mut().map_or(v6.entries.len(), |table| table.restore(v6, now));
+        self.table.restore(v4, now) + left_out
     }
 
-    /// Everything it knows of mappings and connections, but published ports.
-    pub fn snapshot(&self, now: Instant) -> Snapshot {
-        self.table.snapshot(now)
+    /// Everything it knows of mappings and connections, but published ports: of IPv4, of IPv6.
+    pub fn snapshot(&self, now: Instant) -> (Snapshot, Snapshot<Ipv6Addr>) {
+        (self.table.snapshot(now), self.table6().map(|table| table.snapshot(now)).unwrap_or_default())
     }
 
-    /// What happened to its table.
+    /// What happened to its tables.
     pub fn stats(&self) -> NatStats {
-        self.table.stats()
+        self.table.stats() + self.table6().map(NatTable::stats).unwrap_or_default()
+    }
+
+    /// Bytes of memory that its tables have taken.
+    pub fn memory(&self) -> usize {
+        self.table.memory() + self.table6().map_or(0, NatTable::memory)
+    }
+
+    /// The table of IPv6, if there is one.
+    fn table6(&self) -> Option<&NatTable<Ipv6Addr>> {
+        match self.v6.as_ref().map(|v6| &v6.by) {
+            Some(By::Table(table)) => Some(table),
+            _ => None,
+        }
+    }
+
+    fn table6_mut(&mut self) -> Option<&mut NatTable<Ipv6Addr>> {
+        match self.v6.as_mut().map(|v6| &mut v6.by) {
+            Some(By::Table(table)) => Some(table),
+            _ => None,
+        }
     }
 
     /// NICs up to `nic` are known from here on. Allocates.
     pub fn add_nic(&mut self, nic: NicId) {
         self.table.add_nic(nic);
+        if let Some(table) = self.table6_mut() {
+            table.add_nic(nic);
+        }
         self.guests.add(nic);
         self.limits.add(nic);
-    }
-
-    /// Forgets everything of a NIC: to be told before its number is given to another guest.
-    pub fn remove_nic(&mut self, nic: NicId) {
-        self.table.remove_nic(nic);
-        self.guests.remove(nic);
     }
 
     /// Sends a frame on: out by the outside NIC, or to the router. Its MAC addresses are set here; a destination of zero the router finds.
@@ -196,7 +221,11 @@ impl PacketPort {
         self.tick = cx.now + TICK;
         self.neighbours.doubt();
         self.table.sweep(cx.now, SWEEP);
-        self.tell_unsolicited(cx);
+        self.tell_unsolicited::<Ipv4Addr>(cx);
+        if let Some(table) = self.table6_mut() {
+            table.sweep(cx.now, SWEEP);
+            self.tell_unsolicited::<Ipv6Addr>(cx);
+        }
         self.held.sweep(cx.now);
         self.ask_again(cx);
         if self.announce > 0 && self.outside.is_some() && cx.now >= self.announced {
@@ -260,7 +289,7 @@ impl Port for PacketPort {
     fn wake(&mut self, wake: &mut Wake) -> bool {
         if !self.held.is_empty() || self.announce > 0 {
             wake.by(self.tick);
-        } else if self.table.len() > 0 || self.table.awaits_answers() {
+        } else if self.table.is_busy() || self.table6().is_some_and(NatTable::is_busy) {
             wake.by(self.tick + IDLE_TICK);
         }
         true

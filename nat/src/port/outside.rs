@@ -4,13 +4,14 @@
 //! Read first: RFC 826, RFC 5227 section 3, RFC 5382 REQ-4.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use wire::icmp::Owed;
 
 use wire::{Context, DropReason, Frame, Mac, NicId};
 
 use super::{
     PacketPort,
     bytes::{array, put, put_summed, sum, word},
-    errors::{self, Owed},
+    family::Routed,
     held::For,
     neighbours::Hop,
 };
@@ -93,8 +94,11 @@ impl PacketPort {
                 self.arp(cx, 1, address, Mac::BROADCAST, address);
             }
         }
-        if let Some(address) = self.v6.as_ref().map(|v6| v6.address) {
+        let own = |port: &PacketPort, n: usize| port.v6.as_ref().and_then(|v6| v6.owned().get(n).copied());
+        let mut n = 0;
+        while let Some(address) = own(self, n) {
             self.advertise(cx, address, Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1), None);
+            n += 1;
         }
     }
 
@@ -110,7 +114,7 @@ impl PacketPort {
             return false;
         };
         let l4 = L3 + usize::from(first & 0x0f) * 4;
-        let asks = array::<2>(bytes, l4) == Some([8, 0]);
+        let asks = array::<1>(bytes, L3 + 9) == Some([1]) && array::<2>(bytes, l4) == Some([8, 0]);
         if !asks || owes || part & 0x3fff != 0 || !self.table.outside().contains(&to) {
             return false;
         }
@@ -135,11 +139,11 @@ impl PacketPort {
     }
 
     /// SYNs that nobody inside has met in time are answered "port unreachable" (RFC 5382 REQ-4).
-    pub(super) fn tell_unsolicited(&mut self, cx: &mut Context) {
+    pub(super) fn tell_unsolicited<A: Routed>(&mut self, cx: &mut Context) {
         let Some(outside) = self.outside else { return };
-        while let Some(waiting) = self.table.unreachable(cx.now) {
-            let Some(hop) = self.hop_to(waiting.remote.address) else { continue };
-            let made = errors::v4(Owed::NoPort, waiting.outside.address, &waiting.quote, &mut self.answer);
+        while let Some(waiting) = A::table(self).and_then(|table| table.unreachable(cx.now)) {
+            let Some(hop) = A::hop(self, waiting.remote.address) else { continue };
+            let made = A::error(Owed::NoPort, waiting.outside.address, waiting.quote(), &mut self.answer);
             let Some(len) = made.filter(|_| self.limits.take(outside.nic, cx.now)) else { continue };
             let Some(frame) = self.answer.get(..len).and_then(|bytes| cx.originate(outside, bytes)) else { continue };
             match self.find(cx, hop.into(), outside.nic) {

@@ -1,36 +1,73 @@
-//! IPv6 through the port: prefixes exchanged one for the other (RFC 6296), and neighbour discovery outside.
+//! IPv6 through the port: by a table, as IPv4 (`forward.rs`), or by prefixes exchanged one for the other (RFC 6296).
 //!
-//! Invariant: nothing is kept of a packet. An ICMPv6 error's quoted packet is translated with it, so that the sender knows it as its own; what
-//! is quoted of an address does not change its checksum either, and so neither does the error's.
-//! Read first: [`crate::nptv6`], RFC 6296 section 3, RFC 4861 sections 4.3 and 4.4.
+//! Invariant: what has an address of the link only never crosses by a table. With prefixes exchanged nothing is kept of a packet: an ICMPv6 error's
+//! quoted packet is translated with it, so that the sender knows it as its own; what is quoted of an address does not change its checksum
+//! either, and so neither does the error's.
+//! Read first: `discovery.rs` beside this file, [`crate::nptv6`], RFC 6296 section 3.
 
 use std::net::Ipv6Addr;
+use wire::icmp::Owed;
 
 use wire::fit::{self as mtu, Fit};
-use wire::{Context, DropReason, Frame, Head, L3, Layers, Mac};
+use wire::{Context, DropReason, Frame, Head, L3, Layers};
 
 use super::{
     PacketPort,
-    bytes::{array, put},
-    config::{interface, mask6},
-    errors::{self, Owed, sum_v6},
-    held::For,
-    neighbours::Hop,
+    bytes::array,
+    config::{ByV6, PortConfigV6, mask6},
+    discovery::is_discovery,
+    family::Routed,
 };
-use crate::{decide::Refusal, record::Side};
+use crate::{decide::Refusal, nptv6::Nptv6, record::Side, table::NatTable};
 
-const IP: usize = 14;
-const SOURCE: usize = IP + 8;
-const DESTINATION: usize = IP + 24;
-const ICMP6: u8 = 58;
-const SOLICITATION: u8 = 135;
-const ADVERTISEMENT: u8 = 136;
-/// Bytes of a neighbour solicitation or advertisement with its option.
-const DISCOVERY_LEN: usize = IP + 40 + 24 + 8;
+pub(super) const IP: usize = 14;
+pub(super) const SOURCE: usize = IP + 8;
+pub(super) const DESTINATION: usize = IP + 24;
+pub(super) const ICMP6: u8 = 58;
 
-fn addresses(head: &Head) -> Option<(Ipv6Addr, Ipv6Addr)> {
+/// In place of a guest's MAC address: with prefixes exchanged it is not known which NIC an address is behind, and what a guest says of that
+/// is believed of nobody.
+const ROUTER_FINDS: u64 = 0;
+
+/// Source and destination of a packet.
+pub(super) fn addresses(head: &Head) -> Option<(Ipv6Addr, Ipv6Addr)> {
     let bytes = head.bytes();
     Some((array::<16>(bytes, SOURCE)?.into(), array::<16>(bytes, DESTINATION)?.into()))
+}
+
+/// What is set about IPv6, and the table if there is one.
+pub(super) struct V6 {
+    pub(super) by: By,
+    pub(super) address: Ipv6Addr,
+    pub(super) router: Ipv6Addr,
+    prefix: u8,
+    next_hop: Option<Ipv6Addr>,
+}
+
+/// How it is translated.
+pub(super) enum By {
+    Prefixes { prefixes: Nptv6, proxy: bool },
+    Table(Box<NatTable<Ipv6Addr>>),
+}
+
+impl V6 {
+    /// Of a checked configuration.
+    pub(super) fn new(config: PortConfigV6) -> V6 {
+        let PortConfigV6 { by, address, prefix, next_hop, router, inside: _ } = config;
+        let by = match by {
+            ByV6::Prefixes { prefixes, proxy } => By::Prefixes { prefixes, proxy },
+            ByV6::Table(table) => By::Table(Box::new(NatTable::made(&table))),
+        };
+        V6 { by, address, router, prefix, next_hop }
+    }
+
+    /// Our addresses outside, but the link-local one and those of prefixes exchanged.
+    pub(super) fn owned(&self) -> &[Ipv6Addr] {
+        match &self.by {
+            By::Prefixes { .. } => std::slice::from_ref(&self.address),
+            By::Table(table) => table.outside(),
+        }
+    }
 }
 
 impl PacketPort {
@@ -42,56 +79,59 @@ impl PacketPort {
         let (Some((source, to)), Some(v6)) = (addresses(head), &self.v6) else {
             return self.end(cx, frame, Side::Inside, DropReason::NatUnsupported);
         };
-        let (prefixes, address) = (v6.prefixes, v6.address);
+        let prefixes = match v6.by {
+            By::Prefixes { prefixes, .. } => Some((prefixes, v6.address)),
+            By::Table(_) => None,
+        };
+        if prefixes.is_none() && !is_global(source) {
+            // Who has no address yet, or one of the link, goes no further than the link (RFC 4291 section 2.5.6).
+            return self.end(cx, frame, Side::Inside, DropReason::NoRoute);
+        }
         if !self.guests.learn6(nic, source, mac) {
             self.add_nic(nic);
         }
+        match prefixes {
+            Some(prefixes) => self.exchange_out(cx, frame, prefixes, to),
+            None => self.take_long::<Ipv6Addr>(cx, frame, Side::Inside),
+        }
+    }
+
+    /// Prefixes exchanged, of a packet that goes out.
+    fn exchange_out(&mut self, cx: &mut Context, frame: Frame, (prefixes, address): (Nptv6, Ipv6Addr), to: Ipv6Addr) {
         if prefixes.inside(to).is_some() || to == address {
             // Between guests by their outside addresses (RFC 6296 section 4, hairpinning).
             return self.turn_round(cx, frame, to == address);
         }
-        let hop = self.hop6(to);
-        let Some(hop) = hop else {
-            self.tell_v6(cx, &frame, Side::Inside, Owed::NoRoute);
-            return self.end(cx, frame, Side::Inside, DropReason::NoRoute);
-        };
-        if mtu::fit6(cx.heads.get(&frame), self.outside_mtu) == Fit::TooBig {
-            self.tell_v6(cx, &frame, Side::Inside, Owed::TooBig(self.outside_mtu));
+        let fit = mtu::fit6(cx.heads.get(&frame), self.outside_mtu);
+        if fit == Fit::TooBig {
+            self.tell::<Ipv6Addr>(cx, &frame, Side::Inside, Owed::TooBig(self.outside_mtu));
             return self.end(cx, frame, Side::Inside, DropReason::MtuExceeded);
         }
-        let mac = match self.find(cx, hop.into(), nic) {
-            Hop::Known(mac) | Hop::Doubtful(mac) => mac,
-            Hop::Ask | Hop::Waiting => return self.keep(cx, frame, Side::Inside, For::Hop(hop.into())),
-            Hop::Silent => {
-                self.tell_v6(cx, &frame, Side::Inside, Owed::NoHost);
-                return self.end(cx, frame, Side::Inside, DropReason::Unresolved);
-            }
-        };
-        let fit = mtu::fit6(cx.heads.get(&frame), self.outside_mtu);
+        let Some((frame, mac)) = self.way_to(cx, frame, Side::Inside, to) else { return };
         let head = cx.heads.get_mut(&frame);
         if prefixes.translate(Side::Inside, head).is_err() {
             // An address that is not of the prefix or cannot be translated (RFC 6296 section 3.5).
-            self.tell_v6(cx, &frame, Side::Inside, Owed::NoRoute);
+            self.tell::<Ipv6Addr>(cx, &frame, Side::Inside, Owed::NoRoute);
             return self.end(cx, frame, Side::Inside, DropReason::NoRoute);
         }
         if prefixes.translate_quote(Side::Inside, head).is_err() {
             return self.end(cx, frame, Side::Inside, DropReason::BadPacket);
         }
-        self.finish_v6(cx, frame, Side::Outside, mac.to_bits(), fit);
+        self.finish_v6(cx, frame, Side::Outside, mac, fit);
     }
 
     /// A packet between guests by an address outside.
     fn turn_round(&mut self, cx: &mut Context, frame: Frame, to_us: bool) {
-        let Some(prefixes) = self.v6.as_ref().map(|v6| v6.prefixes).filter(|_| !to_us) else {
+        let Some(V6 { by: By::Prefixes { prefixes, .. }, .. }) = self.v6.as_ref().filter(|_| !to_us) else {
             return self.end(cx, frame, Side::Inside, DropReason::NotForGateway);
         };
+        let prefixes = *prefixes;
         let head = cx.heads.get_mut(&frame);
         if prefixes.translate(Side::Inside, head).and_then(|()| prefixes.translate(Side::Outside, head)).is_err() {
             return self.end(cx, frame, Side::Inside, DropReason::NoRoute);
         }
-        let mac = addresses(head).map_or(0, |(_, to)| self.guests.whose6(to));
         let fit = mtu::fit6(cx.heads.get(&frame), self.inside_mtu);
-        self.finish_v6(cx, frame, Side::Inside, mac, fit);
+        self.finish_v6(cx, frame, Side::Inside, ROUTER_FINDS, fit);
     }
 
     fn finish_v6(&mut self, cx: &mut Context, frame: Frame, to: Side, mac: u64, fit: Fit) {
@@ -115,28 +155,43 @@ impl PacketPort {
         let (Some((source, to)), Some(v6)) = (addresses(head), &self.v6) else {
             return cx.drop(frame, DropReason::NotForGateway);
         };
-        let prefixes = v6.prefixes;
         let bytes = head.bytes();
-        if bytes.get(IP + 6) == Some(&ICMP6) && bytes.get(IP + 7) == Some(&255) {
+        if bytes.get(IP + 6) == Some(&ICMP6) && bytes.get(IP + 7) == Some(&255) && is_discovery(bytes) {
             return self.hear_discovery(cx, frame, source);
         }
-        if mac != self.mac.to_bits() || source.is_multicast() || source.is_unspecified() {
+        if mac != self.mac.to_bits() || source.is_multicast() || source.is_unspecified() || source.is_loopback() {
             return cx.drop(frame, DropReason::NotForGateway);
         }
-        if to == v6.address || to == self.link_local() {
-            return self.answer_ping_v6(cx, frame);
+        let to_us = match &v6.by {
+            By::Prefixes { .. } => to == v6.address,
+            By::Table(_) => !is_global(source),
+        };
+        if to_us || to == self.link_local() {
+            if self.answer_ping_v6(cx, &frame, Side::Outside) {
+                let len = cx.heads.get(&frame).len();
+                return cx.transmitted(1, len as u64);
+            }
+            return cx.drop(frame, DropReason::NotForGateway);
         }
-        let limit = bytes.get(IP + 7).copied().unwrap_or(0);
+        match v6.by {
+            By::Prefixes { prefixes, .. } => self.exchange_in(cx, frame, prefixes, to),
+            By::Table(_) => self.take_long::<Ipv6Addr>(cx, frame, Side::Outside),
+        }
+    }
+
+    /// Prefixes exchanged, of a packet that comes in.
+    fn exchange_in(&mut self, cx: &mut Context, frame: Frame, prefixes: Nptv6, to: Ipv6Addr) {
+        let head = cx.heads.get(&frame);
         let fit = mtu::fit6(head, self.inside_mtu);
         if prefixes.inside(to).is_none() {
             return cx.drop(frame, DropReason::NoRoute);
         }
-        if limit < 2 {
-            self.tell_v6(cx, &frame, Side::Outside, Owed::Expired);
+        if Ipv6Addr::hops(head) < 2 {
+            self.tell::<Ipv6Addr>(cx, &frame, Side::Outside, Owed::Expired);
             return cx.drop(frame, DropReason::TtlExceeded);
         }
         if fit == Fit::TooBig {
-            self.tell_v6(cx, &frame, Side::Outside, Owed::TooBig(self.inside_mtu));
+            self.tell::<Ipv6Addr>(cx, &frame, Side::Outside, Owed::TooBig(self.inside_mtu));
             return cx.drop(frame, DropReason::MtuExceeded);
         }
         let head = cx.heads.get_mut(&frame);
@@ -144,13 +199,12 @@ impl PacketPort {
         {
             return cx.drop(frame, DropReason::BadPacket);
         }
-        put(head.bytes_mut(), IP + 7, &[limit - 1]);
-        let mac = addresses(head).map_or(0, |(_, to)| self.guests.whose6(to));
-        self.finish_v6(cx, frame, Side::Inside, mac, fit);
+        Ipv6Addr::age(head);
+        self.finish_v6(cx, frame, Side::Inside, ROUTER_FINDS, fit);
     }
 
     /// The neighbour that is next on the way to a destination outside.
-    fn hop6(&self, to: Ipv6Addr) -> Option<Ipv6Addr> {
+    pub(super) fn hop6(&self, to: Ipv6Addr) -> Option<Ipv6Addr> {
         let v6 = self.v6.as_ref()?;
         let mask = mask6(v6.prefix);
         if to.is_multicast() || to.is_unspecified() || to.is_loopback() || to.is_unicast_link_local() {
@@ -161,135 +215,11 @@ impl PacketPort {
             v6.next_hop
         }
     }
+}
 
-    /// The link-local address of the outside NIC (RFC 4291 appendix A).
-    fn link_local(&self) -> Ipv6Addr {
-        Ipv6Addr::from_bits(0xfe80 << 112 | u128::from(u64::from_be_bytes(interface(self.mac))))
-    }
-
-    /// Whether we answer for an address on the link.
-    fn is_ours_v6(&self, address: Ipv6Addr) -> bool {
-        let Some(v6) = &self.v6 else { return false };
-        address == v6.address || address == self.link_local() || (v6.proxy && v6.prefixes.inside(address).is_some())
-    }
-
-    /// Neighbour discovery from outside.
-    fn hear_discovery(&mut self, cx: &mut Context, frame: Frame, source: Ipv6Addr) {
-        let head = cx.heads.get(&frame);
-        let (bytes, len) = (head.bytes(), head.len());
-        let (_, from) = head.macs();
-        let message = bytes.get(IP + 40..).unwrap_or_default();
-        let target = array::<16>(message, 8).map(Ipv6Addr::from);
-        let length = array::<2>(bytes, IP + 4).map_or(0, |len| usize::from(u16::from_be_bytes(len)));
-        let valid = message.get(..length).is_some_and(|message| {
-            let ends = (array(bytes, SOURCE), array(bytes, DESTINATION));
-            let (Some(source), Some(to)) = ends else { return false };
-            let mut sum = wire::checksum::Checksum::pseudo_v6(source, to, ICMP6, length as u32);
-            sum.add_bytes(message);
-            sum.is_valid()
-        });
-        let option = message.get(24..).and_then(|option| array::<2>(option, 0).zip(array::<6>(option, 2)));
-        let (Some([kind, 0]), Some(target), true) = (array::<2>(message, 0), target, valid) else {
-            return cx.drop(frame, DropReason::NotForGateway);
-        };
-        match (kind, option) {
-            (SOLICITATION, _) if self.is_ours_v6(target) => {
-                if source.is_unspecified() {
-                    self.advertise(cx, target, Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1), None);
-                } else {
-                    self.neighbours.heard(source.into(), Mac::from_bits(from), cx.now);
-                    self.advertise(cx, target, source, Some(Mac::from_bits(from)));
-                }
-                cx.transmitted(1, len as u64);
-            }
-            (ADVERTISEMENT, Some(([2, 1], mac))) if self.neighbours.heard(target.into(), Mac::new(mac), cx.now) => {
-                cx.transmitted(1, len as u64);
-                if !self.held.is_empty() {
-                    self.settle(cx, target.into());
-                }
-            }
-            _ => cx.drop(frame, DropReason::NotForGateway),
-        }
-    }
-
-    /// Sends a neighbour advertisement of one of our addresses.
-    pub(super) fn advertise(&mut self, cx: &mut Context, ours: Ipv6Addr, to: Ipv6Addr, mac: Option<Mac>) {
-        // Solicited if somebody asked, and in place of what was known (RFC 4861 section 4.4).
-        let flags = if mac.is_some() { 0x60 } else { 0x20 };
-        self.discovery(cx, ADVERTISEMENT, flags, [ours, to, ours], mac);
-    }
-
-    /// Asks for a neighbour.
-    pub(super) fn solicit(&mut self, cx: &mut Context, target: Ipv6Addr) {
-        let [.., a, b, c] = target.octets();
-        let to = Ipv6Addr::from([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c]);
-        self.discovery(cx, SOLICITATION, 0, [self.link_local(), to, target], None);
-    }
-
-    fn discovery(
-        &mut self,
-        cx: &mut Context,
-        kind: u8,
-        flags: u8,
-        [from, to, target]: [Ipv6Addr; 3],
-        mac: Option<Mac>,
-    ) {
-        let [.., a, b, c, d] = to.octets();
-        let mac = mac.unwrap_or(Mac::new([0x33, 0x33, a, b, c, d]));
-        let own = self.mac.bytes();
-        let Some(bytes) = self.answer.get_mut(..DISCOVERY_LEN) else { return };
-        bytes.fill(0);
-        put(bytes, 12, &[0x86, 0xdd, 0x60]);
-        put(bytes, IP + 4, &[0, 32, ICMP6, 255]);
-        put(bytes, SOURCE, &from.octets());
-        put(bytes, DESTINATION, &to.octets());
-        put(bytes, 54, &[kind, 0, 0, 0, flags]);
-        put(bytes, 62, &target.octets());
-        put(bytes, 78, &[if kind == SOLICITATION { 1 } else { 2 }, 1]);
-        put(bytes, 80, &own);
-        if let Some(sum) = sum_v6(bytes) {
-            put(bytes, 56, &sum);
-        }
-        self.originate(cx, DISCOVERY_LEN, Side::Outside, mac.to_bits());
-    }
-
-    /// A packet to our own address: an echo request is answered.
-    fn answer_ping_v6(&mut self, cx: &mut Context, frame: Frame) {
-        let head = cx.heads.get(&frame);
-        let (_, mac) = head.macs();
-        let asks = head.bytes().get(IP + 6) == Some(&ICMP6) && array::<2>(head.bytes(), 54) == Some([128, 0]);
-        let len = cx.read_all(&frame, &mut self.scratch).filter(|len| asks && *len <= self.answer.len());
-        let Some((question, answer)) = len.and_then(|len| self.scratch.get(..len).zip(self.answer.get_mut(..len)))
-        else {
-            return cx.drop(frame, DropReason::NotForGateway);
-        };
-        answer.copy_from_slice(question);
-        put(answer, SOURCE, question.get(DESTINATION..DESTINATION + 16).unwrap_or_default());
-        put(answer, DESTINATION, question.get(SOURCE..SOURCE + 16).unwrap_or_default());
-        put(answer, IP + 7, &[64]);
-        super::bytes::put_summed(answer, 54, 129 << 8, 56);
-        cx.transmitted(1, question.len() as u64);
-        let len = question.len();
-        self.originate(cx, len, Side::Outside, mac);
-    }
-
-    /// As [`PacketPort::tell`], of IPv6.
-    #[cold]
-    fn tell_v6(&mut self, cx: &mut Context, frame: &Frame, to: Side, owed: Owed) {
-        let head = cx.heads.get(frame);
-        let nic = if to == Side::Inside { head.origin.nic } else { cx.nic };
-        let (_, mac) = head.macs();
-        let Some(from) = self.v6.as_ref().map(|v6| if to == Side::Inside { v6.router } else { v6.address }) else {
-            return;
-        };
-        let Some(len) = cx.read_all(frame, &mut self.scratch) else { return };
-        let packet = self.scratch.get(IP..len).unwrap_or_default();
-        if let Some(len) = errors::v6(owed, from, packet, &mut self.answer)
-            && self.limits.take(nic, cx.now)
-        {
-            self.originate(cx, len, to, mac);
-        }
-    }
+/// Whether a router may send on what comes from an address.
+fn is_global(source: Ipv6Addr) -> bool {
+    !(source.is_unicast_link_local() || source.is_multicast() || source.is_unspecified() || source.is_loopback())
 }
 
 impl crate::Nptv6 {

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::config::Filtering;
+use crate::{config::Filtering, prefix::Prefix};
 
 /// What a socket engine is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub struct SocketsConfig {
     pub router6: Option<Ipv6Addr>,
     /// Addresses inside that mean this host's loopback. Nothing: guests reach neither this host's loopback nor its own addresses.
     pub host: Option<(Ipv4Addr, Ipv6Addr)>,
+    /// The addresses that this host has at first; [`HostAddresses`](crate::Command::HostAddresses) tells of others.
+    pub host_addresses: Vec<Prefix>,
     /// The longest IP packet of the segment inside, in bytes.
     pub mtu: u16,
     /// Whose datagrams are let in.
@@ -60,6 +62,7 @@ impl SocketsConfig {
             router4,
             router6,
             host: None,
+            host_addresses: Vec::new(),
             mtu: 1500,
             filtering: Filtering::default(),
             preserve_port: true,

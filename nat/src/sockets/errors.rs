@@ -27,6 +27,9 @@ const LONGEST_V6: usize = 1280;
 /// An ICMP header.
 const HEADER: usize = 8;
 
+/// Linux's number of what is too long to be sent (errno(3)).
+pub(crate) const EMSGSIZE: i32 = 90;
+
 /// Type, code and the word that follows the checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Saying {
@@ -40,7 +43,6 @@ pub(crate) fn from_errno(errno: i32, v6: bool, mtu: u32) -> Option<Saying> {
     // The numbers of Linux on all architectures that it runs guests on (errno(3)).
     const EPERM: i32 = 1;
     const EACCES: i32 = 13;
-    const EMSGSIZE: i32 = 90;
     const ENETDOWN: i32 = 100;
     const ENETUNREACH: i32 = 101;
     const ECONNREFUSED: i32 = 111;
@@ -92,6 +94,18 @@ pub(crate) fn about_packet(
     message.send(cx, out, way, source, packet.source);
 }
 
+/// An error that came back for what a guest has sent.
+pub(crate) struct Back<'b> {
+    pub(crate) say: Saying,
+    /// Whose error it is, as the guest sees them, else the router.
+    pub(crate) source: IpAddr,
+    /// To whom it was sent: outside, and as the guest has named them.
+    pub(crate) to: SocketAddr,
+    pub(crate) remote: SocketAddr,
+    /// See [`sys::inet::udp::SendError::quoted`].
+    pub(crate) quoted: &'b [u8],
+}
+
 /// What is known of a packet that a guest sent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sent {
@@ -110,25 +124,14 @@ pub(crate) struct Sent {
     pub(crate) sum: u16,
 }
 
-/// Tells a guest about a UDP datagram of which `quoted` came back, all behind its header.
-pub(crate) fn about_udp(
-    cx: &mut Context,
-    out: &mut Burst,
-    way: &Way,
-    source: IpAddr,
-    say: Saying,
-    sent: &Sent,
-    quoted: &[u8],
-) {
-    let mut message = Message::new(say);
-    let len = (8 + quoted.len()).max(usize::from(sent.len));
-    message.header(sent, say, UDP, len);
-    message.put(&sent.inside.port().to_be_bytes());
-    message.put(&sent.remote.port().to_be_bytes());
+/// Tells a guest about a UDP datagram of which all behind its header came back.
+pub(crate) fn about_udp(cx: &mut Context, out: &mut Burst, way: &Way, back: &Back, sent: &Sent) {
+    let len = (8 + back.quoted.len()).max(usize::from(sent.len));
+    let mut message = Message::about(back.say, sent, UDP, len);
     message.put(&(len as u16).to_be_bytes());
     message.put(&sent.sum.to_be_bytes());
-    message.put(quoted);
-    message.send(cx, out, way, source, sent.inside.ip());
+    message.put(back.quoted);
+    message.send(cx, out, way, back.source, sent.inside.ip());
 }
 
 /// Tells a guest about a SYN of its own that nothing came of, with this number.
@@ -141,35 +144,24 @@ pub(crate) fn about_syn(
     sent: &Sent,
     number: u32,
 ) {
-    let mut message = Message::new(say);
-    message.header(sent, say, TCP, usize::from(sent.len));
-    message.put(&sent.inside.port().to_be_bytes());
-    message.put(&sent.remote.port().to_be_bytes());
+    let mut message = Message::about(say, sent, TCP, usize::from(sent.len));
     message.put(&number.to_be_bytes());
     message.send(cx, out, way, source, sent.inside.ip());
 }
 
-/// Tells a guest about an echo request of which `quoted` came back, with the identifier outside.
-pub(crate) fn about_echo(
-    cx: &mut Context,
-    out: &mut Burst,
-    way: &Way,
-    source: IpAddr,
-    say: Saying,
-    sent: &Sent,
-    quoted: &[u8],
-) {
-    let mut message = Message::new(say);
+/// Tells a guest about an echo request that came back, with the identifier outside.
+pub(crate) fn about_echo(cx: &mut Context, out: &mut Burst, way: &Way, back: &Back, sent: &Sent) {
+    let mut message = Message::new(back.say);
     let protocol = if sent.inside.is_ipv6() { ICMPV6 } else { ICMP };
-    message.header(sent, say, protocol, quoted.len().max(usize::from(sent.len)));
-    let Some(([kind, code, s, t, i, d], rest)) = quoted.split_first_chunk::<6>() else { return };
+    message.header(sent, back.say, protocol, back.quoted.len().max(usize::from(sent.len)));
+    let Some(([kind, code, s, t, i, d], rest)) = back.quoted.split_first_chunk::<6>() else { return };
     let (inside, outside) = (sent.inside.port(), u16::from_be_bytes([*i, *d]));
     let sum = checksum::update(u16::from_be_bytes([*s, *t]), outside, inside);
     message.put(&[*kind, *code]);
     message.put(&sum.to_be_bytes());
     message.put(&inside.to_be_bytes());
     message.put(rest);
-    message.send(cx, out, way, source, sent.inside.ip());
+    message.send(cx, out, way, back.source, sent.inside.ip());
 }
 
 /// An error being written, from its ICMP header on.
@@ -183,6 +175,15 @@ impl Message {
         let mut message = Message { bytes: [0; LONGEST_V6], len: 0 };
         message.put(&[say.kind, say.code, 0, 0]);
         message.put(&say.word.to_be_bytes());
+        message
+    }
+
+    /// With the headers of the packet that it is about, up to its ports.
+    fn about(say: Saying, sent: &Sent, protocol: u8, len: usize) -> Message {
+        let mut message = Message::new(say);
+        message.header(sent, say, protocol, len);
+        message.put(&sent.inside.port().to_be_bytes());
+        message.put(&sent.remote.port().to_be_bytes());
         message
     }
 

@@ -1,7 +1,8 @@
 //! [`Hub`]: what the parts of a socket engine share.
 //!
 //! Invariant: whom a guest reaches is decided here alone ([`Hub::reach`]), and under which name an outside address is seen inside
-//! ([`Hub::seen_as`]) is its inverse. Descriptors are counted by NIC: one guest's sockets never leave another without.
+//! ([`Hub::seen_as`]) is its inverse. Descriptors are counted by NIC, and none has more than its quota: where all quotas together are no more than
+//! there is, one guest's sockets never leave another without.
 
 use std::{
     io,
@@ -13,7 +14,10 @@ use sys::epoll::Epoll;
 use wire::{Burst, Context, Mac, NicId, Origin};
 
 use super::{SocketsConfig, inward::Way, mappings::Slot};
-use crate::index::splitmix;
+use crate::{
+    index::splitmix,
+    prefix::{Prefix, Prefixes},
+};
 
 /// Which socket an event is about: a kind, a place, and which use of the place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,8 +73,8 @@ pub(crate) struct Hub {
     /// Frames for guests, of this turn.
     pub(crate) out: Burst,
     pub(crate) epoll: Epoll,
-    /// Sorted.
-    host: Vec<IpAddr>,
+    /// The host's addresses.
+    host: Prefixes,
     spent: Vec<Spent>,
     descriptors: usize,
     turn: u64,
@@ -83,7 +87,7 @@ impl Hub {
         Ok(Hub {
             out: Burst::default(),
             epoll: Epoll::new()?,
-            host: Vec::new(),
+            host: Prefixes::new(&config.host_addresses),
             spent: Vec::new(),
             descriptors: 0,
             turn: 0,
@@ -173,14 +177,17 @@ impl Hub {
         }
     }
 
-    /// What the host's addresses are from now on.
-    pub(crate) fn set_host(&mut self, mut addresses: Vec<IpAddr>) {
-        addresses.sort_unstable();
-        self.host = addresses;
+    /// What the host's addresses are from now on; whether they are others than before.
+    pub(crate) fn set_host(&mut self, addresses: &[Prefix]) -> bool {
+        let host = Prefixes::new(addresses);
+        let changed = self.host != host;
+        self.host = host;
+        changed
     }
 
-    fn is_host(&self, address: IpAddr) -> bool {
-        self.host.binary_search(&address).is_ok()
+    /// Whether an address is one of the host's, and the host not for guests to reach.
+    pub(crate) fn keeps_out_of(&self, address: IpAddr) -> bool {
+        self.config.host.is_none() && self.host.hold(address)
     }
 
     /// Where a packet to `destination` is to be sent; nothing where guests may not send to. Link-local addresses are of the link they are on, and
@@ -203,7 +210,7 @@ impl Hub {
             }
         };
         let ours = Some(destination) == self.router(destination.is_ipv6());
-        (!never && !ours && (self.config.host.is_some() || !self.is_host(destination))).then_some(destination)
+        (!never && !ours && !self.keeps_out_of(destination)).then_some(destination)
     }
 
     /// As whom a guest sees an outside endpoint, in the family asked for; nothing for those that it can have no word with.
@@ -216,7 +223,7 @@ impl Hub {
             (true, Some((v4, _))) if !v6 => IpAddr::V4(v4),
             (true, Some((_, v6))) => IpAddr::V6(v6),
             (true, None) => return None,
-            (false, None) if self.is_host(address) => return None,
+            (false, _) if self.keeps_out_of(address) => return None,
             (false, _) => address,
         };
         Some(SocketAddr::new(seen, outside.port()))
@@ -241,7 +248,8 @@ mod tests {
         let mut config = SocketsConfig::new(Some([10, 0, 0, 1].into()), Some("fd00::1".parse().unwrap()), 7);
         config.host = host.then(|| ([10, 0, 0, 1].into(), "fd00::1".parse().unwrap()));
         let mut hub = Hub::new(config).unwrap();
-        hub.set_host(vec!["192.0.2.2".parse().unwrap(), "2001:db8::2".parse().unwrap()]);
+        let host = ["192.0.2.2", "2001:db8::2"].map(|address| address.parse::<IpAddr>().unwrap().into());
+        assert!(hub.set_host(&host) && !hub.set_host(&host));
         hub
     }
 

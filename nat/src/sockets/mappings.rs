@@ -195,6 +195,11 @@ impl<T> Mappings<T> {
         (entry.generation == slot.generation).then_some(&mut entry.value)
     }
 
+    pub(crate) fn key(&self, slot: Slot) -> Option<Key> {
+        let entry = self.entries.get(slot.place as usize)?.as_ref()?;
+        (entry.generation == slot.generation).then_some(entry.key)
+    }
+
     /// The entry that has to give way before `nic` can have one more; nothing when there is room.
     pub(crate) fn in_the_way(&self, nic: NicId) -> Option<Slot> {
         if self.held_by(nic) >= self.quota {

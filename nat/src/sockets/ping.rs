@@ -11,11 +11,13 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use sys::inet::udp::{Datagrams, Found, Kind, Outgoing, RecvBatch, SendBatch};
+use sys::inet::udp::{Datagrams, Kind, Outgoing, RecvBatch, SendBatch};
 use wire::{Context, DropReason, Frame, Instant, Layers, Mac, NicId};
 
 use super::{
-    Hub, Token, errors, inward,
+    Hub, Token, endpoints,
+    errors::{self, EMSGSIZE},
+    inward,
     mappings::{Class, Key, Mappings, Slot},
     packet::{Packet, body, front},
     udp::{prohibited, source_mac, tell},
@@ -24,10 +26,9 @@ use crate::{config::Filtering, control::Line, record::Protocol};
 
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
-const EMSGSIZE: i32 = 90;
 /// How often a request is tried that another one's error stands in the way of.
 const TRIES: usize = 3;
-/// Replies taken from one socket in a turn, and errors.
+/// Replies taken from one socket in a turn.
 const MOST: usize = 16;
 /// Destinations of one identifier that are remembered, for address-dependent filtering.
 const ASKED: usize = 16;
@@ -115,62 +116,25 @@ impl Ping {
     }
 
     fn open(&mut self, cx: &Context, hub: &mut Hub, key: Key, inside: SocketAddr, packet: &Packet) -> io::Result<Slot> {
-        while let Some(slot) = self.mappings.in_the_way(key.nic()) {
-            self.close(slot, hub);
-        }
-        if !hub.take_descriptor(key.nic()) {
-            let own = self.mappings.oldest_of(key.nic()).ok_or(io::ErrorKind::QuotaExceeded)?;
-            self.close(own, hub);
-            if !hub.take_descriptor(key.nic()) {
-                return Err(io::ErrorKind::QuotaExceeded.into());
-            }
-        }
-        let slot = self.mappings.next_slot();
-        let (kind, mut at) = match packet.source {
-            IpAddr::V4(_) => (Kind::Ping4, SocketAddr::from(([0u8; 4], 0))),
-            IpAddr::V6(_) => (Kind::Ping6, SocketAddr::from(([0u16; 8], 0))),
-        };
-        at.set_port(inside.port());
-        let opened = Datagrams::open(kind, at, packet.ttl, packet.tos).or_else(|error| {
-            // Somebody else's identifier.
-            at.set_port(0);
-            if error.kind() == io::ErrorKind::AddrInUse {
-                Datagrams::open(kind, at, packet.ttl, packet.tos)
-            } else {
-                Err(error)
-            }
-        });
-        let opened = opened.and_then(|socket| {
-            hub.watch(&socket, Token::Ping(slot))?;
-            let outside = socket.local()?;
-            Ok((socket, outside))
-        });
-        let (socket, outside) = opened.inspect_err(|_| hub.return_descriptor(key.nic()))?;
-        let mapping = Mapping {
-            socket,
-            nic: key.nic(),
-            inside,
-            outside,
-            mac: Mac::new([0; 6]),
-            asked: [None; ASKED],
-            next_asked: 0,
-            id: 0,
-            tos: 0,
-            df: false,
-            len: 0,
-            packets: 0,
-            bytes: 0,
-        };
-        self.mappings.insert(key, Class::Brief, mapping, cx.now).map_err(|_| {
-            hub.return_descriptor(key.nic());
-            io::ErrorKind::QuotaExceeded.into()
+        endpoints::open(&mut self.mappings, hub, (key, Class::Brief), cx.now, |hub, slot| {
+            let socket = bind(inside, packet)?;
+            let outside = endpoints::watched(hub, &socket, Token::Ping(slot))?;
+            Ok(Mapping {
+                socket,
+                nic: key.nic(),
+                inside,
+                outside,
+                mac: Mac::new([0; 6]),
+                asked: [None; ASKED],
+                next_asked: 0,
+                id: 0,
+                tos: 0,
+                df: false,
+                len: 0,
+                packets: 0,
+                bytes: 0,
+            })
         })
-    }
-
-    fn close(&mut self, slot: Slot, hub: &mut Hub) {
-        if let Some(mapping) = self.mappings.remove(slot) {
-            hub.return_descriptor(mapping.nic);
-        }
     }
 
     /// Sends a request.
@@ -264,10 +228,7 @@ impl Ping {
 
     /// Forgets what was not used for long enough.
     pub(crate) fn sweep(&mut self, now: Instant, hub: &mut Hub) {
-        for _ in 0..256 {
-            let Some(slot) = self.mappings.expired(now) else { break };
-            self.close(slot, hub);
-        }
+        endpoints::sweep(&mut self.mappings, hub, now);
     }
 
     /// When something is due to be forgotten.
@@ -306,27 +267,29 @@ impl Mapping {
     }
 }
 
-/// Reads the errors that came back to a socket and tells the guest; gives the MTU of the last that the host itself told.
+/// A socket with the guest's identifier, else with any.
+fn bind(inside: SocketAddr, packet: &Packet) -> io::Result<Datagrams> {
+    let (kind, mut at) = match packet.source {
+        IpAddr::V4(_) => (Kind::Ping4, SocketAddr::from(([0u8; 4], 0))),
+        IpAddr::V6(_) => (Kind::Ping6, SocketAddr::from(([0u16; 8], 0))),
+    };
+    at.set_port(inside.port());
+    Datagrams::open(kind, at, packet.ttl, packet.tos).or_else(|error| {
+        if error.kind() != io::ErrorKind::AddrInUse {
+            return Err(error);
+        }
+        // It is somebody else's.
+        at.set_port(0);
+        Datagrams::open(kind, at, packet.ttl, packet.tos)
+    })
+}
+
+/// Reads the errors that came back to a socket and tells the guest; gives the MTU of the last that the host itself found.
 fn read_errors(cx: &mut Context, hub: &mut Hub, batch: &mut RecvBatch, mapping: &Mapping) -> Option<u32> {
-    let v6 = mapping.inside.is_ipv6();
-    let mut mtu = None;
-    for _ in 0..MOST {
-        let Ok(Some(error)) = batch.error(&mapping.socket) else { break };
-        if error.found == Found::Here {
-            mtu = Some(error.info);
-            continue;
-        }
-        let Some(say) = errors::from_outside(&error, v6) else { continue };
-        let Some(remote) = error.to.and_then(|to| hub.seen_as(to, v6)) else { continue };
-        let offender = error.offender.and_then(|address| hub.seen_as(SocketAddr::new(address, 0), v6));
-        let Some(source) = offender.map(|offender| offender.ip()).or_else(|| hub.router(v6)) else { continue };
-        if hub.out.room() == 0 {
-            break;
-        }
+    endpoints::read_errors(cx, hub, &mapping.socket, batch, |cx, hub, back| {
         let Mapping { inside, id, tos, df, len, .. } = *mapping;
-        let sent = errors::Sent { inside, remote, id, tos, df: df && !v6, len, sum: 0 };
+        let sent = errors::Sent { inside, remote: back.remote, id, tos, df: df && inside.is_ipv4(), len, sum: 0 };
         let way = hub.way(cx, mapping.mac);
-        errors::about_echo(cx, &mut hub.out, &way, source, say, &sent, error.quoted);
-    }
-    mtu
+        errors::about_echo(cx, &mut hub.out, &way, back, &sent);
+    })
 }

@@ -73,7 +73,8 @@ impl SocketsPort {
         }
     }
 
-    fn command(&mut self, command: Command, now: Instant) {
+    fn command(&mut self, cx: &mut Context, command: Command) {
+        let now = cx.now;
         // Nobody waiting for the answer any more is no fault of ours.
         match command {
             Command::Publish(publication, reply) => {
@@ -92,14 +93,18 @@ impl SocketsPort {
                 self.tcp.show(now, &mut lines);
                 let _ = reply.send(lines);
             }
-            Command::HostAddresses(addresses) => self.hub.set_host(addresses),
+            Command::HostAddresses(addresses) => {
+                if self.hub.set_host(&addresses) {
+                    self.tcp.end_forbidden(cx, &mut self.hub);
+                }
+            }
         }
     }
 
     fn publish(&mut self, publication: &Publication) -> Result<(), String> {
         match publication.protocol {
-            Protocol::Udp => self.udp.publish(publication, &mut self.hub),
-            Protocol::Tcp => self.tcp.publish(publication, &mut self.hub),
+            Protocol::Udp => self.udp.publish(publication, &self.hub),
+            Protocol::Tcp => self.tcp.publish(publication, &self.hub),
             Protocol::Icmp => Err("icmp has no ports to publish; name tcp or udp".to_owned()),
         }
     }
@@ -139,7 +144,7 @@ impl Port for SocketsPort {
         self.begin(cx);
         self.hub.begin_turn();
         while let Some(command) = self.inbox.next() {
-            self.command(command, cx.now);
+            self.command(cx, command);
         }
         if cx.now.since(self.swept) >= SWEEP {
             self.swept = cx.now;

@@ -1,8 +1,11 @@
 //! The table against what must hold of it at all times, under random packets, times, forwards and restarts; and its size.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
-use etherparse::PacketBuilder;
+use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep};
 use proptest::prelude::*;
 use wire::{Context, Origin, Sizes};
 
@@ -11,9 +14,68 @@ use crate::{Forward, Side};
 
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
+/// A version of IP with addresses to try.
+trait Tried: Family {
+    fn outside() -> Self;
+    fn inside(n: u8) -> Self;
+    fn remote(n: u8) -> Self;
+    fn ip(from: Self, to: Self) -> PacketBuilderStep<IpHeaders>;
+    fn echo(ip: PacketBuilderStep<IpHeaders>, id: u16, reply: bool) -> Vec<u8>;
+}
+
+impl Tried for Ipv4Addr {
+    fn outside() -> Ipv4Addr {
+        OUTSIDE
+    }
+
+    fn inside(n: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, 0, 0, n)
+    }
+
+    fn remote(n: u8) -> Ipv4Addr {
+        Ipv4Addr::new(198, 51, 100, n)
+    }
+
+    fn ip(from: Ipv4Addr, to: Ipv4Addr) -> PacketBuilderStep<IpHeaders> {
+        PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from.octets(), to.octets(), 64)
+    }
+
+    fn echo(ip: PacketBuilderStep<IpHeaders>, id: u16, reply: bool) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let echo = if reply { ip.icmpv4_echo_reply(id, 1) } else { ip.icmpv4_echo_request(id, 1) };
+        echo.write(&mut bytes, b"").unwrap();
+        bytes
+    }
+}
+
+impl Tried for Ipv6Addr {
+    fn outside() -> Ipv6Addr {
+        Ipv6Addr::new(0x2001, 0xdb8, 0, 9, 0, 0, 0, 1)
+    }
+
+    fn inside(n: u8) -> Ipv6Addr {
+        Ipv6Addr::new(0xfd00, 0, 0, 1, 0, 0, 0, n.into())
+    }
+
+    fn remote(n: u8) -> Ipv6Addr {
+        Ipv6Addr::new(0x2001, 0xdb8, 0xff, 0, 0, 0, 0, n.into())
+    }
+
+    fn ip(from: Ipv6Addr, to: Ipv6Addr) -> PacketBuilderStep<IpHeaders> {
+        PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6(from.octets(), to.octets(), 64)
+    }
+
+    fn echo(ip: PacketBuilderStep<IpHeaders>, id: u16, reply: bool) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let echo = if reply { ip.icmpv6_echo_reply(id, 1) } else { ip.icmpv6_echo_request(id, 1) };
+        echo.write(&mut bytes, b"").unwrap();
+        bytes
+    }
+}
+
 /// What holds of every table at all times.
-fn check(table: &NatTable) {
-    let used: Vec<(Slot, &Record)> =
+fn check<A: Family>(table: &NatTable<A>) {
+    let used: Vec<(Slot, &Record<A>)> =
         (0..).map(Slot).zip(table.records.iter()).filter(|(_, record)| !record.is_empty()).collect();
     assert_eq!(used.len(), table.len);
     assert_eq!(used.iter().filter(|(_, record)| record.key.kind() == MAPPING).count(), table.mappings);
@@ -92,18 +154,17 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn frame(step: &Step) -> Vec<u8> {
+fn frame<A: Tried>(step: &Step) -> Vec<u8> {
     let Step::Packet { side, protocol, inside, port, remote, flags, .. } = *step else { return Vec::new() };
-    let there = if remote == 3 { OUTSIDE.octets() } else { [198, 51, 100, remote] };
-    let here = if side { [10, 0, 0, inside] } else { OUTSIDE.octets() };
-    let (from, to) = if side { (here, there) } else { ([198, 51, 100, remote], here) };
+    let there = if remote == 3 { A::outside() } else { A::remote(remote) };
+    let here = if side { A::inside(inside) } else { A::outside() };
+    let (from, to) = if side { (here, there) } else { (A::remote(remote), here) };
     let far = if remote == 3 { 1000 + port % 16 } else { 7000 - u16::from(remote) * 3300 };
     let (source, destination) = if side { (port, far) } else { (far, port) };
-    let ip = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from, to, 64);
+    let ip = A::ip(from, to);
     let mut bytes = Vec::new();
     let _ = match protocol {
-        0 if side => ip.icmpv4_echo_request(port, 1).write(&mut bytes, b""),
-        0 => ip.icmpv4_echo_reply(port, 1).write(&mut bytes, b""),
+        0 => return A::echo(ip, port, !side),
         1 => {
             let mut tcp = ip.tcp(source, destination, 1, 1);
             tcp = if flags & 1 != 0 || flags > 20 { tcp.syn() } else { tcp };
@@ -122,51 +183,59 @@ proptest! {
 
     #[test]
     fn what_must_hold_holds_after_every_step(steps in prop::collection::vec(step(), 0..300), seed: u64, strict: bool, small: bool, refresh: bool) {
-        let filtering = if strict { Filtering::AddressDependent } else { Filtering::EndpointIndependent };
-        let quota = if small { 60 } else { 200 };
-        let config = Config { mappings: 64, quota, filtering, inbound_refresh: refresh, ..Config::new(vec![OUTSIDE], seed) };
-        let mut table = NatTable::new(&config).unwrap();
-        (0..3).for_each(|nic| table.add_nic(NicId(nic)));
-        let mut cx = Context::new(Sizes { heads: 8, pieces: 8, pool: 4096 }).unwrap();
-        let mut now = Instant::START;
-        for step in steps {
-            let forward = |a: u16, b: u16, n: u16| Forward {
-                protocol: if a.is_multiple_of(2) { Protocol::Tcp } else { Protocol::Udp },
-                outside: OUTSIDE,
-                ports: a..=a + n - 1,
-                inside: Endpoint::new(Ipv4Addr::new(10, 0, 0, 2), b),
-                nic: NicId(b % 3),
-            };
-            match &step {
-                Step::Packet { side, nic, .. } => {
-                    cx.begin_turn(now);
-                    let handle = cx.originate(Origin { nic: NicId(*nic), lane: 0 }, &frame(&step)).unwrap();
-                    let head = cx.heads.get_mut(&handle);
-                    let side = if *side { Side::Inside } else { Side::Outside };
-                    let decision = table.decide(side, head, now);
-                    let done = table.commit(decision, head);
-                    prop_assert!(done != Err(Refusal::Stale) || table.len >= table.capacity() - 4 || quota == 60);
-                    cx.drop(handle, wire::DropReason::NoDestination);
-                }
-                Step::Wait(seconds) => now = now + Duration::from_secs(*seconds),
-                Step::Sweep(budget) => prop_assert!(table.sweep(now, *budget) <= *budget),
-                Step::Publish(a, b, n) => drop(table.publish(&forward(*a, *b, *n), now)),
-                Step::Unpublish(a, b, n) => drop(table.unpublish(&forward(*a, *b, *n))),
-                Step::Leave(nic) => {
-                    table.remove_nic(NicId(*nic));
-                    prop_assert_eq!(table.count(NicId(*nic)), 0);
-                }
-                Step::Restart => {
-                    let snapshot = table.snapshot(now);
-                    let mut next = NatTable::new(&Config { seed: seed ^ 1, ..config.clone() }).unwrap();
-                    (0..3).for_each(|nic| next.add_nic(NicId(nic)));
-                    next.restore(&snapshot, now);
-                    table = next;
-                }
-            }
-            check(&table);
-        }
+        stays_sound::<Ipv4Addr>(&steps, seed, [strict, small, refresh])?;
+        stays_sound::<Ipv6Addr>(&steps, seed, [strict, small, refresh])?;
     }
+}
+
+/// The table after every one of these steps.
+fn stays_sound<A: Tried>(steps: &[Step], seed: u64, [strict, small, refresh]: [bool; 3]) -> Result<(), TestCaseError> {
+    let filtering = if strict { Filtering::AddressDependent } else { Filtering::EndpointIndependent };
+    let quota = if small { 60 } else { 200 };
+    let config =
+        Config { mappings: 64, quota, filtering, inbound_refresh: refresh, ..Config::new(vec![A::outside()], seed) };
+    let mut table = NatTable::<A>::new(&config).unwrap();
+    (0..3).for_each(|nic| table.add_nic(NicId(nic)));
+    let mut cx = Context::new(Sizes { heads: 8, pieces: 8, pool: 4096 }).unwrap();
+    let mut now = Instant::START;
+    for step in steps {
+        let forward = |a: u16, b: u16, n: u16| Forward {
+            protocol: if a.is_multiple_of(2) { Protocol::Tcp } else { Protocol::Udp },
+            outside: A::outside(),
+            ports: a..=a + n - 1,
+            inside: Endpoint::new(A::inside(2), b),
+            nic: NicId(b % 3),
+        };
+        match step {
+            Step::Packet { side, nic, .. } => {
+                cx.begin_turn(now);
+                let handle = cx.originate(Origin { nic: NicId(*nic), lane: 0 }, &frame::<A>(step)).unwrap();
+                let head = cx.heads.get_mut(&handle);
+                let side = if *side { Side::Inside } else { Side::Outside };
+                let decision = table.decide(side, head, now);
+                let done = table.commit(decision, head);
+                prop_assert!(done != Err(Refusal::Stale) || table.len >= table.capacity() - 4 || quota == 60);
+                cx.drop(handle, wire::DropReason::NoDestination);
+            }
+            Step::Wait(seconds) => now = now + Duration::from_secs(*seconds),
+            Step::Sweep(budget) => prop_assert!(table.sweep(now, *budget) <= *budget),
+            Step::Publish(a, b, n) => drop(table.publish(&forward(*a, *b, *n), now)),
+            Step::Unpublish(a, b, n) => drop(table.unpublish(&forward(*a, *b, *n))),
+            Step::Leave(nic) => {
+                table.remove_nic(NicId(*nic));
+                prop_assert_eq!(table.count(NicId(*nic)), 0);
+            }
+            Step::Restart => {
+                let snapshot = table.snapshot(now);
+                let mut next = NatTable::new(&Config { seed: seed ^ 1, ..config.clone() }).unwrap();
+                (0..3).for_each(|nic| next.add_nic(NicId(nic)));
+                next.restore(&snapshot, now);
+                table = next;
+            }
+        }
+        check(&table);
+    }
+    Ok(())
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::{
 };
 
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
-use nat::{Command, Line, Publication, Remote, SocketsConfig, SocketsPort};
+use nat::{Command, Line, Prefix, Publication, Remote, SocketsConfig, SocketsPort};
 use wire::{Accepts, Burst, Context, DropReason, Instant, NicId, Offload, Origin, Port, Sizes, segmentation::Settle};
 
 mod namespace;
@@ -168,6 +168,13 @@ impl Lab {
         assert!(self.remote.send(Command::Show(sender)));
         self.turn(0, &[]);
         receiver.try_recv().unwrap()
+    }
+
+    /// What the host takes for its own from now on; what comes out at once.
+    pub fn host_has(&mut self, prefixes: &[(&str, u8)]) -> Vec<Got> {
+        let prefix = |(address, length): &(&str, u8)| Prefix::new(address.parse().unwrap(), *length).unwrap();
+        assert!(self.remote.send(Command::HostAddresses(prefixes.iter().map(prefix).collect())));
+        self.turn(0, &[])
     }
 
     pub fn publish(&mut self, publication: &Publication) -> Result<(), String> {

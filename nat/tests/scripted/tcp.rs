@@ -3,6 +3,7 @@
 //! Invariant: `ack` is the number after all that came in order; nothing is sent unless the test says so.
 
 use std::{
+    io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     time::Duration,
 };
@@ -273,6 +274,51 @@ impl End {
         self.take(&frames);
         frames.iter().filter_map(|frame| segment(frame)).collect()
     }
+}
+
+/// A guest that is connected, and the host's end.
+#[track_caller]
+pub fn connected(lab: &mut Lab) -> (End, TcpStream) {
+    connected_with(lab, |_| ())
+}
+
+/// The same with something about the guest changed before it opens.
+#[track_caller]
+pub fn connected_with(lab: &mut Lab, change: impl FnOnce(&mut End)) -> (End, TcpStream) {
+    let (listener, name) = listener(false);
+    let mut guest = End::new(0, super::at("10.0.0.2:4000"), name);
+    change(&mut guest);
+    guest.open(lab);
+    (guest, accept(&listener))
+}
+
+/// The connection still carries data both ways.
+#[track_caller]
+pub fn lives(lab: &mut Lab, guest: &mut End, host: &mut TcpStream) {
+    guest.send(lab, b"ping");
+    assert_eq!(read(host, 4), b"ping");
+    let before = guest.received.len();
+    host.write_all(b"pong").unwrap();
+    guest.until(lab, |guest| guest.received.len() == before + 4);
+    assert!(guest.received.ends_with(b"pong"));
+}
+
+/// Reads `len` bytes.
+#[track_caller]
+pub fn read(stream: &mut TcpStream, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    stream.read_exact(&mut bytes).unwrap();
+    bytes
+}
+
+/// Bytes of which no two parts that a test looks at are alike.
+pub fn bytes(len: usize) -> Vec<u8> {
+    (0..len).map(|n| (n % 251) as u8).collect()
+}
+
+/// The words of the connections that are told.
+pub fn states(lab: &mut Lab) -> Vec<&'static str> {
+    lab.show().iter().map(|line| line.state).collect()
 }
 
 /// A listener on the loopback device, and how guests name it.

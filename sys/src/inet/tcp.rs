@@ -33,6 +33,9 @@ fn message(parts: &mut [libc::iovec], count: usize) -> libc::msghdr {
     message
 }
 
+/// What was peeked before is read over in parts as long as this, at least, so that there are enough of them.
+const OVER: usize = 65_536;
+
 /// One end of a connection. Options are set when they begin to matter: many connections end before.
 #[derive(Debug)]
 pub struct Stream {
@@ -66,14 +69,47 @@ enum Sent {
 pub struct Room {
     /// Bytes that fit the kernel's buffer, with a reserve for the kernel's own.
     pub bytes: usize,
+    /// The same without the reserve.
+    free: usize,
     /// So little that the socket does not count as writable.
     pub scarce: bool,
+}
+
+impl Room {
+    /// None at all.
+    pub const NONE: Room = Room { bytes: 0, free: 0, scarce: false };
+
+    /// Of a buffer of `size` bytes with `queued` in it.
+    fn of(size: usize, queued: usize) -> Room {
+        let free = size.saturating_sub(queued);
+        Room { bytes: (size / 4 * 3).saturating_sub(queued), free, scarce: free < queued / 2 }
+    }
+
+    /// Bytes that whoever sends segments of `segment` bytes may be told of: a whole one, with what is in reserve, unless room is scarce. Of
+    /// more room than that nobody would tell, for the socket is writable already.
+    pub fn of_segments(&self, segment: usize) -> usize {
+        if self.scarce { self.bytes } else { self.bytes.max(segment.min(self.free)) }
+    }
 }
 
 /// A port that connections come in at.
 #[derive(Debug)]
 pub struct Listener {
     fd: OwnedFd,
+}
+
+#[cfg(any(test, feature = "testing"))]
+thread_local! {
+    static FORGETS: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Runs something whose streams are as on a kernel that does not remember how far was peeked.
+#[cfg(any(test, feature = "testing"))]
+pub fn without_places<T>(run: impl FnOnce() -> T) -> T {
+    FORGETS.set(true);
+    let ran = run();
+    FORGETS.set(false);
+    ran
 }
 
 fn socket(v6: bool) -> io::Result<OwnedFd> {
@@ -121,7 +157,11 @@ impl Stream {
     fn of(fd: OwnedFd) -> Stream {
         // Urgent data stays in its place: taken out of it, it would make a hole that peeks and discards count differently.
         let _ = set(&fd, libc::SOL_SOCKET, libc::SO_OOBINLINE, 1);
-        Stream { fd, place: Place::First, sent: Sent::Nothing }
+        #[cfg(any(test, feature = "testing"))]
+        let place = if FORGETS.get() { Place::Caller } else { Place::First };
+        #[cfg(not(any(test, feature = "testing")))]
+        let place = Place::First;
+        Stream { fd, place, sent: Sent::Nothing }
     }
 
     /// Takes the error that the next call would have failed with.
@@ -184,7 +224,8 @@ impl Stream {
     /// `offset`, [`Stream::rewind`] comes before.
     ///
     /// # Errors
-    /// `WouldBlock` when there is nothing more yet, `OutOfMemory` when the pool cannot take `more`; else what recvmsg(2) reports.
+    /// `WouldBlock` when there is nothing more yet, `OutOfMemory` when the pool cannot take `more`, or what is read over again;
+    /// `InvalidInput` when that is more than 16 MB; else what recvmsg(2) reports.
     pub fn peek(
         &mut self,
         arena: &mut Arena,
@@ -198,7 +239,8 @@ impl Stream {
             self.place = if kept { Place::Kernel } else { Place::Caller };
         }
         let skip = if self.place == Place::Caller { offset } else { 0 };
-        let pooled = arena.reserve(more).ok_or(ErrorKind::OutOfMemory)?;
+        let over = if skip > 0 { OVER.max(more) } else { 0 };
+        let pooled = arena.reserve(more.max(over)).ok_or(ErrorKind::OutOfMemory)?;
         let mut parts = [NOTHING; MAX_PIECES + 1];
         let mut count = 0;
         let mut put = |base: *mut u8, len: usize| {
@@ -208,14 +250,11 @@ impl Stream {
             Ok::<(), io::Error>(())
         };
         // What was peeked before is read once more to where the new bytes are going to lie.
-        let mut over = skip;
-        while over > 0 {
-            let len = over.min(more);
-            if len == 0 {
-                return Err(ErrorKind::InvalidInput.into());
-            }
+        let mut left = skip;
+        while left > 0 {
+            let len = left.min(over);
             put(pooled.ptr.as_ptr(), len)?;
-            over -= len;
+            left -= len;
         }
         put(front.as_mut_ptr(), front.len())?;
         put(pooled.ptr.as_ptr(), more)?;
@@ -249,6 +288,11 @@ impl Stream {
         if ended { Ok(()) } else { Err(ErrorKind::WouldBlock.into()) }
     }
 
+    /// Whether each peek reads over again what was peeked before, so that its cost grows with that.
+    pub fn reads_again(&self) -> bool {
+        self.place == Place::Caller
+    }
+
     /// The next peek begins `offset` bytes after what was discarded last.
     ///
     /// # Errors
@@ -279,7 +323,7 @@ impl Stream {
         });
         let [_, _, _, size, _, queued, ..] = info;
         let (size, queued) = if asked.is_ok() { (size as usize, queued as usize) } else { (0, 0) };
-        Room { bytes: (size / 4 * 3).saturating_sub(queued), scarce: size.saturating_sub(queued) < queued / 2 }
+        Room::of(size, queued)
     }
 
     /// Has the socket's becoming writable told as a change, which the kernel does only for who has found it full; whether it is writable now.
@@ -297,13 +341,6 @@ impl Stream {
     pub fn end(&self) -> io::Result<()> {
         // SAFETY: no memory is involved.
         check(unsafe { libc::shutdown(self.fd.as_raw_fd(), libc::SHUT_WR) }).map(drop)
-    }
-
-    /// As on a kernel that does not remember how far was peeked.
-    #[cfg(any(test, feature = "testing"))]
-    pub fn forget_place(&mut self) {
-        let _ = set(&self.fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF, -1);
-        self.place = Place::Caller;
     }
 
     /// Closes it so that the peer is told that the connection was reset.

@@ -43,7 +43,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    const fn v6(self) -> bool {
+    /// Whether its family is IPv6.
+    pub const fn is_v6(self) -> bool {
         matches!(self, Kind::Udp6 | Kind::Ping6)
     }
 }
@@ -71,7 +72,7 @@ impl Datagrams {
     /// `PermissionDenied` for ping sockets where net.ipv4.ping_group_range does not hold a group of ours and for low ports,
     /// `AddrInUse`; else what socket(2), setsockopt(2) and bind(2) report.
     pub fn open(kind: Kind, at: SocketAddr, ttl: u8, tos: u8) -> io::Result<Datagrams> {
-        let family = if kind.v6() { libc::AF_INET6 } else { libc::AF_INET };
+        let family = if kind.is_v6() { libc::AF_INET6 } else { libc::AF_INET };
         let protocol = match kind {
             Kind::Udp4 | Kind::Udp6 => libc::IPPROTO_UDP,
             Kind::Ping4 => libc::IPPROTO_ICMP,
@@ -84,17 +85,20 @@ impl Datagrams {
         // SAFETY: socket(2) has just made this descriptor for us.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         let socket = Datagrams { fd, kind, ttl, tos, df: false };
-        if kind.v6() {
+        if kind.is_v6() {
             socket.set(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
             socket.set(libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 1)?;
             socket.set(libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?;
             socket.set(libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, i32::from(ttl))?;
             socket.set(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, i32::from(tos))?;
+            // What is sent to groups that others on this host have joined is theirs. Kernels before 4.20 cannot be told.
+            let _ = socket.set(libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_ALL, 0);
         } else {
             socket.set(libc::IPPROTO_IP, libc::IP_RECVERR, 1)?;
             socket.set(libc::IPPROTO_IP, libc::IP_RECVTOS, 1)?;
             socket.set(libc::IPPROTO_IP, libc::IP_TTL, i32::from(ttl))?;
             socket.set(libc::IPPROTO_IP, libc::IP_TOS, i32::from(tos))?;
+            socket.set(libc::IPPROTO_IP, libc::IP_MULTICAST_ALL, 0)?;
         }
         match kind {
             // Coalescing is a gain and no need: kernels before 5.0 have none.
@@ -149,7 +153,7 @@ impl Datagrams {
     }
 
     fn set_mtu_discovery(&self) -> io::Result<()> {
-        if self.kind.v6() {
+        if self.kind.is_v6() {
             let how = if self.df { libc::IPV6_PMTUDISC_DO } else { libc::IPV6_PMTUDISC_DONT };
             return self.set(libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, how);
         }
@@ -203,7 +207,7 @@ pub fn path_mtu(from: std::net::IpAddr, to: SocketAddr) -> io::Result<u16> {
     // SAFETY: the address is valid to read for its length.
     check(unsafe { libc::connect(socket.as_raw_fd(), name.ptr(), name.len()) })?;
     let (level, option) =
-        if kind.v6() { (libc::IPPROTO_IPV6, libc::IPV6_MTU) } else { (libc::IPPROTO_IP, libc::IP_MTU) };
+        if from.is_ipv6() { (libc::IPPROTO_IPV6, libc::IPV6_MTU) } else { (libc::IPPROTO_IP, libc::IP_MTU) };
     let mut value: libc::c_int = 0;
     let mut len = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the value is valid to write for the length given.

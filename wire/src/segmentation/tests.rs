@@ -2,7 +2,7 @@
 
 use etherparse::{LinkExtSlice, NetSlice, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
-use sys::{GuestMemory, Region, memory::Mapping};
+use sys::{GuestMemory, Lent, Region, memory::Mapping};
 
 use super::*;
 use crate::{HEAD_BYTES, NicId, Offload, Origin, Sizes};

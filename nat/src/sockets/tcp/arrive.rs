@@ -41,8 +41,15 @@ impl Tcp {
         flow.packets += 1;
         flow.mac = mac;
         let after = match flow.state {
-            State::Connecting => connecting(flow, segment),
-            State::Asked => asked(flow, segment, hub),
+            State::Connecting => connecting(segment),
+            State::Asked => {
+                let after = asked(flow, segment, hub);
+                if flow.state == State::Open {
+                    // Without an acknowledgement the guest's answer is not the last word, also where the client says nothing.
+                    self.owe(slot);
+                }
+                after
+            }
             State::Over => {
                 // Our last word was lost, it seems.
                 if segment.space() > 0 && !segment.has(RST) {
@@ -133,8 +140,8 @@ impl Tcp {
         acknowledged(flow, segment);
         if flow.first != first {
             flow.deadline = cx.now + flow.wait();
-        } else if flow.on_the_way() == 0 {
-            // A guest that answers probes may keep its window closed (RFC 9293 section 3.8.6.1).
+        } else if flow.on_the_way() == 0 || (flow.window == 0 && segment.ack == first) {
+            // A guest that answers probes may keep its window closed (RFC 9293 section 3.8.6.1), for our FIN, too.
             flow.waits = flow.waits.min(WAITS / 2);
         }
         if let Err(after) = taken(cx, frame, segment, flow) {
@@ -155,7 +162,7 @@ impl Tcp {
     }
 }
 
-fn connecting(_: &Flow, segment: &Segment) -> After {
+fn connecting(segment: &Segment) -> After {
     // Its SYN again, most likely: the host is at it.
     if segment.has(RST) { After::Abort } else { After::Go }
 }
@@ -179,7 +186,6 @@ fn asked(flow: &mut Flow, segment: &Segment, hub: &Hub) -> After {
     flow.waits = 0;
     // The client may have spoken already.
     flow.readable = true;
-    flow.owes = false;
     After::Go
 }
 
@@ -198,10 +204,15 @@ fn acknowledged(flow: &mut Flow, segment: &Segment) {
         flow.window = window;
     } else if segment.ack == flow.first {
         let again = flow.on_the_way() > 0 && segment.space() == 0 && window == flow.window;
+        if flow.window == 0 && window > 0 {
+            // How long it was closed says nothing of what is sent from now on.
+            flow.waits = 0;
+        }
         flow.window = window;
         if again {
             flow.repeated = flow.repeated.saturating_add(1);
-            if flow.repeated == REPEATED {
+            // Behind a loss the guest repeats itself for what was sent twice, too (RFC 6582 section 4.1).
+            if flow.repeated == REPEATED && seq::before(flow.recover, flow.first) {
                 flow.lost(false);
                 // Not again until something new was acknowledged.
                 flow.repeated = REPEATED + 1;

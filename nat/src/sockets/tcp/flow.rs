@@ -35,6 +35,8 @@ const SMALL: u32 = 65_536;
 const FIRST_WINDOW: u16 = 32_768;
 /// The most that is on the way.
 const MOST_CWND: u32 = 16 << 20;
+/// The same where all of it is read over again for each frame that follows.
+const MOST_READ_AGAIN: u32 = 2 << 20;
 
 /// How far a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,8 +77,11 @@ pub(super) struct Flow {
     pub(super) key: FlowKey,
     /// Nothing once it is [`State::Over`].
     pub(super) socket: Option<Stream>,
-    /// As the host's network sees the other end; of published ports, the client.
+    /// As the host's network sees both ends; of published ports, the peer is the client.
+    pub(super) outside: Option<SocketAddr>,
     pub(super) peer: SocketAddr,
+    /// The published port that it came in by, by its place.
+    pub(super) door: Option<u32>,
     pub(super) mac: Mac,
     pub(super) state: State,
     pub(super) expected: u32,
@@ -90,6 +95,8 @@ pub(super) struct Flow {
     pub(super) mss: u16,
     pub(super) cwnd: u32,
     ssthresh: u32,
+    /// What was lost last is over when something behind this number was acknowledged (RFC 6582 section 3.2).
+    pub(super) recover: u32,
     /// Acknowledgements of the same number, one after the other.
     pub(super) repeated: u8,
     /// Waits in vain, one after the other.
@@ -124,8 +131,10 @@ impl Flow {
     pub(super) fn new(key: FlowKey, peer: SocketAddr, socket: Stream, state: State, first: u32) -> Flow {
         Flow {
             key,
+            outside: socket.local().ok(),
             socket: Some(socket),
             peer,
+            door: None,
             mac: Mac::new([0; 6]),
             state,
             expected: 0,
@@ -137,6 +146,7 @@ impl Flow {
             mss: 536,
             cwnd: FIRST_CWND,
             ssthresh: MOST_CWND,
+            recover: first,
             repeated: 0,
             waits: 0,
             high: first,
@@ -172,7 +182,9 @@ impl Flow {
 
     /// How many more bytes the guest may be sent.
     pub(super) fn allowed(&self) -> u32 {
-        self.window.min(self.cwnd).saturating_sub(self.on_the_way())
+        let again = self.socket.as_ref().is_some_and(Stream::reads_again);
+        let most = if again { MOST_READ_AGAIN } else { MOST_CWND };
+        self.window.min(self.cwnd).min(most).saturating_sub(self.on_the_way())
     }
 
     /// Whether both directions have ended and the guest knows it.
@@ -189,6 +201,10 @@ impl Flow {
         // What was about to be sent again has arrived after all.
         self.next = seq::max(self.next, ack);
         (self.repeated, self.waits) = (0, 0);
+        if seq::before(self.recover, ack) {
+            // It follows, for numbers come round again.
+            self.recover = ack.wrapping_sub(1);
+        }
         let data = numbers.saturating_sub(u32::from(with_fin));
         // Slow start, then one segment for each window (RFC 5681 section 3.1).
         let more = match self.cwnd < self.ssthresh {
@@ -205,6 +221,7 @@ impl Flow {
         self.ssthresh = (self.on_the_way() / 2).max(least);
         self.cwnd = if by_silence { least } else { self.ssthresh };
         self.next = self.first;
+        self.recover = self.high;
         self.repeated = 0;
         if let Some(socket) = &self.socket {
             // The next peek that fails says what is wrong.
@@ -226,7 +243,7 @@ impl Flow {
             let writable = self.socket.as_ref().is_some_and(Stream::tell_of_room);
             room = if writable { self.room() } else { room };
         }
-        self.widen(room.bytes);
+        self.widen(room.of_segments(self.mss.into()));
         self.window_field()
     }
 
@@ -237,8 +254,7 @@ impl Flow {
     }
 
     fn room(&self) -> Room {
-        let none = Room { bytes: 0, scarce: false };
-        self.socket.as_ref().filter(|_| !self.ended).map_or(none, Stream::room)
+        self.socket.as_ref().filter(|_| !self.ended).map_or(Room::NONE, Stream::room)
     }
 
     /// Moves the end of the window outwards; it never shrinks (RFC 9293 section 3.8.6).
@@ -274,5 +290,38 @@ impl Flow {
                 (true, true) => "closing",
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_is_told_from_repetition_however_much_has_gone_by() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = listener.local_addr().unwrap();
+        let key = FlowKey { nic: NicId(0), inside: peer, remote: peer };
+        let mut flow = Flow::new(key, peer, Stream::connect(peer).unwrap(), State::Open, 0xffff_0000);
+        flow.first = flow.first.wrapping_add(1);
+        (flow.next, flow.high) = (flow.first, flow.first);
+        // All numbers, one and a half times over.
+        for _ in 0..6 << 10 {
+            assert!(seq::before(flow.recover, flow.first));
+            flow.next = flow.next.wrapping_add(1 << 20);
+            flow.high = flow.next;
+            flow.acknowledged(flow.next);
+        }
+        flow.next = flow.next.wrapping_add(3000);
+        flow.high = flow.next;
+        flow.lost(false);
+        for part in [1000, 1000, 1000] {
+            assert!(!seq::before(flow.recover, flow.first), "until all that was on the way is acknowledged, and more");
+            flow.acknowledged(flow.first.wrapping_add(part));
+        }
+        assert!(!seq::before(flow.recover, flow.first));
+        (flow.next, flow.high) = (flow.next.wrapping_add(1), flow.high.wrapping_add(1));
+        flow.acknowledged(flow.next);
+        assert!(seq::before(flow.recover, flow.first));
     }
 }

@@ -139,9 +139,9 @@ pub(super) fn syn(cx: &mut Context, hub: &mut Hub, flow: &mut Flow) -> bool {
     bare(cx, hub, flow, said, options.unwrap_or_default())
 }
 
-/// Tells the guest that there is no connection (any more).
+/// Tells the guest that there is no connection (any more), by the number that it most likely expects: what is being sent again may have arrived.
 pub(super) fn reset(cx: &mut Context, hub: &mut Hub, flow: &mut Flow) -> bool {
-    let said = Said { flags: RST | ACK, seq: flow.next, ack: flow.expected, window: 0 };
+    let said = Said { flags: RST | ACK, seq: flow.high, ack: flow.expected, window: 0 };
     bare(cx, hub, flow, said, &[])
 }
 

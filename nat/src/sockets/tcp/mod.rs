@@ -29,7 +29,7 @@ use crate::{control::Line, record::Protocol};
 use flow::{Flow, FlowKey, State};
 use opening::Connecting;
 use publish::Listeners;
-use segment::{RST, SYN, Segment};
+use segment::{ACK, RST, SYN, Segment};
 use table::Table;
 use timers::Timers;
 
@@ -85,8 +85,8 @@ impl Tcp {
             remote: SocketAddr::new(packet.destination, segment.ports.1),
         };
         let known = self.last.filter(|(of, slot)| *of == key && self.table.get(*slot).is_some());
-        let known = known.map(|(_, slot)| slot).or_else(|| self.find(key, hub));
-        let opens = segment.has(SYN) && segment.flags & (RST | segment::ACK) == 0;
+        let known = known.map(|(_, slot)| slot).or_else(|| self.find(key, &segment, hub));
+        let opens = segment.has(SYN) && segment.flags & (RST | ACK) == 0;
         if let Some(slot) = known {
             let is_over = self.table.get(slot).is_some_and(|flow| flow.state == State::Over);
             if !(is_over && opens) {
@@ -105,10 +105,13 @@ impl Tcp {
         cx.drop(frame, DropReason::NoConnection);
     }
 
-    /// The flow of a key; one that was opened without its NIC being known gets it here.
-    fn find(&mut self, key: FlowKey, hub: &mut Hub) -> Option<Slot> {
+    /// The flow of a key. One that was opened without its NIC being known gets it here, from whoever has read the SYN: it acknowledges a number that nobody
+    /// can guess.
+    fn find(&mut self, key: FlowKey, segment: &Segment, hub: &mut Hub) -> Option<Slot> {
         self.table.find(key).or_else(|| {
             let slot = self.table.find(FlowKey { nic: publish::ANY, ..key })?;
+            let answers = |flow: &&Flow| flow.state == State::Asked && segment.has(ACK) && segment.ack == flow.next;
+            self.table.get(slot).filter(answers)?;
             self.table.move_to(slot, key);
             hub.move_descriptor(publish::ANY, key.nic);
             Some(slot)
@@ -201,7 +204,7 @@ impl Tcp {
                 protocol: Protocol::Tcp,
                 nic: flow.key.nic,
                 inside: flow.key.inside,
-                outside: flow.socket.as_ref().and_then(|socket| socket.local().ok()),
+                outside: flow.outside,
                 remote: Some(flow.peer),
                 state: flow.word(),
                 expires: Some(flow.deadline.since(now).as_secs() as u32),
@@ -209,6 +212,6 @@ impl Tcp {
                 bytes: flow.bytes,
             });
         }
-        self.listeners.show(lines);
+        lines.extend(self.listeners.iter().map(|(_, door)| door.line()));
     }
 }

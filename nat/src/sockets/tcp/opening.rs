@@ -89,6 +89,17 @@ impl Tcp {
         cx.transmitted(1, cx.heads.get(&frame).len() as u64);
     }
 
+    /// Ends guests' connections to where they may not: to addresses that are this host's now.
+    pub(crate) fn end_forbidden(&mut self, cx: &mut Context, hub: &mut Hub) {
+        let forbidden = |flow: &Flow| flow.socket.is_some() && flow.door.is_none() && hub.keeps_out_of(flow.peer.ip());
+        for slot in self.table.slots(forbidden) {
+            if let Some(flow) = self.table.get_mut(slot) {
+                inward::reset(cx, hub, flow);
+            }
+            self.abort(slot, hub);
+        }
+    }
+
     /// Tells a guest why the host did not even begin to connect.
     fn not_connected(
         &mut self,

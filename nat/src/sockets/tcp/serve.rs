@@ -178,7 +178,7 @@ impl Tcp {
 
     /// Looks at the flows whose time has come.
     pub(crate) fn sweep(&mut self, cx: &mut Context, hub: &mut Hub) {
-        if self.timers.deadline().is_none_or(|deadline| cx.now < deadline) {
+        if !self.timers.is_due(cx.now) {
             return;
         }
         let mut due = std::mem::take(&mut self.due);

@@ -15,10 +15,13 @@ use crate::sockets::mappings::Slot;
 /// Time between two buckets.
 pub(super) const TICK: Duration = Duration::from_millis(50);
 const BUCKETS: u64 = 1024;
+const WORDS: usize = BUCKETS as usize / 64;
 
 /// See the module's documentation.
 pub(super) struct Timers {
     wheel: Vec<Vec<Slot>>,
+    /// A bit for each bucket that has entries.
+    filled: [u64; WORDS],
     /// The tick whose bucket comes up next.
     next: u64,
     entries: usize,
@@ -30,7 +33,7 @@ fn tick(at: Instant) -> u64 {
 
 impl Timers {
     pub(super) fn new() -> Timers {
-        Timers { wheel: (0..BUCKETS).map(|_| Vec::new()).collect(), next: 0, entries: 0 }
+        Timers { wheel: (0..BUCKETS).map(|_| Vec::new()).collect(), filled: [0; WORDS], next: 0, entries: 0 }
     }
 
     fn bucket(&self, at: Instant) -> u64 {
@@ -48,6 +51,7 @@ impl Timers {
         if let Some(bucket) = self.wheel.get_mut((due % BUCKETS) as usize) {
             bucket.push(slot);
             self.entries += 1;
+            self.mark(due, true);
         }
         Instant::from_nanos(due * TICK.as_nanos() as u64)
     }
@@ -64,15 +68,42 @@ impl Timers {
             if let Some(bucket) = self.wheel.get_mut((self.next % BUCKETS) as usize) {
                 self.entries -= bucket.len();
                 due.append(bucket);
+                self.mark(self.next, false);
             }
             self.next += 1;
         }
         self.next = self.next.max(now + 1);
     }
 
-    /// When the next look is worth while; nothing when nobody waits.
+    fn mark(&mut self, tick: u64, filled: bool) {
+        let at = tick % BUCKETS;
+        if let Some(word) = self.filled.get_mut(at as usize / 64) {
+            let bit = 1 << (at % 64);
+            *word = if filled { *word | bit } else { *word & !bit };
+        }
+    }
+
+    /// Whether a bucket's time has come since the last look.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.entries > 0 && tick(now) >= self.next
+    }
+
+    /// When the next entry comes up; nothing when nobody waits.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        (self.entries > 0).then(|| Instant::from_nanos(self.next * TICK.as_nanos() as u64))
+        if self.entries == 0 {
+            return None;
+        }
+        let mut tick = self.next;
+        while tick < self.next + BUCKETS {
+            let at = tick % BUCKETS;
+            let rest = self.filled.get(at as usize / 64)? >> (at % 64);
+            if rest > 0 {
+                return Some(Instant::from_nanos((tick + u64::from(rest.trailing_zeros())) * TICK.as_nanos() as u64));
+            }
+            // The rest of the word is empty.
+            tick += 64 - at % 64;
+        }
+        None
     }
 }
 
@@ -110,5 +141,26 @@ mod tests {
         timers.put(slot(4), at(1_000_000_010));
         timers.take(at(1_000_000_100), &mut due);
         assert_eq!(due.last(), Some(&slot(4)));
+    }
+
+    #[test]
+    fn nothing_is_to_be_done_before_the_next_entry() {
+        let mut timers = Timers::new();
+        let at = |ms: u64| Instant::from_nanos(ms * 1_000_000);
+        let mut due = Vec::new();
+        // All round the wheel, and over its end.
+        for round in 1..200 {
+            let now = round * 50_000;
+            timers.take(at(now), &mut due);
+            let up = timers.put(slot(1), at(now + 40_000));
+            assert_eq!(timers.deadline(), Some(up));
+            let sooner = timers.put(slot(2), at(now + 130 * (round % 40)));
+            assert_eq!(timers.deadline(), Some(sooner.min(up)));
+            assert!(!timers.is_due(at(now)));
+            timers.take(sooner, &mut due);
+            assert_eq!((due.last(), timers.deadline()), (Some(&slot(2)), Some(up)));
+            timers.take(up, &mut due);
+            assert_eq!((due.last(), timers.deadline()), (Some(&slot(1)), None));
+        }
     }
 }

@@ -3,19 +3,16 @@
 //! Invariant: a datagram is made into frames only when there is room for all of them; until then it waits in the batch, and nothing else is received.
 //! Read first: [`crate::sockets::inward`], RFC 4787 REQ-8.
 
-use std::{io, net::SocketAddr};
+use std::io;
 
-use sys::inet::udp::{Datagrams, Found, RecvBatch};
+use sys::inet::udp::{Datagrams, RecvBatch};
 use wire::{BURST, Context, DropReason};
 
 use super::{Backlog, Mapping, Talk, Udp, Via};
 use crate::{
     config::Filtering,
-    sockets::{Hub, errors, inward, mappings::Slot},
+    sockets::{Hub, endpoints, errors, inward, mappings::Slot},
 };
-
-/// Errors read from one socket in a turn.
-const ERRORS: usize = 64;
 
 impl Udp {
     /// The socket of a mapping has something.
@@ -128,7 +125,7 @@ impl Udp {
     }
 }
 
-/// Reads the errors that came back to a socket and tells the guest; gives the MTU of the last that the host itself told.
+/// Reads the errors that came back to a socket and tells the guest, if it is one's; gives the MTU of the last that the host itself found.
 pub(super) fn read_errors(
     cx: &mut Context,
     hub: &mut Hub,
@@ -136,35 +133,19 @@ pub(super) fn read_errors(
     batch: &mut RecvBatch,
     talk: Option<&Talk>,
 ) -> Option<u32> {
-    let mut mtu = None;
-    for _ in 0..ERRORS {
-        let Ok(Some(error)) = batch.error(socket) else { break };
-        if error.found == Found::Here {
-            // The call that failed tells the rest.
-            mtu = Some(error.info);
-            continue;
-        }
-        let (Some(talk), Some(to)) = (talk, error.to) else { continue };
-        let v6 = talk.inside.is_ipv6();
-        let Some(say) = errors::from_outside(&error, v6) else { continue };
-        let Some(remote) = hub.seen_as(to, v6) else { continue };
-        let note = talk.noted(to);
+    endpoints::read_errors(cx, hub, socket, batch, |cx, hub, back| {
+        let Some(talk) = talk else { return };
+        let note = talk.noted(back.to);
         let sent = errors::Sent {
             inside: talk.inside,
-            remote,
+            remote: back.remote,
             id: note.map_or(0, |note| note.id),
             tos: note.map_or(0, |note| note.tos),
-            df: note.is_some_and(|note| note.df) && !v6,
+            df: note.is_some_and(|note| note.df) && talk.inside.is_ipv4(),
             len: note.map_or(8, |note| note.len),
             sum: note.map_or(0, |note| note.sum),
         };
-        let offender = error.offender.and_then(|address| hub.seen_as(SocketAddr::new(address, 0), v6));
-        let Some(source) = offender.map(|offender| offender.ip()).or_else(|| hub.router(v6)) else { continue };
-        if hub.out.room() == 0 {
-            break;
-        }
         let way = hub.way(cx, talk.mac);
-        errors::about_udp(cx, &mut hub.out, &way, source, say, &sent, error.quoted);
-    }
-    mtu
+        errors::about_udp(cx, &mut hub.out, &way, back, &sent);
+    })
 }

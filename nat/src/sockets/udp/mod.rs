@@ -18,7 +18,7 @@ use sys::inet::udp::{Datagrams, Kind, RecvBatch, SendBatch};
 use wire::{Burst, Context, DropReason, Frame, Instant, Layers, Mac, NicId};
 
 use super::{
-    Hub, Token,
+    Hub, Token, endpoints,
     errors::{self, Saying},
     mappings::{Class, Key, Mappings, Slot, bits},
     packet::{Packet, front},
@@ -214,87 +214,30 @@ impl Udp {
         packet: &Packet,
         port: u16,
     ) -> io::Result<Slot> {
-        while let Some(slot) = self.mappings.in_the_way(key.nic()) {
-            self.close(slot, hub);
-        }
-        if !hub.take_descriptor(key.nic()) {
-            // Of its own, then: nobody else's.
-            let own = self.mappings.oldest_of(key.nic()).ok_or(io::ErrorKind::QuotaExceeded)?;
-            self.close(own, hub);
-            if !hub.take_descriptor(key.nic()) {
-                return Err(io::ErrorKind::QuotaExceeded.into());
-            }
-        }
-        let slot = self.mappings.next_slot();
-        let opened = self.bind(inside, packet).and_then(|socket| {
-            hub.watch(&socket, Token::Udp(slot))?;
-            let outside = socket.local()?;
-            Ok((socket, outside))
-        });
-        let (socket, outside) = opened.inspect_err(|_| hub.return_descriptor(key.nic()))?;
-        let talk = Talk {
-            nic: key.nic(),
-            inside,
-            outside,
-            mac: Mac::new([0; 6]),
-            remote: None,
-            many: false,
-            permits: Vec::new(),
-            sent: [None; SENT],
-            next_note: 0,
-            packets: 0,
-            bytes: 0,
-        };
-        let mapping = Mapping { socket, talk };
+        let Udp { mappings, chance, preserve_port, .. } = self;
         let class = if port < 1024 { Class::Brief } else { Class::Long };
-        self.mappings.insert(key, class, mapping, cx.now).map_err(|_| {
-            hub.return_descriptor(key.nic());
-            io::ErrorKind::QuotaExceeded.into()
+        endpoints::open(mappings, hub, (key, class), cx.now, |hub, slot| {
+            let socket = bind(chance, *preserve_port, inside, packet)?;
+            let outside = endpoints::watched(hub, &socket, Token::Udp(slot))?;
+            let talk = Talk {
+                nic: key.nic(),
+                inside,
+                outside,
+                mac: Mac::new([0; 6]),
+                remote: None,
+                many: false,
+                permits: Vec::new(),
+                sent: [None; SENT],
+                next_note: 0,
+                packets: 0,
+                bytes: 0,
+            };
+            Ok(Mapping { socket, talk })
         })
     }
 
-    /// Binds to the port that the guest has, else to one of the same parity, else to any. Low ports are the host's own, even where we might.
-    fn bind(&mut self, inside: SocketAddr, packet: &Packet) -> io::Result<Datagrams> {
-        let (kind, any) = match packet.source {
-            std::net::IpAddr::V4(_) => (Kind::Udp4, SocketAddr::from(([0u8; 4], 0))),
-            std::net::IpAddr::V6(_) => (Kind::Udp6, SocketAddr::from(([0u16; 8], 0))),
-        };
-        let open = |port: u16| {
-            let mut at = any;
-            at.set_port(port);
-            Datagrams::open(kind, at, packet.ttl, packet.tos)
-        };
-        let taken =
-            |error: &io::Error| matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied);
-        let wished = inside.port();
-        if self.preserve_port && wished >= 1024 {
-            match open(wished) {
-                Err(error) if taken(&error) => {}
-                result => return result,
-            }
-        }
-        for _ in 0..TRIES {
-            // A number that cannot be foretold (RFC 6056), of the parity of the guest's port (RFC 4787 REQ-4).
-            let port = 1024 + (splitmix(&mut self.chance) % 64_512) as u16;
-            match open(port & !1 | wished & 1) {
-                Err(error) if taken(&error) => {}
-                result => return result,
-            }
-        }
-        open(0)
-    }
-
-    fn close(&mut self, slot: Slot, hub: &mut Hub) {
-        if self.backlog.is_some_and(|backlog| backlog.via == Via::Mapping(slot)) {
-            self.backlog = None;
-        }
-        if let Some(mapping) = self.mappings.remove(slot) {
-            hub.return_descriptor(mapping.talk.nic);
-        }
-    }
-
     /// Begins to forward ports; the error says why not, and nothing has changed then.
-    pub(crate) fn publish(&mut self, publication: &Publication, hub: &mut Hub) -> Result<(), String> {
+    pub(crate) fn publish(&mut self, publication: &Publication, hub: &Hub) -> Result<(), String> {
         self.publications.publish(publication, hub)
     }
 
@@ -305,11 +248,7 @@ impl Udp {
 
     /// Forgets what was not used for long enough, and says when the next is due.
     pub(crate) fn sweep(&mut self, now: Instant, hub: &mut Hub) {
-        // Closing takes a system call each; what is left over is for the next time.
-        for _ in 0..256 {
-            let Some(slot) = self.mappings.expired(now) else { break };
-            self.close(slot, hub);
-        }
+        endpoints::sweep(&mut self.mappings, hub, now);
         self.publications.sweep(now);
     }
 
@@ -381,6 +320,36 @@ impl Talk {
         });
         recent.into_iter().find(|note| note.to == to)
     }
+}
+
+/// Binds to the port that the guest has, else to one of the same parity, else to any. Low ports are the host's own, even where we might.
+fn bind(chance: &mut u64, preserve_port: bool, inside: SocketAddr, packet: &Packet) -> io::Result<Datagrams> {
+    let (kind, any) = match packet.source {
+        std::net::IpAddr::V4(_) => (Kind::Udp4, SocketAddr::from(([0u8; 4], 0))),
+        std::net::IpAddr::V6(_) => (Kind::Udp6, SocketAddr::from(([0u16; 8], 0))),
+    };
+    let open = |port: u16| {
+        let mut at = any;
+        at.set_port(port);
+        Datagrams::open(kind, at, packet.ttl, packet.tos)
+    };
+    let taken = |error: &io::Error| matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied);
+    let wished = inside.port();
+    if preserve_port && wished >= 1024 {
+        match open(wished) {
+            Err(error) if taken(&error) => {}
+            result => return result,
+        }
+    }
+    for _ in 0..TRIES {
+        // A number that cannot be foretold (RFC 6056), of the parity of the guest's port (RFC 4787 REQ-4).
+        let port = 1024 + (splitmix(chance) % 64_512) as u16;
+        match open(port & !1 | wished & 1) {
+            Err(error) if taken(&error) => {}
+            result => return result,
+        }
+    }
+    open(0)
 }
 
 /// Reads a UDP packet: its headers, its ports, and where its payload begins.

@@ -13,13 +13,13 @@ use wire::{Context, DropReason};
 
 use super::{Mapping, Pending, Talk, Udp, Via, arriving::read_errors, tell};
 use crate::sockets::{
-    Hub, errors,
+    Hub,
+    errors::{self, EMSGSIZE},
     packet::{body, front},
 };
 
 const EIO: i32 = 5;
 const EINVAL: i32 = 22;
-const EMSGSIZE: i32 = 90;
 /// How often a datagram is tried that another one's error stands in the way of.
 const TRIES: usize = 3;
 

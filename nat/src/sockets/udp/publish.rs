@@ -2,7 +2,7 @@
 //!
 //! Invariant: to the guest every client is a port of the router's own address, so that answers find their way back; the client's address is not
 //! kept. Clients of a published port are bounded and forgotten when they were quiet for as long as a mapping may be.
-//! Read first: [`super`], [`crate::control::Publication`].
+//! Read first: [`super`], [`crate::sockets::doors`].
 
 use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
@@ -12,9 +12,9 @@ use wire::{Instant, Mac, NicId};
 use crate::{
     control::{Line, Publication},
     index::splitmix,
-    record::Protocol,
     sockets::{
         Hub, SocketsConfig, Token,
+        doors::Doors,
         mappings::{Class, Key, Keyed, Mappings, Slot, bits},
     },
 };
@@ -22,19 +22,14 @@ use crate::{
 /// Clients of one published port, and of all of them.
 const CLIENTS_OF_ONE: usize = 1024;
 const CLIENTS: usize = 8192;
-/// Published ports.
-const DOORS: usize = 4096;
 /// Ports that are tried for a client.
 const TRIES: usize = 16;
 
-/// A published port.
-struct Door {
+/// What a published port is listened at by.
+struct Post {
     socket: Datagrams,
-    of: Publication,
-    listen: SocketAddr,
-    to: SocketAddr,
+    /// The guest's MAC, as it says itself; zero, for the router to find it out, where it is not known which NIC is the guest's: anybody might say so there.
     mac: Mac,
-    packets: u64,
 }
 
 /// Somebody outside who speaks to a published port.
@@ -56,7 +51,7 @@ struct Back {
 
 /// See the module's documentation.
 pub(super) struct Publications {
-    doors: Vec<Option<Door>>,
+    doors: Doors<Post>,
     /// By door, in place of a NIC, and the client's address.
     clients: Mappings<Client>,
     back: HashMap<Back, Slot, Keyed>,
@@ -68,7 +63,7 @@ impl Publications {
     pub(super) fn new(config: &SocketsConfig, routers: [Option<std::net::IpAddr>; 2]) -> Publications {
         let lifetimes: [Duration; 2] = [config.udp, config.udp];
         Publications {
-            doors: Vec::new(),
+            doors: Doors::default(),
             clients: Mappings::new(CLIENTS, CLIENTS_OF_ONE, lifetimes, config.seed ^ 0x444f_4f52),
             back: HashMap::with_hasher(Keyed::new(config.seed ^ 0x4241_434b)),
             chance: config.seed ^ 1,
@@ -77,62 +72,27 @@ impl Publications {
     }
 
     /// Begins to forward; the error says why not, and nothing has changed then.
-    pub(super) fn publish(&mut self, publication: &Publication, hub: &mut Hub) -> Result<(), String> {
-        let Publication { listen, to, count, .. } = publication;
-        let past = |port: u16| count.checked_sub(1).and_then(|more| port.checked_add(more)).is_none();
-        if listen.port() == 0 || to.port() == 0 || past(listen.port()) || past(to.port()) {
-            return Err("the ports to publish must be 1 to 65535 on both sides, and at least one".into());
-        }
-        if self.doors.iter().flatten().any(|door| door.of == *publication) {
-            return Err(format!("udp {listen} is published already; withdraw that first"));
-        }
-        if self.doors.iter().flatten().count() + usize::from(*count) > DOORS {
-            return Err(format!("no room for {count} more published ports; {DOORS} are the most"));
-        }
-        for n in 0..*count {
-            let mut at = *listen;
-            at.set_port(listen.port() + n);
-            let mut inside = *to;
-            inside.set_port(to.port() + n);
-            if let Err(error) = self.open(publication, at, inside, hub) {
-                self.withdraw(publication);
-                return Err(format!("cannot publish udp {at}: {error}"));
-            }
-        }
-        Ok(())
-    }
-
-    fn open(&mut self, of: &Publication, at: SocketAddr, to: SocketAddr, hub: &mut Hub) -> std::io::Result<()> {
-        let kind = if at.is_ipv6() { Kind::Udp6 } else { Kind::Udp4 };
-        let socket = Datagrams::open(kind, at, 64, 0)?;
-        let place = self.doors.iter().position(Option::is_none).unwrap_or(self.doors.len());
-        hub.watch(&socket, Token::Published(place as u32))?;
-        let door = Door { socket, of: of.clone(), listen: at, to, mac: Mac::new([0; 6]), packets: 0 };
-        match self.doors.get_mut(place) {
-            Some(free) => *free = Some(door),
-            None => self.doors.push(Some(door)),
-        }
-        Ok(())
+    pub(super) fn publish(&mut self, publication: &Publication, hub: &Hub) -> Result<(), String> {
+        self.doors.publish(publication, hub, |at, place| {
+            let socket = Datagrams::open(if at.is_ipv6() { Kind::Udp6 } else { Kind::Udp4 }, at, 64, 0)?;
+            hub.watch(&socket, Token::Published(place))?;
+            Ok(Post { socket, mac: Mac::new([0; 6]) })
+        })
     }
 
     /// Ends a publication; false when it was not there.
     pub(super) fn withdraw(&mut self, publication: &Publication) -> bool {
-        let mut there = false;
-        for place in 0..self.doors.len() {
-            let Some(door) = self.doors.get_mut(place) else { break };
-            if door.as_ref().is_some_and(|door| door.of == *publication) {
-                *door = None;
-                there = true;
-                while let Some(slot) = self.clients.oldest_of(NicId(place as u16)) {
-                    self.forget(slot);
-                }
+        let closed = self.doors.withdraw(publication);
+        for place in &closed {
+            while let Some(slot) = self.clients.oldest_of(NicId(*place as u16)) {
+                self.forget(slot);
             }
         }
-        there
+        !closed.is_empty()
     }
 
     pub(super) fn socket(&mut self, door: u32) -> Option<&mut Datagrams> {
-        self.doors.get_mut(door as usize)?.as_mut().map(|door| &mut door.socket)
+        self.doors.get_mut(door).map(|door| &mut door.socket.socket)
     }
 
     /// The published port and the client that a guest's datagram answers, if it does.
@@ -150,12 +110,13 @@ impl Publications {
         let back = Back { address: bits(source.ip()), ports: (source.port(), destination.port()) };
         let slot = *self.back.get(&back)?;
         let Client { door, address, .. } = *self.clients.get(slot)?;
-        let open = self.doors.get_mut(door as usize)?.as_mut()?;
-        if open.of.nic.is_some_and(|of| of != nic) {
-            return None;
+        let open = self.doors.get_mut(door)?;
+        match open.of.nic {
+            Some(of) if of == nic => open.socket.mac = mac,
+            Some(_) => return None,
+            None => {}
         }
-        open.mac = mac;
-        open.packets += 1;
+        open.count += 1;
         self.clients.renew(slot, Class::Long, now);
         Some((door, address))
     }
@@ -168,7 +129,8 @@ impl Publications {
         now: Instant,
     ) -> Option<(SocketAddr, Mac, Option<SocketAddr>)> {
         let key = Key::new(NicId(door as u16), from);
-        let Door { to, mac, .. } = *self.doors.get(door as usize)?.as_ref()?;
+        let open = self.doors.get(door)?;
+        let (to, mac) = (open.to, open.socket.mac);
         let [v4, v6] = self.routers;
         let router = (if to.is_ipv6() { v6 } else { v4 })?;
         let slot = match self.clients.find(key) {
@@ -177,8 +139,8 @@ impl Publications {
         };
         self.clients.renew(slot, Class::Long, now);
         let port = self.clients.get(slot)?.port;
-        if let Some(Some(door)) = self.doors.get_mut(door as usize) {
-            door.packets += 1;
+        if let Some(open) = self.doors.get_mut(door) {
+            open.count += 1;
         }
         Some((to, mac, Some(SocketAddr::new(router, port))))
     }
@@ -220,22 +182,11 @@ impl Publications {
     }
 
     pub(super) fn show(&self, now: Instant, lines: &mut Vec<Line>) {
-        let line = |door: &Door, remote, expires| Line {
-            protocol: Protocol::Udp,
-            nic: door.of.nic.unwrap_or_default(),
-            inside: door.to,
-            outside: Some(door.listen),
-            remote,
-            state: "published",
-            expires,
-            packets: door.packets,
-            bytes: 0,
-        };
-        lines.extend(self.doors.iter().flatten().map(|door| line(door, None, None)));
+        lines.extend(self.doors.iter().map(|(_, door)| door.line()));
         for (slot, _, client) in self.clients.iter() {
-            let Some(Some(door)) = self.doors.get(client.door as usize) else { continue };
+            let Some(door) = self.doors.get(client.door) else { continue };
             let expires = self.clients.ends(slot).map(|ends| ends.since(now).as_secs() as u32);
-            lines.push(Line { state: "client", packets: 0, ..line(door, Some(client.address), expires) });
+            lines.push(Line { state: "client", remote: Some(client.address), expires, packets: 0, ..door.line() });
         }
     }
 }

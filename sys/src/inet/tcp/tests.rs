@@ -35,11 +35,9 @@ fn bytes(arena: &Arena, front: &[u8], rest: Lent) -> Vec<u8> {
     all
 }
 
-fn peeks_go_on(mut ours: Stream, mut theirs: TcpStream, keeps_place: bool) {
-    if !keeps_place {
-        ours.forget_place();
-    }
-    let mut arena = Arena::new(1 << 16).unwrap();
+fn peeks_go_on() {
+    let (mut ours, mut theirs) = pair();
+    let mut arena = Arena::new(1 << 17).unwrap();
     let sent: Vec<u8> = (0..3000u16).map(|n| n as u8).collect();
     theirs.write_all(&sent).unwrap();
     let mut seen = Vec::new();
@@ -65,14 +63,43 @@ fn peeks_go_on(mut ours: Stream, mut theirs: TcpStream, keeps_place: bool) {
 
 #[test]
 fn peeks_follow_on_each_other_and_tell_the_end() {
-    let (ours, theirs) = pair();
-    peeks_go_on(ours, theirs, true);
+    peeks_go_on();
 }
 
 #[test]
 fn peeks_follow_on_each_other_where_the_kernel_does_not_remember() {
-    let (ours, theirs) = pair();
-    peeks_go_on(ours, theirs, false);
+    without_places(peeks_go_on);
+    assert!(without_places(|| pair().0.reads_again()));
+}
+
+#[test]
+fn small_peeks_far_behind_the_first_byte_read_over_all_that_came_before() {
+    let (mut ours, mut theirs) = without_places(pair);
+    let sent: Vec<u8> = (0..40_000u32).map(|n| (n % 251) as u8).collect();
+    theirs.write_all(&sent).unwrap();
+    let mut arena = Arena::new(1 << 17).unwrap();
+    let mut at = 0;
+    while at < sent.len() {
+        let mut front = [0; 20];
+        let (n, rest) = until(|| ours.peek(&mut arena, at, &mut front, 80)).unwrap();
+        assert_eq!(bytes(&arena, &front[..n.min(20)], rest), sent[at..at + n]);
+        at += n;
+        arena.reset_pool();
+    }
+}
+
+#[test]
+fn who_is_told_of_no_more_room_has_room_for_a_segment() {
+    for size in [46_080, 87_040, 2_626_560] {
+        for queued in (0..=size).step_by(size / 1000) {
+            let room = Room::of(size, queued);
+            for segment in [536, 1460, 8960, size / 3] {
+                assert!(room.scarce || room.of_segments(segment) >= segment, "{queued} of {size}, {segment}");
+            }
+            assert!(room.of_segments(1460) <= size - queued);
+        }
+    }
+    assert_eq!(Room::of(90_000, 61_000).of_segments(9000), 6500, "the kernel tells of more");
 }
 
 #[test]

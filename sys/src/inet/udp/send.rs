@@ -149,7 +149,7 @@ impl SendBatch {
         message.parts = (first, self.parts_of.len());
         message.name = Name::new(how.to);
         let mut control = ControlWriter { control: &mut message.control, len: 0 };
-        let (level, ttl, tos) = match socket.kind.v6() {
+        let (level, ttl, tos) = match socket.kind.is_v6() {
             true => (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT, libc::IPV6_TCLASS),
             false => (libc::IPPROTO_IP, libc::IP_TTL, libc::IP_TOS),
         };

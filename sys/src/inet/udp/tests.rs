@@ -84,3 +84,28 @@ fn errors_come_back_with_who_sent_them_and_what_they_quote() {
         assert!(errors.error(&from).unwrap().is_none());
     }
 }
+
+#[test]
+fn what_is_sent_to_a_group_that_another_socket_has_joined_is_not_heard() {
+    let (group, lo) = (std::net::Ipv4Addr::new(239, 1, 2, 3), std::net::Ipv4Addr::LOCALHOST);
+    let joined = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    let ours = open("0.0.0.0:0");
+    let port = ours.local().unwrap().port();
+    if let Err(error) = joined.join_multicast_v4(&group, &lo) {
+        return crate::testing::skip(
+            "what_is_sent_to_a_group",
+            &format!("the loopback device takes no groups: {error}"),
+        );
+    }
+    let from = open("127.0.0.1:0");
+    from.set(libc::IPPROTO_IP, libc::IP_MULTICAST_IF, i32::from_ne_bytes(lo.octets())).unwrap();
+    let mut batch = SendBatch::default();
+    for to in [group, lo] {
+        let to = Outgoing { to: (to, port).into(), ttl: 1, tos: 0, segment: 0 };
+        assert!(batch.push(&from, to, to.to.ip().to_string().as_bytes(), std::iter::empty()));
+    }
+    assert_eq!(batch.send(&from, &Arena::new(4096).unwrap(), 0).unwrap(), 2);
+    let mut came = RecvBatch::default();
+    assert_eq!(came.receive(&ours, BATCH).unwrap(), 1);
+    assert_eq!(came.get(0).unwrap().bytes, b"127.0.0.1");
+}
