@@ -10,7 +10,7 @@
 
 use crate::{
     config::Host,
-    model::{DropCount, Failure, FdbEntry, LeaseEntry, NatEntry, NetworkStatus, PortStatus, Status},
+    model::{DropCount, Failure, FdbEntry, LeaseEntry, NatEntry, NetworkStatus, PeerEntry, PortStatus, Status},
     plan::{Asked, Plan},
     socket::{self, Access, BindError},
 };
@@ -51,6 +51,8 @@ pub enum Query {
     Leases(oneshot::Sender<Vec<LeaseEntry>>),
     /// What is translated.
     Nat(oneshot::Sender<Vec<NatEntry>>),
+    /// The tunnel endpoints of other hosts.
+    Peers(oneshot::Sender<Vec<PeerEntry>>),
     /// What another configuration would change; the words why it is none.
     Plan(Asked, oneshot::Sender<Result<Plan, String>>),
     /// To change it.
@@ -97,13 +99,14 @@ fn routes(switch: Switch) -> Router {
         .route("/v1/drops", get(|switch: State<Switch>| answer(switch, Query::Drops)))
         .route("/v1/leases", get(|switch: State<Switch>| answer(switch, Query::Leases)))
         .route("/v1/nat", get(|switch: State<Switch>| answer(switch, Query::Nat)))
+        .route("/v1/peers", get(|switch: State<Switch>| answer(switch, Query::Peers)))
         .route("/v1/plan", post(|switch: State<Switch>, asked: Json<Asked>| carry(switch, asked, Query::Plan)))
         .route("/v1/apply", post(|switch: State<Switch>, asked: Json<Asked>| carry(switch, asked, Query::Apply)))
         .layer(DefaultBodyLimit::max(FILE_MAX))
         .method_not_allowed_fallback(async || failure(StatusCode::METHOD_NOT_ALLOWED, "only GET is allowed here, and POST at /v1/plan and /v1/apply"))
         .fallback(async || {
             let known =
-                "there is nothing here; there are /v1/status, /v1/networks, /v1/ports, /v1/fdb, /v1/drops, /v1/leases, /v1/nat";
+                "there is nothing here; there are /v1/status, /v1/networks, /v1/ports, /v1/fdb, /v1/drops, /v1/leases, /v1/nat, /v1/peers";
             failure(StatusCode::NOT_FOUND, known)
         })
         .with_state(switch)

@@ -230,8 +230,7 @@ pub enum Kind {
     Nat,
     /// Addresses that guests have by DHCP
     Leases,
-    /// Known by name; not available in this version
-    #[value(hide = true)]
+    /// Tunnel endpoints of other hosts, network by network
     Peers,
     /// Known by name; not available in this version
     #[value(hide = true)]

@@ -172,6 +172,25 @@ pub struct NatEntry {
     pub bytes: u64,
 }
 
+/// One element of `GET /v1/peers`: a tunnel endpoint of another host, in one network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerEntry {
+    /// The endpoint of this host.
+    pub vtep: String,
+    /// The network, by its number in the underlay.
+    pub vni: u32,
+    /// The other endpoint's address.
+    pub address: String,
+    /// Stations known behind it.
+    pub macs: u64,
+    /// The longest IP packet of a guest that reaches it, in bytes.
+    pub mtu: u16,
+    /// `up`: heard in the last two minutes; `silent`.
+    pub state: String,
+    /// Seconds since it was heard, in whatever network; null: never.
+    pub silent_s: Option<u64>,
+}
+
 /// One element of `GET /v1/drops`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DropCount {

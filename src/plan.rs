@@ -42,6 +42,7 @@ impl Plan {
         by_name(restart, "network", &now.networks, &next.networks, |network| network.name.to_string(), without_parts);
         let both = |of: &Config, other: &Config| vlans(of, |name| other.networks.iter().any(|also| also.name == *name));
         by_name(restart, "VLAN", &both(now, next), &both(next, now), |(name, _)| name.clone(), Clone::clone);
+        by_name(restart, "tunnel endpoint", &now.vteps, &next.vteps, |vtep| vtep.name.clone(), Clone::clone);
         by_name(restart, "guest", &now.guests, &next.guests, |guest| guest.name.to_string(), Clone::clone);
         by_name(restart, "port", &now.ports, &next.ports, |port| port.name.to_string(), Clone::clone);
         for network in &next.networks {

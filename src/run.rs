@@ -82,7 +82,7 @@ fn run(mut config: Config, control: std::os::unix::net::UnixListener) -> Result<
     let wiring = SwitchWiring::new(names, places.clone(), states.clone());
     let sessions = SessionThread::spawn(vhost_user_ports(switch.config(), &states), Box::new(wiring))?;
     let taps = taps::attach(switch.config(), &places, &states);
-    tunnels::start(switch.config(), &places, &states)?;
+    tunnels::start(switch.config(), &places, &states, switch.view().tunnels())?;
     let mac_nats = mac_nat::start(switch.config(), &places, &states);
     start_guests(switch.config());
     switch.view().settle_nats();
@@ -197,6 +197,7 @@ fn answer(query: Query, view: &View) {
         Query::Leases(reply) => drop(reply.send(view.leases().list())),
         Query::Plan(asked, reply) => drop(reply.send(view.plan(&asked))),
         Query::Apply(asked, reply) => drop(reply.send(view.apply(&asked))),
+        Query::Peers(reply) => drop(reply.send(view.tunnels().peers())),
         Query::Nat(reply) => drop(reply.send(view.nats().list())),
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     args::Kind,
     client::{ClientError, ask},
     model::{
-        DropCount, FdbEntry, LeaseEntry, NatEntry, NetworkStatus, PortState, PortStatus, Status, VlanStatus,
+        DropCount, FdbEntry, LeaseEntry, NatEntry, NetworkStatus, PeerEntry, PortState, PortStatus, Status, VlanStatus,
         WorkerStatus,
     },
     table::{Table, bytes, count, duration},
@@ -18,7 +18,9 @@ use std::path::Path;
 #[derive(Debug, thiserror::Error)]
 pub enum ShowError {
     /// A kind that does not exist yet.
-    #[error("`show {0}` is not available in this version; available are networks, ports, fdb, nat, drops, leases")]
+    #[error(
+        "`show {0}` is not available in this version; available are networks, ports, fdb, nat, drops, leases, peers"
+    )]
     Unavailable(&'static str),
     /// No answer.
     #[error(transparent)]
@@ -45,7 +47,7 @@ pub fn show(kind: Kind, socket: &Path, json: bool) -> Result<String, ShowError> 
         Kind::Drops => text(socket, "/v1/drops", json, |list: Vec<DropCount>| drops(&list))?,
         Kind::Nat => text(socket, "/v1/nat", json, |list: Vec<NatEntry>| nat(&list))?,
         Kind::Leases => text(socket, "/v1/leases", json, |list: Vec<LeaseEntry>| leases(&list))?,
-        Kind::Peers => return Err(ShowError::Unavailable("peers")),
+        Kind::Peers => text(socket, "/v1/peers", json, |list: Vec<PeerEntry>| peers(&list))?,
         Kind::Guests => return Err(ShowError::Unavailable("guests")),
     })
 }
@@ -74,6 +76,26 @@ fn leases(list: &[LeaseEntry]) -> String {
             mac.clone(),
             hostname.clone().unwrap_or_default(),
             duration(*expires_s),
+        ]);
+    }
+    table.to_string()
+}
+
+fn peers(list: &[PeerEntry]) -> String {
+    if list.is_empty() {
+        return "no network stretches to other hosts\n".to_owned();
+    }
+    let mut table = Table::new(&["ENDPOINT", ">VNI", "PEER", "STATE", "LAST HEARD", ">MACS", ">MTU"]);
+    for peer in list {
+        let PeerEntry { vtep, vni, address, macs, mtu, state, silent_s } = peer;
+        table.row([
+            vtep.clone(),
+            vni.to_string(),
+            address.clone(),
+            state.clone(),
+            silent_s.map_or_else(|| "never".to_owned(), |seconds| format!("{} ago", duration(seconds))),
+            count(*macs),
+            mtu.to_string(),
         ]);
     }
     table.to_string()

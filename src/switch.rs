@@ -27,6 +27,7 @@ use crate::{
     routers::{self, Routers},
     seed,
     service::{NameServers, Networks, Service},
+    tunnels::Tunnels,
     uplinks::Uplinks,
     view::View,
 };
@@ -86,6 +87,7 @@ pub struct Switch {
     leases: Leases,
     nats: Nats,
     uplinks: Uplinks,
+    tunnels: Tunnels,
     /// As it was read last.
     file: Arc<Mutex<Config>>,
     /// What routers do that may have to wait; none where there are no routers.
@@ -138,6 +140,7 @@ impl Switch {
             leases,
             nats,
             uplinks,
+            tunnels: Tunnels::default(),
             file,
             _service: service,
         })
@@ -173,6 +176,7 @@ impl Switch {
             leases: self.leases.clone(),
             nats: self.nats.clone(),
             uplinks: self.uplinks.clone(),
+            tunnels: self.tunnels.clone(),
             file: Arc::clone(&self.file),
         }
     }

@@ -3,18 +3,26 @@
 //! Invariant: an endpoint that cannot be made takes down the ports of its networks, with a reason, and nothing else. One endpoint is one port of
 //! all its networks, which are on one worker. Read first: `overlay`'s crate page.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError, mpsc::sync_channel},
+    time::Duration,
+};
 
-use overlay::{NetworkConfig, TunnelConfig, TunnelPort, VtepConfig};
+use overlay::{
+    NetworkConfig, TunnelConfig, TunnelPort, VtepConfig,
+    control::{Command, Remote},
+};
 use sys::inet::udp;
 use vswitch::change::Change;
 use wire::Vni;
 
 use crate::{
     config::{Attach, Config, Vtep},
-    model::PortState,
+    model::{PeerEntry, PortState},
     seed,
-    switch::{Place, States},
+    switch::{PATIENCE, Place, States},
 };
 
 /// Stations that an endpoint remembers at most, over all its networks: as many as a bridge.
@@ -23,11 +31,43 @@ const AGEING: Duration = vswitch::fdb::DEFAULT_AGEING;
 /// What the underlay takes where its routes do not say.
 const MTU: u16 = 1500;
 
+/// How long an endpoint may be silent and count as up: guests that know each other ask again within it (RFC 4861 section 10, arp(7)).
+const SILENT: Duration = Duration::from_secs(120);
+
+/// The endpoints that run, to be asked. A copy is the same.
+#[derive(Clone, Default)]
+pub struct Tunnels(Arc<Mutex<Vec<(String, Remote)>>>);
+
+impl Tunnels {
+    /// What is known of the endpoints of other hosts. An endpoint that does not answer is left out.
+    pub fn peers(&self) -> Vec<PeerEntry> {
+        let tunnels = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut all = Vec::new();
+        for (vtep, remote) in tunnels {
+            let (reply, answer) = sync_channel(1);
+            if !remote.send(Command::Show(reply)) {
+                continue;
+            }
+            let lines = answer.recv_timeout(PATIENCE).unwrap_or_default();
+            all.extend(lines.into_iter().map(|line| PeerEntry {
+                vtep: vtep.clone(),
+                vni: line.vni.get(),
+                address: line.address.to_string(),
+                macs: line.macs as u64,
+                mtu: line.mtu,
+                state: if line.silent.is_some_and(|silent| silent < SILENT) { "up" } else { "silent" }.to_owned(),
+                silent_s: line.silent.map(|silent| silent.as_secs()),
+            }));
+        }
+        all
+    }
+}
+
 /// Makes every endpoint and attaches it to its networks.
 ///
 /// # Errors
 /// The system has no random numbers.
-pub fn start(config: &Config, places: &[Place], states: &States) -> io::Result<()> {
+pub fn start(config: &Config, places: &[Place], states: &States, tunnels: &Tunnels) -> io::Result<()> {
     for vtep in &config.vteps {
         let ports: Vec<usize> =
             config.ports.iter().enumerate().filter(|(_, port)| is_of(&port.attach, vtep)).map(|(at, _)| at).collect();
@@ -35,6 +75,9 @@ pub fn start(config: &Config, places: &[Place], states: &States) -> io::Result<(
         let (Some(first), seed) = (places.get(*first), seed::random()?) else { continue };
         match open(config, vtep, &ports, seed) {
             Ok(port) => {
+                let (remote, inbox) = wire::inbox::remote();
+                tunnels.0.lock().unwrap_or_else(PoisonError::into_inner).push((vtep.name.clone(), remote));
+                let port = port.with_inbox(inbox);
                 first.changes.send(Change::Attach { nic: first.nic, lane: 0, port: Box::new(port) });
                 for other in others.iter().filter_map(|at| places.get(*at)) {
                     first.changes.send(Change::AttachToo { nic: other.nic, to: first.nic });

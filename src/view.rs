@@ -27,6 +27,7 @@ use crate::{
     plan::{Asked, Plan},
     routers::Routers,
     switch::{Doing, PATIENCE, States},
+    tunnels::Tunnels,
     uplinks::Uplinks,
 };
 
@@ -46,6 +47,7 @@ pub struct View {
     pub(crate) routers: Routers,
     pub(crate) leases: Leases,
     pub(crate) nats: Nats,
+    pub(crate) tunnels: Tunnels,
     pub(crate) uplinks: Uplinks,
     /// As it was read last.
     pub(crate) file: Arc<Mutex<Config>>,
@@ -60,6 +62,11 @@ impl View {
     /// The engines of networks behind address translation.
     pub fn nats(&self) -> &Nats {
         &self.nats
+    }
+
+    /// The tunnel endpoints.
+    pub fn tunnels(&self) -> &Tunnels {
+        &self.tunnels
     }
 
     /// Looks for the uplinks that are not there.

@@ -109,6 +109,15 @@ fn guests_of_two_hosts_of_ours_are_on_one_segment() {
         site.everything(&format!("v6 {v6}"), || daemons[0].ctl(&["show", "drops"]).output);
         let mtu = if v6 { 1430 } else { 1450 };
         assert_eq!(daemons[0].json(&["show", "networks", "--json"])[0]["mtu"], mtu);
+        let peers = daemons[0].json(&["show", "peers", "--json"]);
+        let peer = &peers[0];
+        let vtep = if v6 { "[2001:db8::1]:4789" } else { "192.0.2.1:4789" };
+        assert_eq!((&peer["vtep"], &peer["vni"], &peer["mtu"]), (&vtep.into(), &5001.into(), &mtu.into()), "{peers}");
+        assert_eq!(
+            (&peer["address"], &peer["macs"], &peer["state"]),
+            (&site.address(1).into(), &1.into(), &"up".into())
+        );
+        assert!(daemons[0].ctl(&["show", "peers"]).output.contains("ago"), "{peers}");
     }
 }
 

@@ -6,11 +6,12 @@
 //! ```
 //!
 //! Read in this order: [`encap`] (the eight bytes between), [`remotes`] (the endpoints of other hosts), [`vtep`] (what is decided, without I/O),
-//! [`tunnel`] (the port that does it, by sockets).
+//! [`tunnel`] (the port that does it, by sockets), [`control`] (what it is asked while it runs).
 //!
 //! The words are those of RFC 7348: a *VTEP* is a tunnel endpoint, a *VNI* the number of a network in the underlay. A *station* is who has a MAC
 //! address; the *underlay* is the network that the hosts have in common.
 
+pub mod control;
 pub mod encap;
 pub mod remotes;
 pub mod tunnel;

@@ -15,6 +15,7 @@ use sys::inet::udp::{Datagrams, Kind, LendBatch, RecvBatch};
 use wire::{Burst, Context, DropReason, Instant, NicId, Port, Wake, coalesce::Coalesce};
 
 use crate::{
+    control::{Command, Inbox},
     encap::HEADER,
     vtep::{NetworkId, Vtep},
 };
@@ -66,6 +67,7 @@ pub struct TunnelPort {
     answer: Box<[u8]>,
     scratch: Box<[u8]>,
     limits: wire::icmp::Limits,
+    inbox: Option<Inbox>,
 }
 
 impl TunnelPort {
@@ -85,6 +87,7 @@ impl TunnelPort {
         let doors = (0..config.sources.max(1)).map(|_| open(0).map(Door::new)).collect::<io::Result<_>>()?;
         Ok(TunnelPort {
             limits: wire::icmp::Limits::new(config.errors),
+            inbox: None,
             vtep,
             config,
             inbound,
@@ -98,6 +101,23 @@ impl TunnelPort {
             answer: vec![0; 2048].into(),
             scratch: vec![0; wire::MAX_FRAME].into(),
         })
+    }
+
+    /// Does what it is told by `inbox`.
+    #[must_use]
+    pub fn with_inbox(mut self, inbox: Inbox) -> Self {
+        self.inbox = Some(inbox);
+        self
+    }
+
+    /// Does what control has asked for.
+    fn obey(&mut self, now: Instant) {
+        while let Some(command) = self.inbox.as_ref().and_then(Inbox::next) {
+            match command {
+                // Nobody waiting for the answer any more is no fault of ours.
+                Command::Show(reply) => _ = reply.send(self.vtep.peers(now)),
+            }
+        }
     }
 
     /// What it decides by.
@@ -148,6 +168,7 @@ impl Port for TunnelPort {
             self.ticked = cx.now;
             self.vtep.sweep(cx.now, SWEEP);
         }
+        self.obey(cx.now);
         self.come_in(cx)
     }
 

@@ -10,7 +10,7 @@
 //! endpoint, one to a group or to nobody known to every endpoint of the network (head-end replication, RFC 7348 section 4.2 without multicast).
 //! Read first: RFC 7348 sections 4 and 5, [`crate::encap`], [`wire::fdb`].
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::HashMap, net::IpAddr, time::Duration};
 
 use wire::{
     DropReason, Instant, Mac, NicId, Segment, Vni,
@@ -18,6 +18,7 @@ use wire::{
 };
 
 use crate::{
+    control::PeerLine,
     encap::{Encapsulation, HEADER, Malformed},
     remotes::{RemoteId, Remotes},
 };
@@ -460,9 +461,31 @@ impl Vtep {
         entries.map(|entry| (NetworkId(entry.segment.0), entry.mac, RemoteId(entry.nic.0), entry.fixed))
     }
 
-    /// How many stations were learnt behind an endpoint.
-    pub fn count(&self, remote: RemoteId) -> usize {
-        self.stations.count(NicId(remote.0))
+    /// What is known of every endpoint, network by network.
+    pub fn peers(&self, now: Instant) -> Vec<PeerLine> {
+        let mut behind: HashMap<(NetworkId, RemoteId), usize> = HashMap::new();
+        for (network, _, remote, _) in self.stations(now) {
+            *behind.entry((network, remote)).or_default() += 1;
+        }
+        let networks = self.networks.iter().enumerate().filter_map(|(at, place)| Some((at, place.as_ref()?)));
+        let lines = networks.flat_map(|(at, network)| {
+            let id = NetworkId(at as u16);
+            // Those that it names, and strangers that it has heard.
+            let strangers = behind.keys().filter(move |(of, _)| *of == id).map(|(_, remote)| *remote);
+            let strangers = strangers.filter(|remote| network.flood.binary_search(remote).is_err());
+            let behind = &behind;
+            network.flood.iter().copied().chain(strangers).filter_map(move |remote| {
+                let known = self.remotes.get(remote)?;
+                Some(PeerLine {
+                    vni: network.vni,
+                    address: known.address,
+                    macs: behind.get(&(id, remote)).copied().unwrap_or(0),
+                    mtu: self.inner_mtu(remote),
+                    silent: known.heard.map(|heard| now.since(heard)),
+                })
+            })
+        });
+        lines.collect()
     }
 
     /// Frees up to `budget` stations that are silent for too long.
