@@ -117,7 +117,7 @@ impl Switch {
         let inboxes: Vec<Changes> = workers.iter().map(WorkerHandle::changes).collect();
         for (network, (worker, id)) in config.networks.iter().zip(&places.networks) {
             let Some(inbox) = inboxes.get(*worker) else { continue };
-            inbox.send(Change::AddBridge { id: *id, spec: BridgeSpec::new(seed::random()?) });
+            inbox.send(Change::AddBridge { id: *id, spec: bridge_spec(&config, network)? });
             for (index, port) in config.ports.iter().enumerate().filter(|(_, port)| port.network == network.name) {
                 if let Some((_, nic)) = places.ports.get(index) {
                     inbox.send(Change::AddNic { nic: *nic, bridge: *id, spec: nic_spec(port) });
@@ -212,6 +212,18 @@ fn idle(host: &config::Host) -> Idle {
 fn sizes(config: &Config) -> Sizes {
     let lanes: usize = config.ports.iter().map(|port| usize::from(port.queues)).sum();
     Sizes { heads: (wire::BURST * (1 + lanes)).max(Sizes::default().heads), ..Sizes::default() }
+}
+
+/// Stations that all networks together remember, where there are many.
+const STATIONS: usize = 1 << 21;
+
+/// A network remembers as many stations as a bridge does by itself, unless there are so many networks that it would be too much for this host's memory.
+fn bridge_spec(config: &Config, network: &config::Network) -> io::Result<BridgeSpec> {
+    let spec = BridgeSpec::new(seed::random()?);
+    let share = STATIONS / config.networks.len().max(1);
+    // Static ones may take half.
+    let fixed: usize = config.ports_of(&network.name).map(|port| port.fdb.len()).sum();
+    Ok(BridgeSpec { fdb_capacity: share.max(256).max(fixed * 2).min(spec.fdb_capacity), ..spec })
 }
 
 fn nic_spec(port: &Port) -> NicSpec {

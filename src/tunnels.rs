@@ -4,8 +4,9 @@
 //! all its networks, which are on one worker. Read first: `overlay`'s crate page.
 
 use std::{
+    collections::HashMap,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError, mpsc::sync_channel},
     time::Duration,
 };
@@ -129,28 +130,24 @@ fn open(config: &Config, vtep: &Vtep, ports: &[usize], seed: u64) -> io::Result<
 }
 
 /// The longest IP packet that the underlay's route to an endpoint takes, as far as this host knows.
-fn path_mtu(vtep: &Vtep, peer: std::net::IpAddr) -> io::Result<u16> {
+fn path_mtu(vtep: &Vtep, peer: IpAddr) -> io::Result<u16> {
     udp::path_mtu(vtep.local, SocketAddr::new(peer, vtep.port))
 }
 
-/// Fills in the MTU of networks that stretch over hosts where the file gives none: what the underlay leaves.
+/// Fills in the MTU of networks that stretch over hosts where the file gives none: what the narrowest route to a peer leaves.
 pub fn work_out_mtu(config: &mut Config) {
-    for at in 0..config.networks.len() {
-        let worked_out =
-            config.networks.get(at).filter(|network| network.mtu.is_none()).and_then(|network| mtu(config, network));
-        if let (Some(mtu), Some(network)) = (worked_out, config.networks.get_mut(at)) {
-            network.mtu = Some(mtu);
-        }
+    // Networks have many peers in common, and each is asked about once.
+    let mut known: HashMap<(IpAddr, IpAddr), u16> = HashMap::new();
+    let Config { vteps, networks, .. } = config;
+    for network in networks.iter_mut().filter(|network| network.mtu.is_none()) {
+        let Some(overlay) = &network.overlay else { continue };
+        let Some(vtep) = vteps.iter().find(|vtep| vtep.name == overlay.vtep) else { continue };
+        let mut of =
+            |peer: IpAddr| *known.entry((vtep.local, peer)).or_insert_with(|| path_mtu(vtep, peer).unwrap_or(MTU));
+        let narrowest = overlay.peers.iter().map(|peer| of(*peer)).min().unwrap_or(MTU);
+        let around = if vtep.local.is_ipv4() { 20 } else { 40 } + 8 + 8 + 14;
+        network.mtu = Some(narrowest.saturating_sub(around));
     }
-}
-
-/// What the narrowest route to a peer leaves.
-fn mtu(config: &Config, network: &crate::config::Network) -> Option<u16> {
-    let overlay = network.overlay.as_ref()?;
-    let vtep = config.vteps.iter().find(|vtep| vtep.name == overlay.vtep)?;
-    let narrowest = overlay.peers.iter().filter_map(|peer| path_mtu(vtep, *peer).ok()).min();
-    let around = if vtep.local.is_ipv4() { 20 } else { 40 } + 8 + 8 + 14;
-    Some(narrowest.unwrap_or(MTU).saturating_sub(around))
 }
 
 /// What is to be done about it.

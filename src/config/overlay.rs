@@ -17,7 +17,7 @@ use super::{
     types::{Attach, Network, Port, Tagging},
 };
 
-const VTEP_KEYS: &[&str] = &["local", "port", "encapsulation", "control", "speaker", "as"];
+const VTEP_KEYS: &[&str] = &["local", "port", "encapsulation", "peers", "control", "speaker", "as"];
 const OVERLAY_KEYS: &[&str] = &["vtep", "vni", "local", "peers", "port", "anyone"];
 const ENCAPSULATIONS: [(&str, Encapsulation); 2] = [("vxlan", Encapsulation::Vxlan), ("geneve", Encapsulation::Geneve)];
 
@@ -33,6 +33,9 @@ pub struct Vtep {
     /// How frames are wrapped. Default: vxlan.
     #[serde(serialize_with = "word")]
     pub encapsulation: Encapsulation,
+    /// The tunnel endpoints of the other hosts, of networks that name none of their own. Default: none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<IpAddr>,
 }
 
 /// How a network stretches to other hosts.
@@ -69,7 +72,8 @@ pub(super) fn read_vteps(root: &Section<'_>, reading: &mut Reading) -> Result<Ve
         let local = section.need("local", "local is an IP address of this host, for example \"198.51.100.1\"")?;
         let encapsulation = section.map("encapsulation", |entry| entry.choice(&ENCAPSULATIONS))?.unwrap_or_default();
         let port = section.map("port", udp_port)?.unwrap_or(encapsulation.port());
-        let vtep = Vtep { name: name.to_string(), local: address(&local)?, port, encapsulation };
+        let mut vtep = Vtep { name: name.to_string(), local: address(&local)?, port, encapsulation, peers: Vec::new() };
+        vtep.peers = section.map("peers", |entry| peers(entry, &vtep))?.unwrap_or_default();
         reading.claims.claim("address of a tunnel endpoint", at(&vtep), &format!("[vteps.{name}]"), &local)?;
         let choices = [("static", false), ("evpn", true)];
         let evpn = section.map("control", |entry| entry.choice(&choices))?.unwrap_or(false);
@@ -157,9 +161,13 @@ pub(super) fn read(
         let vlan: Vid = vlan.parse().map_err(|error: wire::AddrError| element.key_fault(error.to_string()))?;
         segments.push(Stretch { vlan: Some(vlan), vni: vni(&element, &vtep, network, reading)? });
     }
-    let peers = inner.map("peers", |entry| entry.list()?.iter().map(|peer| self::peer(peer, &vtep)).collect())?;
+    let peers = inner.map("peers", |entry| peers(entry, &vtep))?;
     let anyone = inner.map("anyone", Entry::boolean)?.unwrap_or(false);
-    Ok(Some(Overlay { vtep: vtep.name, peers: peers.unwrap_or_default(), anyone, segments }))
+    Ok(Some(Overlay { vtep: vtep.name, peers: peers.unwrap_or(vtep.peers), anyone, segments }))
+}
+
+fn peers(entry: &Entry<'_>, vtep: &Vtep) -> Result<Vec<IpAddr>, Fault> {
+    entry.list()?.iter().map(|peer| self::peer(peer, vtep)).collect()
 }
 
 fn peer(entry: &Entry<'_>, vtep: &Vtep) -> Result<IpAddr, Fault> {
@@ -191,7 +199,8 @@ fn endpoint(
             if let Some(known) = vteps.iter().find(|vtep| (vtep.local, vtep.port) == (local, port)) {
                 return Ok(known.clone());
             }
-            let mut vtep = Vtep { name: String::new(), local, port, encapsulation: Encapsulation::Vxlan };
+            let mut vtep =
+                Vtep { name: String::new(), local, port, encapsulation: Encapsulation::Vxlan, peers: Vec::new() };
             vtep.name = at(&vtep);
             reading.claims.claim("address of a tunnel endpoint", at(&vtep), &format!("network {network}"), &entry)?;
             vteps.push(vtep.clone());
@@ -244,12 +253,12 @@ fn vlan<S: serde::Serializer>(vlan: &Option<Vid>, serializer: S) -> Result<S::Ok
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::read;
+    use super::{super::tests::read, Network};
 
     #[test]
     fn an_overlay_is_a_port_for_each_of_its_segments() {
-        let text = "[host]\nname = \"hv2\"\n[vteps.main]\nlocal = \"192.0.2.1\"\nencapsulation = \"geneve\"\n\
-                    [networks.a]\nmode = \"nat\"\noverlay = { vtep = \"main\", vni = 1, peers = [\"192.0.2.2\"] }\nvlan_vni = { 100 = 5001 }\n\
+        let text = "[host]\nname = \"hv2\"\n[vteps.main]\nlocal = \"192.0.2.1\"\nencapsulation = \"geneve\"\npeers = [\"192.0.2.3\"]\n\
+                    [networks.a]\nmode = \"nat\"\noverlay = { vtep = \"main\", vni = 1 }\nvlan_vni = { 100 = 5001 }\n\
                     gateway_host = \"hv1\"\n[networks.b]\noverlay = { vni = 7, local = \"192.0.2.1\" }\nvlan_vni = { 5 = 7 }\n";
         let config = read(text).unwrap();
         let ports: Vec<String> =
@@ -266,5 +275,7 @@ mod tests {
         let [a, b] = &config.networks[..] else { panic!("two networks") };
         assert!(a.gateway_elsewhere && !a.has_router() && !a.needs_subnet() && a.nat.is_none());
         assert!(!b.gateway_elsewhere);
+        let peers = |network: &Network| network.overlay.as_ref().map(|overlay| overlay.peers.len());
+        assert_eq!((peers(a), peers(b)), (Some(1), Some(0)), "those of the endpoint, where a network names none");
     }
 }
