@@ -8,7 +8,7 @@
 use std::{
     fmt::Display,
     io,
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
@@ -251,7 +251,7 @@ fn router6(config: &Config, network: &Network, beside: &[&Network], subnet: Subn
         dhcp: (network.dhcp && network.dhcp6 != Dhcp6::Off).then_some(dhcp),
         dns: vec![first],
         search: vec![network.search_domain()],
-        ..RouterV6::new(link_local(mac))
+        ..RouterV6::new(mac.link_local())
     })
 }
 
@@ -282,12 +282,6 @@ fn dhcp(config: &Config, network: &Network, beside: &[&Network], v4: &RouterV4) 
         }
     }
     Some(dhcp)
-}
-
-/// The link-local address of an interface with this MAC (RFC 4291 appendix A).
-fn link_local(mac: Mac) -> Ipv6Addr {
-    let [a, b, c, d, e, f] = mac.bytes().map(u16::from);
-    Ipv6Addr::new(0xfe80, 0, 0, 0, (a ^ 2) << 8 | b, c << 8 | 0xff, 0xfe00 | d, e << 8 | f)
 }
 
 fn since_1970() -> u64 {
@@ -386,10 +380,5 @@ mod tests {
         assert!(!is_same(&a, &[lease(5, SavedState::Bound, 1010)]));
         assert!(!is_same(&a, &[lease(5, SavedState::Released, 1000)]));
         assert!(!is_same(&a, &[]));
-    }
-
-    #[test]
-    fn link_local_addresses_are_made_of_macs() {
-        assert_eq!(link_local(Mac::new([0x02, 0x74, 0x67, 1, 2, 3])).to_string(), "fe80::74:67ff:fe01:203");
     }
 }

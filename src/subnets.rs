@@ -20,11 +20,23 @@ const ROUTES: &str = "/proc/net/route";
 /// The second bytes of the prefixes 10.N.0.0/16 that subnets are taken from, one after the other.
 const FROM: std::ops::RangeInclusive<u8> = 77..=99;
 
-/// Gives every network that needs a subnet one.
+/// Gives every network that needs a subnet one, and the host's port in a host-only network the addresses that it then has.
 ///
 /// # Errors
 /// Routes cannot be read, or no subnet is free.
 pub fn choose(config: &mut Config) -> io::Result<()> {
+    choose_missing(config)?;
+    let Config { networks, ports, .. } = config;
+    for port in ports.iter_mut().filter(|port| port.is_host) {
+        let network = networks.iter().find(|network| network.name == port.network && network.mode == Mode::HostOnly);
+        if let Some(network) = network {
+            port.addresses = network.host_addresses();
+        }
+    }
+    Ok(())
+}
+
+fn choose_missing(config: &mut Config) -> io::Result<()> {
     if config.networks.iter().all(|network| !network.needs_subnet() && !network.needs_subnet6()) {
         return Ok(());
     }
@@ -151,6 +163,29 @@ mod tests {
         assert_ne!(first[0], first[1]);
         assert_eq!(chosen(&["b", "c", "a"]), [first[1].clone(), chosen(&["c"])[0].clone(), first[0].clone()]);
         assert_eq!(remembered(dir.path(), "a"), Some(first[0].clone()));
+    }
+
+    #[test]
+    fn the_host_is_declared_with_what_it_has_in_a_host_only_network() {
+        let dir = tempfile::tempdir().unwrap();
+        let around = Surroundings { root: true, ..Surroundings::default() };
+        let host = |more: &str| {
+            let state = dir.path().display();
+            let text = format!("host.state_dir = \"{state}\"\n[networks.a]\nmode = \"host-only\"\n{more}\n");
+            let mut config = config::parse(&text, "t.toml".as_ref(), &around).unwrap();
+            choose(&mut config).unwrap();
+            config.ports.pop().unwrap()
+        };
+        let port = host("subnet = \"10.9.0.0/24\"\nsubnet6 = \"fd00:9::/64\"");
+        let mac = port.mac.unwrap();
+        let made = mac.in_prefix("fd00:9::".parse().unwrap());
+        assert!(port.is_host && port.guard, "{port:?}");
+        assert_eq!(port.addresses, [IpAddr::from([10, 9, 0, 1]), made.into()]);
+        // Nobody tells it a prefix.
+        let port = host("subnet = \"10.9.0.0/24\"\nsubnet6 = \"fd00:9::/64\"\ndhcp = false");
+        assert_eq!(port.addresses, [IpAddr::from([10, 9, 0, 1])]);
+        // A subnet that is chosen counts as well.
+        assert_eq!(host("").addresses.len(), 1);
     }
 
     #[test]

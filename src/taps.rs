@@ -34,8 +34,7 @@ pub fn attach(config: &Config, places: &[Place], states: &States) -> Taps {
     for (index, (port, place)) in config.ports.iter().zip(places).enumerate() {
         let Attach::Tap { tap, netns } = &port.attach else { continue };
         let network = config.networks.iter().find(|network| network.name == port.network);
-        let mtu = network.and_then(|network| network.mtu);
-        let opened = open(port, tap.as_str(), netns.as_ref().map(|name| name.as_str()), mtu);
+        let opened = open(port, tap.as_str(), netns.as_ref().map(|name| name.as_str()), network);
         let own = network.filter(|_| port.is_host).and_then(|network| network.subnet);
         let opened = opened.and_then(|tap| match own.and_then(|subnet| Some((subnet.host(1)?, subnet.length()))) {
             Some((IpAddr::V4(address), prefix)) => tap.device.set_address(address, prefix).map(|()| tap),
@@ -95,15 +94,15 @@ fn join(config: &Config, network: &Network, device: &TapDevice, (states, index):
     }
 }
 
-fn open(port: &Port, name: &str, netns: Option<&str>, mtu: Option<u16>) -> Result<Tap, TapError> {
+fn open(port: &Port, name: &str, netns: Option<&str>, network: Option<&Network>) -> Result<Tap, TapError> {
     let tap = Tap::open(name, port.queues, netns)?;
     if let Some(mac) = port.mac {
         tap.device.set_mac(mac.bytes())?;
     }
-    if port.is_host && port.guard {
-        bridged::host_side::deafen(tap.device.name());
+    if port.is_host {
+        bridged::host_side::deafen(tap.device.name(), network.is_some_and(Network::tells_prefix));
     }
-    if let Some(mtu) = mtu {
+    if let Some(mtu) = network.and_then(|network| network.mtu) {
         tap.device.set_mtu(u32::from(mtu))?;
     }
     tap.device.set_queue_len(QUEUE_LEN)?;

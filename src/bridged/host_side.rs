@@ -25,17 +25,19 @@ use super::{
     site::{Site, destination_of, source_of},
 };
 
-/// Settings of the TAP: what guests say of routers is not for the host.
-const SETTINGS: [(&str, &str); 4] = [
-    ("ipv6/conf/*/accept_ra", "0"),
-    ("ipv6/conf/*/autoconf", "0"),
-    ("ipv6/conf/*/accept_redirects", "0"),
-    ("ipv4/conf/*/accept_redirects", "0"),
-];
+/// A setting of an interface in /proc/sys/net, and its value.
+type Setting = (&'static str, &'static str);
 
-/// Has the host take no router's word on the TAP, before anybody can speak there.
-pub fn deafen(tap: &str) {
-    for (setting, value) in SETTINGS {
+/// Settings of a TAP of the host's: what guests say of better ways is not for the host.
+const ALWAYS: [Setting; 2] = [("ipv6/conf/*/accept_redirects", "0"), ("ipv4/conf/*/accept_redirects", "0")];
+/// Where no router of ours is: nor is what they say of routers.
+const WITHOUT_ROUTER: [Setting; 2] = [("ipv6/conf/*/accept_ra", "0"), ("ipv6/conf/*/autoconf", "0")];
+/// Where one is: the host makes itself the address that it is declared with, of its MAC, and no other.
+const WITH_ROUTER: [Setting; 2] = [("ipv6/conf/*/addr_gen_mode", "0"), ("ipv6/conf/*/use_tempaddr", "0")];
+
+/// Has the host take no word on the TAP but that of a router of ours, where there is one, before anybody can speak there.
+pub fn deafen(tap: &str, with_router: bool) {
+    for (setting, value) in settings(with_router) {
         let path = format!("/proc/sys/net/{}", setting.replace('*', tap));
         if Path::new(&path).exists()
             && let Err(error) = fs::write(&path, value)
@@ -43,6 +45,10 @@ pub fn deafen(tap: &str) {
             tracing::warn!(%error, "{path} is not {value}: a guest may tell this host of routers");
         }
     }
+}
+
+fn settings(with_router: bool) -> impl Iterator<Item = Setting> {
+    ALWAYS.into_iter().chain(if with_router { WITH_ROUTER } else { WITHOUT_ROUTER })
 }
 
 /// Brings the TAP in step with what the NIC has and which addresses guests have.
