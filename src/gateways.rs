@@ -34,7 +34,7 @@ use crate::{
 /// The port of DNS, by UDP and TCP.
 const DNS: u16 = 53;
 /// The MTU of a network that names none.
-pub const MTU: u16 = 1500;
+const MTU: u16 = 1500;
 
 /// A router that was made: its leg in the network, and its address.
 pub struct Made {
@@ -56,6 +56,8 @@ pub struct Leased {
     pub nic: Option<NicId>,
     /// The name it gave.
     pub name: Option<Box<str>>,
+    /// Greater for a lease that began later.
+    began: u64,
 }
 
 /// The leases of all networks, for any thread.
@@ -80,6 +82,9 @@ struct Saved {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hostname: Option<String>,
     state: SavedState,
+    /// Which of the leases began first.
+    #[serde(default)]
+    began: u64,
     /// Seconds since 1970 at which the state ends.
     until: u64,
 }
@@ -143,21 +148,15 @@ impl Leases {
         books.iter_mut().flat_map(of).collect()
     }
 
-    /// Where the guests of a network are, as far as they have leases.
+    /// Where the guests of a network are, as far as they have leases by DHCP and DHCPv6; those that began first in front.
     pub fn of(&self, network: &str) -> Vec<Leased> {
         let now = Instant::from_nanos(tsc::now_ns());
         let mut books = self.lock();
-        let of = |book: &mut Book| -> Vec<Leased> {
-            let bound = book.book.leases().filter(|lease| lease.state == LeaseState::Bound && lease.expires > now);
-            let leased = |lease: &Lease| Leased {
-                address: lease.address.into(),
-                mac: lease.client.mac,
-                nic: lease.nic,
-                name: lease.name.clone(),
-            };
-            bound.map(leased).collect()
-        };
-        books.iter_mut().find(|book| book.network == network).map(of).unwrap_or_default()
+        let Some(Book { book, .. }) = books.iter_mut().find(|book| book.network == network) else { return Vec::new() };
+        let mut all: Vec<Leased> = book.leases().filter_map(|lease| leased(lease, now)).collect();
+        all.extend(book.leases6().filter_map(|lease| leased(lease, now)));
+        all.sort_by_key(|leased| leased.began);
+        all
     }
 
     /// Writes the leases that have changed since they were written last.
@@ -182,6 +181,18 @@ impl Leases {
 /// The MTU that guests of a network are told.
 pub fn mtu(network: &Network) -> u16 {
     network.mtu.unwrap_or(MTU)
+}
+
+/// Where a guest is, by a lease in force.
+fn leased<A: Copy + Into<IpAddr>>(lease: &Lease<A>, now: Instant) -> Option<Leased> {
+    let Lease { address, client, nic, name, began, .. } = lease;
+    (lease.state == LeaseState::Bound && lease.expires > now).then(|| Leased {
+        address: (*address).into(),
+        mac: client.mac,
+        nic: *nic,
+        name: name.clone(),
+        began: *began,
+    })
 }
 
 /// A lease in force, as tables have it.
@@ -211,7 +222,9 @@ fn router(
     if network.dhcp {
         v4.dhcp = Some(dhcp(config, network, beside, &v4)?);
     }
+    let leads_out6 = leads_out && leads_out6(network);
     let v6 = network.subnet6.and_then(|subnet| router6(config, network, beside, subnet, mac));
+    let v6 = v6.map(|v6| RouterV6 { default_router: v6.default_router || leads_out6, ..v6 });
     let subnets = || beside.iter().flat_map(|other| [other.subnet, other.subnet6].map(|subnet| (*other, subnet)));
     let sockets = matches!(&network.nat, Some(Nat { engine: NatEngine::Sockets { .. }, .. }));
     Some(gateway::Config {
@@ -219,6 +232,7 @@ fn router(
         v4: Some(v4),
         v6,
         elsewhere: if leads_out { Elsewhere::Forward } else { Elsewhere::Unreachable },
+        elsewhere6: Some(if leads_out6 { Elsewhere::Forward } else { Elsewhere::Unreachable }),
         // Published connections come from the router's address, and so their packets go back there.
         own_goes_on: sockets,
         services: vec![DNS],
@@ -229,7 +243,16 @@ fn router(
     })
 }
 
-/// The router in IPv6.
+/// Whether what leads out of a network takes IPv6.
+fn leads_out6(network: &Network) -> bool {
+    match network.nat.as_ref().map(|nat| &nat.engine) {
+        Some(NatEngine::Sockets { .. }) => true,
+        Some(NatEngine::Packet { prefix6, .. }) => prefix6.is_some(),
+        None => false,
+    }
+}
+
+/// The router in IPv6, as far as the networks beside go.
 fn router6(config: &Config, network: &Network, beside: &[&Network], subnet: Subnet, mac: Mac) -> Option<RouterV6> {
     let IpAddr::V6(first) = subnet.host(network.router_number())? else { return None };
     let stateful = network.dhcp6 == Dhcp6::Stateful;
@@ -245,7 +268,7 @@ fn router6(config: &Config, network: &Network, beside: &[&Network], subnet: Subn
     }
     Some(RouterV6 {
         global: Some((first, subnet.length())),
-        default_router: network.mode == Mode::Nat || beside.iter().any(|other| other.subnet6.is_some()),
+        default_router: beside.iter().any(|other| other.subnet6.is_some()),
         managed: stateful,
         other: network.dhcp6 != Dhcp6::Off,
         dhcp: (network.dhcp && network.dhcp6 != Dhcp6::Off).then_some(dhcp),
@@ -302,6 +325,7 @@ fn saved<A: Copy + Into<IpAddr>>(lease: &Lease<A>, now: Instant, since_1970: u64
         client_id: lease.client.id.to_vec(),
         hostname: lease.name.as_deref().map(str::to_owned),
         state,
+        began: lease.began,
         until: since_1970 + lease.expires.since(now).as_secs(),
     })
 }
@@ -335,6 +359,7 @@ fn saved_lease<A>(saved: &Saved, address: A, now: u64) -> Option<SavedLease<A>> 
             SavedState::Declined => LeaseState::Declined,
         },
         name: saved.hostname.as_deref().map(Into::into),
+        began: saved.began,
         remaining: Duration::from_secs(saved.until.saturating_sub(now)),
     })
 }
@@ -344,6 +369,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
+    use crate::config;
 
     fn lease(n: u8, state: SavedState, until: u64) -> Saved {
         Saved {
@@ -352,6 +378,7 @@ mod tests {
             client_id: vec![1, n],
             hostname: Some("web".to_owned()),
             state,
+            began: n.into(),
             until,
         }
     }
@@ -380,5 +407,24 @@ mod tests {
         assert!(!is_same(&a, &[lease(5, SavedState::Bound, 1010)]));
         assert!(!is_same(&a, &[lease(5, SavedState::Released, 1000)]));
         assert!(!is_same(&a, &[]));
+    }
+
+    #[test]
+    fn ipv6_is_told_a_way_out_only_where_one_takes_it() {
+        let of = |keys: &str, leads_out: bool| {
+            let around = config::Surroundings { root: true, ..Default::default() };
+            let text = format!(
+                "[networks.lan]\nmode = \"nat\"\nsubnet = \"10.1.1.0/24\"\nsubnet6 = \"fd00:1::/64\"\n{keys}\n"
+            );
+            let config = config::parse(&text, "t.toml".as_ref(), &around).unwrap();
+            let router = router(&config, &config.networks[0], &[], leads_out, 1).unwrap();
+            (router.elsewhere, router.elsewhere6.unwrap(), router.v6.unwrap().default_router)
+        };
+        let packet = "engine = \"packet\"\ntap = \"t0\"\noutside = [\"192.0.2.9\"]\n";
+        let (out, not) = (Elsewhere::Forward, Elsewhere::Unreachable);
+        assert_eq!(of("", true), (out, out, true));
+        assert_eq!(of("", false), (not, not, false), "the way out could not be made");
+        assert_eq!(of(packet, true), (out, not, false));
+        assert_eq!(of(&format!("{packet}prefix6 = \"2001:db8:9::/64\""), true), (out, out, true));
     }
 }

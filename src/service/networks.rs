@@ -12,7 +12,7 @@ use wire::{Mac, NicId};
 use super::{LeasedNames, Served, link};
 use crate::{
     config::{Config, Mode, Nat, NatEngine, Network},
-    gateways::{Leases, MTU},
+    gateways::{self, Leases},
     place::Places,
 };
 
@@ -42,7 +42,7 @@ impl Networks {
         network: &Network,
         router: Vec<IpAddr>,
     ) -> io::Result<LinkPort> {
-        let mtu = network.mtu.unwrap_or(MTU);
+        let mtu = gateways::mtu(network);
         let (port, end) = link(mtu)?;
         let mut guests = Guests { network: network.name.to_string(), by_nic: HashMap::new(), by_mac: HashMap::new() };
         let mut fixed = Vec::new();
@@ -94,12 +94,12 @@ impl Networks {
             let mut names = Vec::new();
             for leased in leases.of(&guests.network) {
                 let by_nic = leased.nic.and_then(|nic| guests.by_nic.get(&nic));
-                let address = leased.address;
+                let (address, holder) = (leased.address, leased.mac);
                 if let Some(guest) = by_nic.or_else(|| guests.by_mac.get(&leased.mac)) {
-                    names.push(LeasedName { name: guest.clone(), address, declared: true });
+                    names.push(LeasedName { name: guest.clone(), address, holder, declared: true });
                 }
                 if let Some(name) = &leased.name {
-                    names.push(LeasedName { name: name.to_string(), address, declared: false });
+                    names.push(LeasedName { name: name.to_string(), address, holder, declared: false });
                 }
             }
             names

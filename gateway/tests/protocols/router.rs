@@ -68,6 +68,8 @@ struct Stand {
     cx: Context,
     now: Instant,
     port: GatewayPort,
+    /// Where frames come from.
+    from: NicId,
 }
 
 impl Stand {
@@ -80,7 +82,7 @@ impl Stand {
             cx.nic = *nic;
             port.attach(&mut cx).unwrap();
         }
-        Stand { cx, now: Instant::START + Duration::from_secs(5), port }
+        Stand { cx, now: Instant::START + Duration::from_secs(5), port, from: GUEST_NIC }
     }
 
     /// A turn in which `frames` are sent to NIC `to`; without any, one in which the port is polled.
@@ -89,7 +91,7 @@ impl Stand {
         cx.begin_turn(self.now);
         let mut burst = Burst::default();
         for bytes in frames {
-            let frame = cx.originate(Origin { nic: GUEST_NIC, lane: 0 }, bytes).unwrap();
+            let frame = cx.originate(Origin { nic: self.from, lane: 0 }, bytes).unwrap();
             cx.heads.get_mut(&frame).offload = offload;
             burst.push(frame).unwrap();
         }
@@ -180,6 +182,34 @@ fn a_neighbour_that_is_silent_costs_a_few_questions_and_the_packets_end_counted(
     stand.now = stand.now + Duration::from_secs(20);
     stand.turn(LAN, &[], Offload::NONE);
     assert_eq!((stand.cx.ledger.held, stand.cx.ledger.dropped), (0, 40));
+}
+
+#[test]
+fn who_scans_a_network_through_the_router_leaves_room_for_others() {
+    let mut stand = lan_and_dmz();
+    let scan: Vec<Vec<u8>> = (100..160).map(|last| udp(Ipv4Addr::new(192, 168, 8, last), 64, 53, b"scan")).collect();
+    let sent = stand.turn(LAN, &scan, Offload::NONE);
+    assert_eq!((sent.len(), stand.cx.ledger.held), (16, 16), "only what is kept is asked for");
+    stand.from = NicId(9);
+    let sent = stand.turn(LAN, &[udp(SERVER, 64, 53, b"one")], Offload::NONE);
+    assert_eq!((sent.len(), stand.cx.ledger.held), (1, 17));
+    let server = Mac::new([2, 0, 0, 0, 8, 16]);
+    assert_eq!(stand.turn(DMZ, &[answer_of(server)], Offload::NONE).len(), 1);
+}
+
+#[test]
+fn what_is_too_big_is_not_answered_where_no_error_may_be() {
+    let packet = |kind: u8, offset: u16| {
+        let mut packet = udp(SERVER, 64, 53, &[7; 1400]);
+        packet[20..22].copy_from_slice(&(0x4000 | offset).to_be_bytes());
+        (packet[23], packet[34]) = (1, kind);
+        crate::segment::mend(&mut packet);
+        packet
+    };
+    for (kind, offset, answers) in [(8, 0, 1), (3, 0, 0), (5, 0, 0), (8, 100, 0)] {
+        let sent = lan_and_narrow().turn(LAN, &[packet(kind, offset)], Offload::NONE);
+        assert_eq!(sent.len(), answers, "about ICMP {kind} at {offset}: {sent:?}");
+    }
 }
 
 /// Two legs of which the second takes less, and knows its neighbour.
