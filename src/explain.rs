@@ -3,7 +3,7 @@
 //! Invariant: it says what `up` would make, from the same [`Config`] that `up` carries out, and changes nothing.
 
 use crate::{
-    config::{Attach, Config, ConfigError, Host, Idle, Network, Port, Role, Tagging},
+    config::{Attach, Config, ConfigError, Host, Idle, Network, Port, Role, Tagging, Target},
     subnets,
     table::Table,
 };
@@ -143,6 +143,15 @@ fn notes(config: &Config) -> Vec<String> {
     for network in &config.networks {
         if config.ports_of(&network.name).next().is_none() {
             notes.push(format!("network {} has no ports", network.name));
+        }
+        for publish in network.nat.iter().flat_map(|nat| &nat.publish) {
+            let Target::Guest(name) = &publish.to else { continue };
+            if !config.guests.iter().any(|guest| guest.name == *name) {
+                let network = &network.name;
+                notes.push(format!(
+                    "network {network}: `{publish}` leads to whoever calls itself {name} by DHCP, for the file has no such guest"
+                ));
+            }
         }
     }
     for port in &config.ports {

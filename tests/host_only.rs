@@ -70,7 +70,9 @@ fn host_and_guests_reach_each_other_and_nothing_else() {
     assert!(!out.ok() && out.output.contains("Unreachable"), "{}", out.output);
 
     // Nor does the host listen to what guests say of routers, and nobody else is the host.
-    for setting in ["ipv6/conf/tl-lan/accept_ra", "ipv6/conf/tl-lan/accept_redirects", "ipv4/conf/tl-lan/accept_redirects"] {
+    for setting in
+        ["ipv6/conf/tl-lan/accept_ra", "ipv6/conf/tl-lan/accept_redirects", "ipv4/conf/tl-lan/accept_redirects"]
+    {
         assert_eq!(host.sh(&format!("cat /proc/sys/net/{setting}")).trim(), "0", "{setting}");
     }
     guest.ip("addr add 10.9.0.1/32 dev eth0");

@@ -298,6 +298,32 @@ fn wrong_files() {
             "role \"server\"",
         ),
         ("[guests.g]\nengine = \"qemu\"", 2, "guests.g.engine", "engine \"qemu\" is not available in this version"),
+        // Publications that can lead to nobody
+        (
+            "[networks.b]\nmode = \"nat\"\nsubnet = \"10.1.0.0/24\"\npublish = [\"udp 127.0.0.1:5353 10.2.0.5:53\"]",
+            4,
+            "networks.b.publish",
+            "10.2.0.5 is not in 10.1.0.0/24",
+        ),
+        (
+            "[networks.b]\nmode = \"nat\"\nsubnet6 = false\npublish = [\"udp 127.0.0.1:5353 [fd00::5]:53\"]",
+            4,
+            "networks.b.publish",
+            "has no IPv6",
+        ),
+        (
+            "[networks.b]\nmode = \"nat\"\npublish = [\"udp 127.0.0.1:5353 my_guest:53\"]",
+            3,
+            "networks.b.publish",
+            "by DHCP none can call itself so",
+        ),
+        (
+            "[networks.b]\nmode = \"nat\"\npublish = [\"udp 127.0.0.1:5353 w:53\"]\n[guests.w]\nports = []",
+            3,
+            "networks.b.publish",
+            "guest w has no port in network b",
+        ),
+        ("[networks.b]\nmode = \"nat\"\nmtu = 1000", 2, "networks.b.mode", "need an MTU of 1280 or more, not 1000"),
         // A real mistake is told before what is not available
         ("[guests.g]\nengine = \"qemu\"\n[networks.b]\nmtu = 1", 4, "networks.b.mtu", "allowed are 68"),
     ];
