@@ -10,8 +10,10 @@ use std::{
     path::Path,
 };
 
+use wire::Mac;
+
 use crate::{
-    config::{Config, Mode, Subnet},
+    config::{Config, Mode, Network, Subnet},
     state,
 };
 
@@ -30,10 +32,21 @@ pub fn choose(config: &mut Config) -> io::Result<()> {
     for port in ports.iter_mut().filter(|port| port.is_host) {
         let network = networks.iter().find(|network| network.name == port.network && network.mode == Mode::HostOnly);
         if let Some(network) = network {
-            port.addresses = network.host_addresses();
+            port.addresses = host_addresses(network, port.mac);
         }
     }
     Ok(())
+}
+
+/// The addresses that the host has in a host-only network: the first of `subnet`, and of `subnet6` the one that it makes itself of its MAC where a
+/// router of ours tells it the prefix.
+fn host_addresses(network: &Network, mac: Option<Mac>) -> Vec<IpAddr> {
+    let own = network.subnet.and_then(|subnet| subnet.host(1));
+    let made = match (network.subnet6.and_then(|subnet| subnet.host(0)), mac) {
+        (Some(IpAddr::V6(prefix)), Some(mac)) if network.tells_prefix() => Some(mac.in_prefix(prefix).into()),
+        _ => None,
+    };
+    own.into_iter().chain(made).collect()
 }
 
 fn choose_missing(config: &mut Config) -> io::Result<()> {

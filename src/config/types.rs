@@ -241,21 +241,6 @@ impl Network {
         Some(Port { is_host: true, mac: Some(Mac::new([0x02, 0x74, 0x68, a, b, c])), guard: true, ..port })
     }
 
-    /// The addresses that the host has in a host-only network, as far as its subnets are chosen: the first of `subnet`, and of `subnet6` the one that
-    /// it makes itself of its MAC where a router of ours tells it the prefix.
-    pub fn host_addresses(&self) -> Vec<IpAddr> {
-        if self.mode != Mode::HostOnly {
-            return Vec::new();
-        }
-        let own = self.subnet.and_then(|subnet| subnet.host(1));
-        let mac = self.host_port().and_then(|port| port.mac);
-        let made = match (self.subnet6.and_then(|subnet| subnet.host(0)), mac) {
-            (Some(IpAddr::V6(prefix)), Some(mac)) if self.tells_prefix() => Some(mac.in_prefix(prefix).into()),
-            _ => None,
-        };
-        own.into_iter().chain(made).collect()
-    }
-
     /// Whether a router of ours tells an IPv6 prefix in it.
     pub fn tells_prefix(&self) -> bool {
         self.has_router() && self.subnet6.is_some()
