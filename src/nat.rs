@@ -162,7 +162,7 @@ impl Engine {
                 Err(reason) => {
                     let name = publish.to_string();
                     if before.get(&name) != Some(&reason) {
-                        tracing::info!(network = %self.network, %publish, reason, "not published yet");
+                        tracing::info!(network = %self.network, %publish, reason, "a publication leads to nobody yet");
                     }
                     self.waiting.insert(name, reason);
                 }
