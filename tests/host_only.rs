@@ -69,6 +69,19 @@ fn host_and_guests_reach_each_other_and_nothing_else() {
     let out = guest.run("ping -c 2 -i 0.2 -W 2 192.0.2.2", PATIENCE);
     assert!(!out.ok() && out.output.contains("Unreachable"), "{}", out.output);
 
+    // Nor does the host listen to what guests say of routers, and nobody else is the host.
+    for setting in
+        ["ipv6/conf/tl-lan/accept_ra", "ipv6/conf/tl-lan/accept_redirects", "ipv4/conf/tl-lan/accept_redirects"]
+    {
+        assert_eq!(host.sh(&format!("cat /proc/sys/net/{setting}")).trim(), "0", "{setting}");
+    }
+    guest.ip("addr add 10.9.0.1/32 dev eth0");
+    guest.ip("neigh flush dev eth0");
+    let _ = guest.run("ping -c 1 -W 1 -I 10.9.0.1 10.9.0.2", PATIENCE);
+    let drops = daemon.json(&["show", "drops", "--json"]);
+    let spoofed = |drop: &serde_json::Value| drop["port"] == "g/0" && drop["reason"] == "spoofed_arp";
+    assert!(drops.as_array().unwrap().iter().any(spoofed), "{drops}");
+
     let ports = daemon.json(&["show", "ports", "--json"]);
     let names: Vec<_> =
         ports.as_array().unwrap().iter().map(|port| (port["name"].clone(), port["state"].clone())).collect();

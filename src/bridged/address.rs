@@ -74,6 +74,16 @@ pub fn lifetimes(message: &AddressMessage) -> (u32, u32) {
     info.unwrap_or((FOREVER, FOREVER))
 }
 
+/// Whether the kernel has asked whether somebody else has the address, and nobody had (RFC 4862 section 5.4).
+pub fn is_verified(message: &AddressMessage) -> bool {
+    let told = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Flags(flags) => Some(*flags),
+        _ => None,
+    });
+    let flags = told.unwrap_or(AddressFlags::from_bits_retain(u32::from(message.header.flags.bits())));
+    !flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed | AddressFlags::Optimistic)
+}
+
 /// The same with these lifetimes.
 pub fn with_lifetimes(mut message: AddressMessage, (preferred, valid): (u32, u32)) -> AddressMessage {
     for attribute in &mut message.attributes {
@@ -305,4 +315,24 @@ pub fn add_route(netlink: &mut Netlink, message: &RouteMessage, index: u32) -> i
 /// What the kernel answers.
 pub fn delete_route(netlink: &mut Netlink, message: &RouteMessage, index: u32) -> io::Result<()> {
     settle(netlink.change(RouteNetlinkMessage::DelRoute(over(message, index)), 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_the_kernel_still_asks_about_is_not_verified() {
+        let with = |flags| {
+            let mut message = AddressMessage::default();
+            message.attributes.push(AddressAttribute::Flags(flags));
+            message
+        };
+        assert!(is_verified(&with(AddressFlags::Permanent)) && is_verified(&AddressMessage::default()));
+        for flags in
+            [AddressFlags::Tentative, AddressFlags::Permanent | AddressFlags::Dadfailed, AddressFlags::Optimistic]
+        {
+            assert!(!is_verified(&with(flags)), "{flags:?}");
+        }
+    }
 }

@@ -123,9 +123,11 @@ pub fn add_bridge(netlink: &mut Netlink, name: &str, like: &Link, alias: &str) -
     }
     made?;
     let link = named(netlink, name)?.ok_or(io::ErrorKind::NotFound)?;
-    // The alias is what we know the bridge by: without it, it is not ours.
-    set(netlink, link.index, LinkAttribute::IfAlias(alias.to_owned()))
-        .inspect_err(|_| drop(delete(netlink, link.index)))?;
+    // The alias is what we know the bridge by: without it, it is not ours. An MTU that is set after it was made stays, whoever joins; the one that it
+    // was made with follows the least of its members.
+    for attribute in [LinkAttribute::IfAlias(alias.to_owned()), LinkAttribute::Mtu(like.mtu)] {
+        set(netlink, link.index, attribute).inspect_err(|_| drop(delete(netlink, link.index)))?;
+    }
     Ok(link)
 }
 

@@ -121,7 +121,8 @@ fn return_addresses(
     let to_nic = (nic.index, saved.bridge.as_str(), saved.nic.as_str());
     for address in &had {
         let text = address::address_text(address);
-        let lifetimes = match now.iter().find(|other| address::same_address(address, other)) {
+        let there = now.iter().find(|other| address::same_address(address, other));
+        let lifetimes = match there {
             Some(other) => Some(address::lifetimes(other)),
             None if on_nic.iter().any(|other| address::same_address(address, other)) => continue,
             None if removable => {
@@ -131,7 +132,9 @@ fn return_addresses(
             None => address::aged(address::lifetimes(address), passed),
         };
         let Some(lifetimes) = lifetimes else { continue };
-        address::add_address(netlink, &address::with_lifetimes(address.clone(), lifetimes), to_nic, false)?;
+        // What the bridge had a moment ago nobody else has; the host is not to wait until IPv6 has asked.
+        let verified = there.is_some_and(address::is_verified);
+        address::add_address(netlink, &address::with_lifetimes(address.clone(), lifetimes), to_nic, verified)?;
     }
     for address in now.iter().filter(|address| !had.iter().any(|other| address::same_address(address, other))) {
         notes.push(format!(
@@ -140,7 +143,7 @@ fn return_addresses(
             saved.bridge,
             saved.nic
         ));
-        address::add_address(netlink, address, to_nic, false)?;
+        address::add_address(netlink, address, to_nic, address::is_verified(address))?;
     }
     for route in &had_routes {
         let there = now_routes.iter().any(|other| address::same_route(route, other));
