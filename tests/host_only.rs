@@ -133,3 +133,23 @@ fn a_host_that_gives_no_tap_takes_down_its_own_port_alone() {
     assert_eq!(daemon.port("g/0")["state"], "up");
     assert!(lease(&lab, &guest).contains("took 10.9.0."), "the router serves guests all the same");
 }
+
+#[test]
+fn the_host_has_the_ipv6_address_of_its_mac_and_speaks_from_it() {
+    let lab = require!(Lab::new());
+    let (host, guest) = (require!(NetNs::new(&lab, "host")), require!(NetNs::new(&lab, "guest")));
+    // As desktops have it, and not for this interface.
+    host.sh("sysctl -q -w net.ipv6.conf.default.use_tempaddr=2");
+    let keys = "subnet = \"10.9.0.0/24\"\nsubnet6 = \"fd09::/64\"";
+    let daemon = Daemon::start_in(&lab, &host, &config(&guest, keys));
+    let mac: wire::Mac = host.mac("tl-lan").parse().unwrap();
+    let own = mac.in_prefix("fd09::".parse().unwrap()).to_string();
+    guest.ip("link set eth0 up");
+    wait_for("the host's address", PATIENCE, || host.ip("-6 addr show dev tl-lan scope global").contains(&own));
+    let shown = host.ip("-6 addr show dev tl-lan scope global");
+    assert_eq!(shown.matches("inet6").count(), 1, "no other: {shown}");
+    wait_for("the guest's address", PATIENCE, || guest.ip("-6 addr show dev eth0 scope global").contains("fd09:"));
+    assert!(guest.reaches(&own, PATIENCE).is_some(), "{}", daemon.log());
+    let drops = daemon.json(&["show", "drops", "--json"]);
+    assert!(!drops.as_array().unwrap().iter().any(|drop| drop["port"] == "lan/host"), "{drops}");
+}

@@ -132,9 +132,12 @@ fn return_addresses(
             None => address::aged(address::lifetimes(address), passed),
         };
         let Some(lifetimes) = lifetimes else { continue };
-        // What the bridge had a moment ago nobody else has; the host is not to wait until IPv6 has asked.
-        let verified = there.is_some_and(address::is_verified);
-        address::add_address(netlink, &address::with_lifetimes(address.clone(), lifetimes), to_nic, verified)?;
+        let address = address::with_lifetimes(address.clone(), lifetimes);
+        match there.is_some_and(address::is_verified) {
+            // What the bridge had a moment ago nobody else has; the host is not to wait until IPv6 has asked.
+            true => address::put_back(netlink, &address, to_nic)?,
+            false => address::add_address(netlink, &address, to_nic, false)?,
+        }
     }
     for address in now.iter().filter(|address| !had.iter().any(|other| address::same_address(address, other))) {
         notes.push(format!(
@@ -143,7 +146,7 @@ fn return_addresses(
             saved.bridge,
             saved.nic
         ));
-        address::add_address(netlink, address, to_nic, address::is_verified(address))?;
+        address::put_back(netlink, address, to_nic)?;
     }
     for route in &had_routes {
         let there = now_routes.iter().any(|other| address::same_route(route, other));
