@@ -38,21 +38,23 @@ pub fn make(config: &Config, network: &Network, nat: &Nat, inbox: Inbox) -> io::
         NatEngine::Sockets { host_access } => sockets(config, network, *host_access, inbox),
         NatEngine::Packet { via, outside, prefix6, next_hop, mappings } => {
             let hops = (next_hop.iter().find_map(v4), next_hop.iter().find_map(v6));
-            let port = packet(config, network, (outside, *prefix6), hops, *mappings, inbox)?;
-            Ok(WayOut { port: Box::new(port), outside: Some(self::outside(network, via, outside)) })
+            let mac = outside_mac(&config.host.name, network);
+            let port = packet(config, network, mac, (outside, *prefix6), hops, *mappings, inbox)?;
+            Ok(WayOut { port: Box::new(port), outside: Some(self::outside(mac, via, outside)) })
         }
     }
 }
 
-/// The address that a network's engine has outside.
-fn outside_mac(network: &Network) -> Mac {
-    let [.., a, b, c] = hash::of(network.name.as_str()).to_be_bytes();
+/// The address that a network's engine has outside. Other hosts there may have networks of the same name.
+fn outside_mac(host: &str, network: &Network) -> Mac {
+    let [.., a, b, c] = hash::of(&format!("{host}/{}", network.name)).to_be_bytes();
     Mac::new([0x02, 0x74, 0x6e, a, b, c])
 }
 
 fn packet(
     config: &Config,
     network: &Network,
+    mac: Mac,
     (pool, prefix6): (&[IpAddr], Option<Subnet>),
     (hop, hop6): (Option<Ipv4Addr>, Option<Ipv6Addr>),
     mappings: u32,
@@ -63,7 +65,6 @@ fn packet(
     let table = table(pool.iter().filter_map(v4).collect(), mappings, guests)?;
     // Without a router outside, everything there is a neighbour.
     let prefix = if hop.is_some() { 32 } else { 0 };
-    let mac = outside_mac(network);
     let mut made = PortConfig::new(mac, table, prefix, hop, router4.unwrap_or(Ipv4Addr::UNSPECIFIED));
     made.inside_mtu = gateways::mtu(network);
     made.mtu = outside_mtu(config, network);
@@ -124,13 +125,13 @@ fn v6(address: &IpAddr) -> Option<Ipv6Addr> {
 }
 
 /// What the outside of a network's packet engine is made of.
-fn outside(network: &Network, via: &Via, pool: &[IpAddr]) -> Outside {
+fn outside(mac: Mac, via: &Via, pool: &[IpAddr]) -> Outside {
     let (of, uplink): (Option<Name>, Option<Via>) = match via {
         Via::Network(name) => (Some(name.clone()), None),
         Via::Uplink(_) | Via::Tap(_) => (None, Some(via.clone())),
     };
     let addresses = if of.is_some() { pool.to_vec() } else { Vec::new() };
-    Outside { mac: outside_mac(network), addresses, network: of, uplink }
+    Outside { mac, addresses, network: of, uplink }
 }
 
 /// The port that an uplink is, for an engine with this address.
@@ -179,4 +180,20 @@ fn sockets(config: &Config, network: &Network, host_access: bool, inbox: Inbox) 
     made.descriptors = host::descriptors().saturating_sub(RESERVE) / engines;
     made.descriptor_quota = made.descriptors / guests;
     Ok(WayOut { port: Box::new(SocketsPort::new(made, inbox)?), outside: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Surroundings};
+
+    #[test]
+    fn two_hosts_with_one_file_have_addresses_of_their_own_outside() {
+        let around = Surroundings { root: true, ..Surroundings::default() };
+        let config = config::parse("[networks.lan]\n[networks.dmz]\n", "t.toml".as_ref(), &around).unwrap();
+        let [lan, dmz] = config.networks.as_slice() else { panic!("two networks") };
+        let macs = [outside_mac("a", lan), outside_mac("b", lan), outside_mac("a", dmz)];
+        assert!(macs[0] != macs[1] && macs[0] != macs[2] && macs[1] != macs[2], "{macs:?}");
+        assert_eq!(macs[0], outside_mac("a", lan), "and the same after every start");
+    }
 }

@@ -3,7 +3,7 @@
 //! Invariant: it says what `up` would make, from the same [`Config`] that `up` carries out, and changes nothing.
 
 use crate::{
-    config::{Attach, Config, ConfigError, Host, Idle, Network, Port, Role, Segment, Tagging},
+    config::{Attach, Config, ConfigError, Host, Idle, Network, Port, Role, Segment, Tagging, Target},
     subnets,
     table::Table,
 };
@@ -158,6 +158,15 @@ fn notes(config: &Config) -> Vec<String> {
         for segment in network.segments().filter(|segment| segment.vlan.is_some()) {
             if !config.ports.iter().any(|port| segment.carries(port)) {
                 notes.push(format!("network {segment}: no port is in it"));
+            }
+        }
+        for publish in network.nat.iter().flat_map(|nat| &nat.publish) {
+            let Target::Guest(name) = &publish.to else { continue };
+            if !config.guests.iter().any(|guest| guest.name == *name) {
+                let network = &network.name;
+                notes.push(format!(
+                    "network {network}: `{publish}` leads to whoever calls itself {name} by DHCP, for the file has no such guest"
+                ));
             }
         }
     }

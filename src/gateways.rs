@@ -8,9 +8,9 @@
 use std::{
     fmt::Display,
     io,
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     time::{Duration, SystemTime},
 };
 
@@ -54,17 +54,25 @@ pub struct Made {
 pub struct Leased {
     /// The address.
     pub address: IpAddr,
+    /// The VLAN of its segment; none: the untagged one.
+    pub vlan: Option<Vid>,
     /// The guest's own.
     pub mac: Mac,
     /// Where it was last seen; none when that was before a restart.
     pub nic: Option<NicId>,
     /// The name it gave.
     pub name: Option<Box<str>>,
+    /// Greater for a lease that began later, in whichever segment.
+    began: u64,
 }
 
 /// The leases of all networks, for any thread.
 #[derive(Clone, Default)]
-pub struct Leases(Arc<Mutex<Vec<Book>>>);
+pub struct Leases {
+    books: Arc<Mutex<Vec<Book>>>,
+    /// How many have begun.
+    begun: Arc<AtomicU64>,
+}
 
 struct Book {
     network: String,
@@ -85,6 +93,9 @@ struct Saved {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hostname: Option<String>,
     state: SavedState,
+    /// Which of the leases began first.
+    #[serde(default)]
+    began: u64,
     /// Seconds since 1970 at which the state ends.
     until: u64,
 }
@@ -117,8 +128,9 @@ impl Leases {
             router.v6.iter().flat_map(|v6| v6.global.map(|(address, _)| address).into_iter().chain([v6.link_local]));
         let addresses = v4.chain(v6.map(IpAddr::from)).collect();
         let now = Instant::from_nanos(tsc::now_ns());
-        let mut gateway =
-            Gateway::new(router, now).map_err(|error| io::Error::other(format!("network {segment}: {error}")))?;
+        let gateway =
+            Gateway::new(router, now).map_err(|error| io::Error::other(format!("network {segment}: {error}")));
+        let mut gateway = gateway?.with_begun(Arc::clone(&self.begun));
         // A slash is in no file's name, and a percent sign in no network's.
         let file = config.host.state_dir.join(format!("leases-{}.json", segment.key().replace('/', "%")));
         let saved: Vec<Saved> = state::read(&file).unwrap_or_default();
@@ -133,7 +145,7 @@ impl Leases {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Book>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The leases in force.
@@ -150,7 +162,7 @@ impl Leases {
         books.iter_mut().flat_map(of).collect()
     }
 
-    /// Where the guests of a network are, in all its segments, as far as they have leases.
+    /// Where the guests of a network are, in all its segments, as far as they have leases by DHCP and DHCPv6; those that began first in front.
     pub fn of(&self, network: &str) -> Vec<Leased> {
         self.leased(|book| book.network == network)
     }
@@ -163,17 +175,16 @@ impl Leases {
     fn leased(&self, wanted: impl Fn(&Book) -> bool) -> Vec<Leased> {
         let now = Instant::from_nanos(tsc::now_ns());
         let mut books = self.lock();
-        let of = |book: &mut Book| -> Vec<Leased> {
-            let bound = book.book.leases().filter(|lease| lease.state == LeaseState::Bound && lease.expires > now);
-            let leased = |lease: &Lease| Leased {
-                address: lease.address.into(),
-                mac: lease.client.mac,
-                nic: lease.nic,
-                name: lease.name.clone(),
-            };
-            bound.map(leased).collect()
+        let in_force = |book: &mut Book| {
+            let vlan = book.vlan;
+            let v4 = book.book.leases().filter_map(|lease| leased(vlan, lease, now));
+            let mut all: Vec<Leased> = v4.collect();
+            all.extend(book.book.leases6().filter_map(|lease| leased(vlan, lease, now)));
+            all
         };
-        books.iter_mut().filter(|book| wanted(book)).flat_map(of).collect()
+        let mut all: Vec<Leased> = books.iter_mut().filter(|book| wanted(book)).flat_map(in_force).collect();
+        all.sort_by_key(|leased| leased.began);
+        all
     }
 
     /// Writes the leases that have changed since they were written last.
@@ -198,6 +209,19 @@ impl Leases {
 /// The MTU that guests of a network are told.
 pub fn mtu(network: &Network) -> u16 {
     network.mtu.unwrap_or(MTU)
+}
+
+/// Where a guest is, by a lease in force.
+fn leased<A: Copy + Into<IpAddr>>(vlan: Option<Vid>, lease: &Lease<A>, now: Instant) -> Option<Leased> {
+    let Lease { address, client, nic, name, began, .. } = lease;
+    (lease.state == LeaseState::Bound && lease.expires > now).then(|| Leased {
+        address: (*address).into(),
+        vlan,
+        mac: client.mac,
+        nic: *nic,
+        name: name.clone(),
+        began: *began,
+    })
 }
 
 /// A lease in force, as tables have it.
@@ -229,7 +253,9 @@ fn router(
     if segment.dhcp() {
         v4.dhcp = Some(dhcp(config, segment, beside, &v4)?);
     }
+    let leads_out6 = leads_out6(&segment);
     let v6 = segment.subnet6().and_then(|subnet| router6(config, segment, beside, subnet, mac));
+    let v6 = v6.map(|v6| RouterV6 { default_router: v6.default_router || leads_out && leads_out6, ..v6 });
     let subnets = beside.iter().flat_map(Segment::subnets);
     let sockets = matches!(&network.nat, Some(Nat { engine: NatEngine::Sockets { .. }, .. }));
     let untagged = Segment { network, vlan: None };
@@ -238,6 +264,7 @@ fn router(
         v4: Some(v4),
         v6,
         elsewhere: if leads_out { Elsewhere::Forward } else { Elsewhere::Unreachable },
+        elsewhere6: (!leads_out6).then_some(Elsewhere::Unreachable),
         // Published connections come from the router's address in the untagged segment, and so their packets go back there.
         onward: if sockets && leads_out { untagged.router().collect() } else { Vec::new() },
         services: vec![DNS],
@@ -248,7 +275,18 @@ fn router(
     })
 }
 
-/// The router in IPv6.
+/// Whether the way out of a segment's network, while there is one, takes the segment's IPv6: a prefix is exchanged for that of the untagged one alone.
+fn leads_out6(segment: &Segment<'_>) -> bool {
+    match segment.network.nat.as_ref().map(|nat| &nat.engine) {
+        Some(NatEngine::Sockets { .. }) => true,
+        Some(NatEngine::Packet { prefix6, outside, .. }) => {
+            outside.iter().any(IpAddr::is_ipv6) || prefix6.is_some() && segment.vlan.is_none()
+        }
+        None => false,
+    }
+}
+
+/// The router in IPv6, as far as the segments beside go.
 fn router6(
     config: &Config,
     segment: Segment<'_>,
@@ -270,13 +308,13 @@ fn router6(
     }
     Some(RouterV6 {
         global: Some((first, subnet.length())),
-        default_router: segment.network.mode == Mode::Nat || beside.iter().any(|other| other.subnet6().is_some()),
+        default_router: beside.iter().any(|other| other.subnet6().is_some()),
         managed: stateful,
         other: !off,
         dhcp: (segment.dhcp() && !off).then_some(dhcp),
         dns: vec![first],
         search: vec![segment.search_domain()],
-        ..RouterV6::new(link_local(mac))
+        ..RouterV6::new(mac.link_local())
     })
 }
 
@@ -319,12 +357,6 @@ fn dhcp(config: &Config, segment: Segment<'_>, beside: &[Segment<'_>], v4: &Rout
     Some(dhcp)
 }
 
-/// The link-local address of an interface with this MAC (RFC 4291 appendix A).
-fn link_local(mac: Mac) -> Ipv6Addr {
-    let [a, b, c, d, e, f] = mac.bytes().map(u16::from);
-    Ipv6Addr::new(0xfe80, 0, 0, 0, (a ^ 2) << 8 | b, c << 8 | 0xff, 0xfe00 | d, e << 8 | f)
-}
-
 fn since_1970() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
@@ -343,6 +375,7 @@ fn saved<A: Copy + Into<IpAddr>>(lease: &Lease<A>, now: Instant, since_1970: u64
         client_id: lease.client.id.to_vec(),
         hostname: lease.name.as_deref().map(str::to_owned),
         state,
+        began: lease.began,
         until: since_1970 + lease.expires.since(now).as_secs(),
     })
 }
@@ -376,74 +409,10 @@ fn saved_lease<A>(saved: &Saved, address: A, now: u64) -> Option<SavedLease<A>> 
             SavedState::Declined => LeaseState::Declined,
         },
         name: saved.hostname.as_deref().map(Into::into),
+        began: saved.began,
         remaining: Duration::from_secs(saved.until.saturating_sub(now)),
     })
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::Ipv4Addr;
-
-    use super::*;
-    use crate::config;
-
-    fn lease(n: u8, state: SavedState, until: u64) -> Saved {
-        Saved {
-            address: Ipv4Addr::new(10, 0, 0, n).into(),
-            mac: format!("02:00:00:00:00:{n:02x}"),
-            client_id: vec![1, n],
-            hostname: Some("web".to_owned()),
-            state,
-            until,
-        }
-    }
-
-    #[test]
-    fn what_is_written_is_read_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("deep/leases-lan.json");
-        let read = |file: &PathBuf| state::read::<Vec<Saved>>(file);
-        assert_eq!(read(&file), None);
-        let leases = [lease(5, SavedState::Bound, since_1970() + 100), lease(6, SavedState::Declined, 0)];
-        state::write(&file, &leases).unwrap();
-        assert_eq!(read(&file).unwrap(), leases);
-        let snapshot = snapshot(&read(&file).unwrap());
-        assert_eq!(snapshot.leases.len(), 2);
-        assert!((98..=100).contains(&snapshot.leases[0].remaining.as_secs()));
-        assert_eq!(snapshot.leases[1].remaining, Duration::ZERO, "it is over");
-        std::fs::write(&file, "[{").unwrap();
-        assert_eq!(read(&file), None, "a broken file costs the memory and nothing else");
-    }
-
-    #[test]
-    fn a_clock_that_is_a_second_off_changes_nothing() {
-        let a = [lease(5, SavedState::Bound, 1000)];
-        assert!(is_same(&a, &[lease(5, SavedState::Bound, 1001)]));
-        assert!(!is_same(&a, &[lease(5, SavedState::Bound, 1010)]));
-        assert!(!is_same(&a, &[lease(5, SavedState::Released, 1000)]));
-        assert!(!is_same(&a, &[]));
-    }
-
-    #[test]
-    fn a_router_between_many_segments_is_the_way_to_all_of_them() {
-        let made = |vlans: u32| {
-            let tables = (2..2 + vlans).map(|id| format!("[networks.lan.vlans.{id}]\nsubnet = \"10.{}.0.0/16\"\n", id));
-            let text = format!("[networks.lan]\ndhcp = true\nsubnet = \"10.1.0.0/16\"\n{}", tables.collect::<String>());
-            let around = config::Surroundings { root: true, ..Default::default() };
-            let config = config::parse(&text, "t.toml".as_ref(), &around).unwrap();
-            let segments: Vec<Segment<'_>> = config.networks[0].segments().collect();
-            let made = router(&config, segments[0], &segments[1..], false, 1).unwrap();
-            assert!(made.check().is_ok() && made.routes.len() == vlans as usize);
-            let dhcp = made.v4.unwrap().dhcp.unwrap();
-            (dhcp.routes.len(), dhcp.router)
-        };
-        assert_eq!(made(2), (2, false), "each is told, and nothing else leads there");
-        assert_eq!(made(35), (35, false));
-        assert_eq!(made(60), (0, true), "there is no room for so many in a message");
-    }
-
-    #[test]
-    fn link_local_addresses_are_made_of_macs() {
-        assert_eq!(link_local(Mac::new([0x02, 0x74, 0x67, 1, 2, 3])).to_string(), "fe80::74:67ff:fe01:203");
-    }
-}
+mod tests;

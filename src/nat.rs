@@ -8,7 +8,7 @@
 //! Read first: `nat::control`.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io,
     net::{IpAddr, SocketAddr},
     sync::{
@@ -22,9 +22,9 @@ use nat::{Command, Line, Prefix, Publication, Remote};
 use wire::{Mac, NicId, Port};
 
 use crate::{
-    config::{self, Config, Name, Network, Proto, Publish, Target, Via},
+    config::{self, Config, Name, Network, Proto, Publish, Segment, Target, Via},
     engines,
-    gateways::Leases,
+    gateways::{Leased, Leases},
     model::NatEntry,
     place::On,
 };
@@ -66,6 +66,8 @@ struct Engine {
     in_force: Vec<(Publish, Publication)>,
     /// Publications that could not be made: why, and when to try again.
     refused: HashMap<String, (String, Instant)>,
+    /// Those that lead to nobody yet, and why.
+    waiting: BTreeMap<String, String>,
 }
 
 /// Finds out where a guest of a network is.
@@ -94,6 +96,7 @@ impl Nats {
             wanted: nat.publish.clone(),
             in_force: Vec::new(),
             refused: HashMap::new(),
+            waiting: BTreeMap::new(),
         });
         Ok(Some(way_out))
     }
@@ -132,12 +135,13 @@ impl Nats {
         }
     }
 
-    /// The publications of a network that could not be made, and why.
+    /// The publications of a network that are not in force, and why.
     pub fn refused(&self, network: &Name) -> Vec<String> {
         let engines = self.lock();
-        let refused = engines.iter().filter(|engine| engine.network == *network).flat_map(|engine| &engine.refused);
-        let mut all: Vec<String> =
-            refused.map(|(name, (reason, _))| format!("not published: {name}: {reason}")).collect();
+        let own = || engines.iter().filter(|engine| engine.network == *network);
+        let refused = own().flat_map(|engine| &engine.refused).map(|(name, (reason, _))| (name, reason));
+        let all = refused.chain(own().flat_map(|engine| &engine.waiting));
+        let mut all: Vec<String> = all.map(|(name, reason)| format!("not published: {name}: {reason}")).collect();
         all.sort();
         all
     }
@@ -150,11 +154,20 @@ impl Nats {
 
 impl Engine {
     fn settle(&mut self, finder: &Finder<'_>) -> Vec<String> {
-        let wanted: Vec<(Publish, Publication)> = self
-            .wanted
-            .iter()
-            .filter_map(|publish| Some((publish.clone(), finder.find(&self.network, self.worker, publish)?)))
-            .collect();
+        let mut wanted: Vec<(Publish, Publication)> = Vec::new();
+        let before = std::mem::take(&mut self.waiting);
+        for publish in &self.wanted {
+            match finder.find(&self.network, self.worker, publish) {
+                Ok(publication) => wanted.push((publish.clone(), publication)),
+                Err(reason) => {
+                    let name = publish.to_string();
+                    if before.get(&name) != Some(&reason) {
+                        tracing::info!(network = %self.network, %publish, reason, "a publication leads to nobody yet");
+                    }
+                    self.waiting.insert(name, reason);
+                }
+            }
+        }
         self.refused.retain(|name, _| wanted.iter().any(|(publish, _)| publish.to_string() == *name));
         let (stay, go): (Vec<_>, Vec<_>) = self.in_force.drain(..).partition(|old| wanted.contains(old));
         self.in_force = stay;
@@ -196,13 +209,13 @@ impl Engine {
 }
 
 impl Finder<'_> {
-    /// What a publication means now; nothing while its guest has no address.
-    fn find(&self, network: &Name, worker: usize, publish: &Publish) -> Option<Publication> {
+    /// What a publication means now, or why it leads to nobody.
+    fn find(&self, network: &Name, worker: usize, publish: &Publish) -> Result<Publication, String> {
         let (address, nic) = match &publish.to {
             Target::Address(address) => (*address, self.behind(network, *address)),
             Target::Guest(name) => self.guest(network, name, publish.listen.is_ipv6())?,
         };
-        Some(Publication {
+        Ok(Publication {
             protocol: match publish.proto {
                 Proto::Tcp => nat::Protocol::Tcp,
                 Proto::Udp => nat::Protocol::Udp,
@@ -229,27 +242,42 @@ impl Finder<'_> {
         })
     }
 
-    /// The address of a guest: declared, or leased to a NIC of it or to its name.
-    fn guest(&self, network: &Name, guest: &Name, v6: bool) -> Option<(IpAddr, Option<On<NicId>>)> {
-        let mut own = self.ports(network).filter(|(port, _)| port.guest == *guest);
+    /// The address of a guest: declared, or leased to a NIC of it; of a name that the configuration does not have, leased to who calls itself so.
+    /// An address of the version that is listened on comes before others.
+    fn guest(&self, network: &Name, guest: &Name, v6: bool) -> Result<(IpAddr, Option<On<NicId>>), String> {
+        let leases = self.leases.of(network.as_str());
         let declared = |wanted: bool| {
             let mut own = self.ports(network).filter(|(port, _)| port.guest == *guest);
-            own.find_map(|(port, at)| Some((*port.addresses.iter().find(|a| a.is_ipv6() == wanted)?, at)))
+            own.find_map(|(port, at)| Some((*port.addresses.iter().find(|a| a.is_ipv6() == wanted)?, Some(at))))
         };
-        if let Some((address, at)) = declared(v6).or_else(|| declared(!v6)) {
-            return Some((address, Some(at)));
+        // A MAC address that a port declares is its own in the port's segments.
+        let segments = self.config.networks.iter().filter(|other| other.name == *network).flat_map(Network::segments);
+        let segments: Vec<Segment<'_>> = segments.collect();
+        let is_in = |port: &config::Port, lease: &Leased| {
+            segments.iter().any(|segment| segment.vid() == lease.vlan && segment.carries(port))
+        };
+        let leased = |wanted: bool| {
+            let mut own = self.ports(network).filter(|(port, _)| port.guest == *guest);
+            own.find_map(|(port, at)| {
+                let is_its =
+                    |lease: &&Leased| (Some(lease.mac) == port.mac && is_in(port, lease)) || lease.nic == Some(at.1);
+                let lease = leases.iter().filter(is_its).find(|lease| lease.address.is_ipv6() == wanted)?;
+                Some((lease.address, Some(at)))
+            })
+        };
+        if let Some(found) = [v6, !v6].into_iter().find_map(|wanted| declared(wanted).or_else(|| leased(wanted))) {
+            return Ok(found);
         }
-        let mut leases = self.leases.of(network.as_str());
-        // An address of the same version of IP first.
-        leases.sort_by_key(|lease| lease.address.is_ipv6() != v6);
-        let by_port = own.find_map(|(port, at)| {
-            let lease = leases.iter().find(|lease| Some(lease.mac) == port.mac || lease.nic == Some(at.1))?;
-            Some((lease.address, Some(at)))
-        });
-        by_port.or_else(|| {
-            let lease = leases.iter().find(|lease| lease.name.as_deref() == Some(guest.as_str()))?;
-            Some((lease.address, self.behind(network, lease.address)))
-        })
+        if self.config.guests.iter().any(|known| known.name == *guest) {
+            // Whoever else calls itself so is somebody else.
+            return Err(format!("guest {guest} has no address yet"));
+        }
+        let called =
+            |lease: &&Leased| lease.name.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(guest.as_str()));
+        let first = leases.iter().find(called).ok_or_else(|| format!("nobody is called {guest}"))?;
+        let its = leases.iter().filter(called).filter(|lease| lease.mac == first.mac);
+        let lease = its.min_by_key(|lease| lease.address.is_ipv6() != v6).unwrap_or(first);
+        Ok((lease.address, self.behind(network, lease.address)))
     }
 }
 
@@ -266,3 +294,6 @@ fn entry(network: &str, line: &Line) -> NatEntry {
         bytes: line.bytes,
     }
 }
+
+#[cfg(test)]
+mod tests;

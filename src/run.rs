@@ -27,6 +27,7 @@ use std::{
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
+    task::JoinHandle,
 };
 use tracing::{error, info, warn};
 use vmm::vhost_user::{self, Device, NicKey, PortOptions, SessionThread};
@@ -157,6 +158,7 @@ async fn serve(
     let view = switch.view();
     let [mut terminate, mut interrupt] = signals;
     let mut saving = tokio::time::interval(SAVING);
+    let mut kept = None;
     {
         let mut out = io::stdout().lock();
         writeln!(out, "ready").and_then(|()| out.flush())?;
@@ -171,11 +173,18 @@ async fn serve(
             }
             _ = saving.tick() => {
                 let view = view.clone();
-                tokio::task::spawn_blocking(move || housekeeping(&view));
+                one_at_a_time(&mut kept, move || housekeeping(&view));
             }
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
         }
+    }
+}
+
+/// Starts `work` beside the runtime, unless what was started before is not done: an engine that is slow to answer costs one thread, not one a second.
+fn one_at_a_time(running: &mut Option<JoinHandle<()>>, work: impl FnOnce() + Send + 'static) {
+    if running.as_ref().is_none_or(JoinHandle::is_finished) {
+        *running = Some(tokio::task::spawn_blocking(work));
     }
 }
 
@@ -199,5 +208,42 @@ fn answer(query: Query, view: &View) {
         Query::Apply(asked, reply) => drop(reply.send(view.apply(&asked))),
         Query::Peers(reply) => drop(reply.send(view.tunnels().peers())),
         Query::Nat(reply) => drop(reply.send(view.nats().list())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    };
+
+    use super::*;
+
+    #[test]
+    fn housekeeping_that_takes_long_is_not_begun_again_meanwhile() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (begun, mut running) = (Arc::new(AtomicUsize::new(0)), None);
+            let (go_on, wait) = mpsc::channel::<()>();
+            let mut first = Some(wait);
+            for _ in 0..5 {
+                let (begun, wait) = (Arc::clone(&begun), first.take());
+                one_at_a_time(&mut running, move || {
+                    begun.fetch_add(1, Ordering::Relaxed);
+                    wait.map(|wait| wait.recv());
+                });
+            }
+            drop(go_on);
+            running.take().unwrap().await.unwrap();
+            assert_eq!(begun.load(Ordering::Relaxed), 1);
+            let again = Arc::clone(&begun);
+            one_at_a_time(&mut running, move || {
+                again.fetch_add(1, Ordering::Relaxed);
+            });
+            running.take().unwrap().await.unwrap();
+            assert_eq!(begun.load(Ordering::Relaxed), 2);
+        });
     }
 }

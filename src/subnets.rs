@@ -10,6 +10,8 @@ use std::{
     path::Path,
 };
 
+use wire::Mac;
+
 use crate::{
     config::{Config, Mode, Network, Segment, Subnet},
     state,
@@ -20,11 +22,34 @@ const ROUTES: &str = "/proc/net/route";
 /// The second bytes of the prefixes 10.N.0.0/16 that subnets are taken from, one after the other.
 const FROM: std::ops::RangeInclusive<u8> = 77..=99;
 
-/// Gives every segment that needs a subnet one.
+/// Gives every segment that needs a subnet one, and the host's port in a host-only network the addresses that it then has.
 ///
 /// # Errors
 /// Routes cannot be read, or no subnet is free.
 pub fn choose(config: &mut Config) -> io::Result<()> {
+    choose_missing(config)?;
+    let Config { networks, ports, .. } = config;
+    for port in ports.iter_mut().filter(|port| port.is_host) {
+        let network = networks.iter().find(|network| network.name == port.network && network.mode == Mode::HostOnly);
+        if let Some(network) = network {
+            port.addresses = host_addresses(network, port.mac);
+        }
+    }
+    Ok(())
+}
+
+/// The addresses that the host has in a host-only network: the first of `subnet`, and of `subnet6` the one that it makes itself of its MAC where a
+/// router of ours tells it the prefix.
+fn host_addresses(network: &Network, mac: Option<Mac>) -> Vec<IpAddr> {
+    let own = network.subnet.and_then(|subnet| subnet.host(1));
+    let made = match (network.subnet6.and_then(|subnet| subnet.host(0)), mac) {
+        (Some(IpAddr::V6(prefix)), Some(mac)) if network.tells_prefix() => Some(mac.in_prefix(prefix).into()),
+        _ => None,
+    };
+    own.into_iter().chain(made).collect()
+}
+
+fn choose_missing(config: &mut Config) -> io::Result<()> {
     let (wanting, wanting6) =
         (wanting(config, |segment| segment.needs_subnet()), wanting(config, |segment| segment.needs_subnet6()));
     if wanting.is_empty() && wanting6.is_empty() {
@@ -210,6 +235,29 @@ mod tests {
         assert!(isolated[1..].iter().all(|subnets| !subnets[0].starts_with("10.77.")), "{isolated:?}");
         let without = chosen(&format!("{nat}[networks.a.vlans.6]\nsubnet6 = false\n"));
         assert_eq!(without[1], first[1][..1]);
+    }
+
+    #[test]
+    fn the_host_is_declared_with_what_it_has_in_a_host_only_network() {
+        let dir = tempfile::tempdir().unwrap();
+        let around = Surroundings { root: true, ..Surroundings::default() };
+        let host = |more: &str| {
+            let state = dir.path().display();
+            let text = format!("host.state_dir = \"{state}\"\n[networks.a]\nmode = \"host-only\"\n{more}\n");
+            let mut config = config::parse(&text, "t.toml".as_ref(), &around).unwrap();
+            choose(&mut config).unwrap();
+            config.ports.pop().unwrap()
+        };
+        let port = host("subnet = \"10.9.0.0/24\"\nsubnet6 = \"fd00:9::/64\"");
+        let mac = port.mac.unwrap();
+        let made = mac.in_prefix("fd00:9::".parse().unwrap());
+        assert!(port.is_host && port.guard, "{port:?}");
+        assert_eq!(port.addresses, [IpAddr::from([10, 9, 0, 1]), made.into()]);
+        // Nobody tells it a prefix.
+        let port = host("subnet = \"10.9.0.0/24\"\nsubnet6 = \"fd00:9::/64\"\ndhcp = false");
+        assert_eq!(port.addresses, [IpAddr::from([10, 9, 0, 1])]);
+        // A subnet that is chosen counts as well.
+        assert_eq!(host("").addresses.len(), 1);
     }
 
     #[test]

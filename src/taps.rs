@@ -18,6 +18,8 @@ use crate::{
 /// Frames that may wait in a TAP's queue for a worker that does not run at the moment. Whoever sends into it is not held back by a full queue, but
 /// loses what does not fit: the kernel's own 1,000 are gone within one time slice of another thread.
 const QUEUE_LEN: u32 = 4096;
+/// The largest MTU of a TAP.
+const LONGEST: u32 = 65_521;
 
 /// The devices that were made, and the networks that are joined by some of them.
 #[derive(Default)]
@@ -117,13 +119,14 @@ fn open(port: &Port, name: &str, netns: Option<&str>, network: Option<&Network>)
     if let Some(mac) = port.mac {
         tap.device.set_mac(mac.bytes())?;
     }
-    if port.is_host && port.guard {
-        bridged::host_side::deafen(tap.device.name());
-    } else if port.is_host && network.is_some_and(|network| network.subnet6.is_some()) {
-        bridged::host_side::refuse_default_route(tap.device.name());
+    if port.is_host {
+        bridged::host_side::deafen(tap.device.name(), network.is_some_and(Network::tells_prefix));
     }
-    if let Some(mtu) = network.and_then(|network| network.mtu) {
-        tap.device.set_mtu(u32::from(mtu))?;
+    // A cable into a bridge is as wide as that, whatever guests are told: with a narrower one, the bridge would be narrower for all.
+    let underneath = network.filter(|_| port.is_uplink).and_then(bridged::mtu_underneath);
+    let told = network.and_then(|network| network.mtu).map(u32::from);
+    if let Some(mtu) = underneath.map(|mtu| mtu.min(LONGEST)).or(told) {
+        tap.device.set_mtu(mtu)?;
     }
     tap.device.set_queue_len(QUEUE_LEN)?;
     tap.device.set_up(true)?;

@@ -367,3 +367,19 @@ fn an_uplink_that_may_not_be_taken_is_refused_with_what_to_do() {
     let enslaved = told("uplink = \"nic0\"");
     assert!(enslaved.contains("in the bridge br0 already") && enslaved.contains("bridge = \"br0\""), "{enslaved}");
 }
+
+#[test]
+fn what_guests_are_told_does_not_make_the_bridge_narrower() {
+    let lab = require!(Lab::new());
+    let site = require!(Site::new(&lab));
+    site.furnish();
+    let mtu = |link: &str| site.host.sh(&format!("cat /sys/class/net/{link}/mtu")).trim().to_owned();
+    let daemon = Daemon::start_in(&lab, &site.host, &site.config("uplink = \"nic0\"\nmtu = 1400"));
+    up(&daemon);
+    assert_eq!([mtu("nic0"), mtu("tlb-wan"), mtu("tlp-wan")], ["1500", "1500", "1500"]);
+    // Nor does what joins it later.
+    site.host.ip("link add thin type veth peer name thin-end");
+    site.host.ip("link set thin mtu 1300");
+    site.host.ip("link set thin master tlb-wan");
+    assert_eq!(mtu("tlb-wan"), "1500");
+}

@@ -69,6 +69,19 @@ fn host_and_guests_reach_each_other_and_nothing_else() {
     let out = guest.run("ping -c 2 -i 0.2 -W 2 192.0.2.2", PATIENCE);
     assert!(!out.ok() && out.output.contains("Unreachable"), "{}", out.output);
 
+    // Nor does the host listen to what guests say of routers, and nobody else is the host.
+    for setting in
+        ["ipv6/conf/tl-lan/accept_ra", "ipv6/conf/tl-lan/accept_redirects", "ipv4/conf/tl-lan/accept_redirects"]
+    {
+        assert_eq!(host.sh(&format!("cat /proc/sys/net/{setting}")).trim(), "0", "{setting}");
+    }
+    guest.ip("addr add 10.9.0.1/32 dev eth0");
+    guest.ip("neigh flush dev eth0");
+    let _ = guest.run("ping -c 1 -W 1 -I 10.9.0.1 10.9.0.2", PATIENCE);
+    let drops = daemon.json(&["show", "drops", "--json"]);
+    let spoofed = |drop: &serde_json::Value| drop["port"] == "g/0" && drop["reason"] == "spoofed_arp";
+    assert!(drops.as_array().unwrap().iter().any(spoofed), "{drops}");
+
     let ports = daemon.json(&["show", "ports", "--json"]);
     let names: Vec<_> =
         ports.as_array().unwrap().iter().map(|port| (port["name"].clone(), port["state"].clone())).collect();
@@ -119,4 +132,24 @@ fn a_host_that_gives_no_tap_takes_down_its_own_port_alone() {
     assert!(port["reason"].as_str().is_some_and(|why| why.contains("TAP tl-lan")), "{port}");
     assert_eq!(daemon.port("g/0")["state"], "up");
     assert!(lease(&lab, &guest).contains("took 10.9.0."), "the router serves guests all the same");
+}
+
+#[test]
+fn the_host_has_the_ipv6_address_of_its_mac_and_speaks_from_it() {
+    let lab = require!(Lab::new());
+    let (host, guest) = (require!(NetNs::new(&lab, "host")), require!(NetNs::new(&lab, "guest")));
+    // As desktops have it, and not for this interface.
+    host.sh("sysctl -q -w net.ipv6.conf.default.use_tempaddr=2");
+    let keys = "subnet = \"10.9.0.0/24\"\nsubnet6 = \"fd09::/64\"";
+    let daemon = Daemon::start_in(&lab, &host, &config(&guest, keys));
+    let mac: wire::Mac = host.mac("tl-lan").parse().unwrap();
+    let own = mac.in_prefix("fd09::".parse().unwrap()).to_string();
+    guest.ip("link set eth0 up");
+    wait_for("the host's address", PATIENCE, || host.ip("-6 addr show dev tl-lan scope global").contains(&own));
+    let shown = host.ip("-6 addr show dev tl-lan scope global");
+    assert_eq!(shown.matches("inet6").count(), 1, "no other: {shown}");
+    wait_for("the guest's address", PATIENCE, || guest.ip("-6 addr show dev eth0 scope global").contains("fd09:"));
+    assert!(guest.reaches(&own, PATIENCE).is_some(), "{}", daemon.log());
+    let drops = daemon.json(&["show", "drops", "--json"]);
+    assert!(!drops.as_array().unwrap().iter().any(|drop| drop["port"] == "lan/host"), "{drops}");
 }

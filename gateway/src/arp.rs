@@ -1,7 +1,8 @@
 //! ARP: who asks for the router's address is told, and the router asks for those of the segment.
 //!
 //! Invariant: an answer says nothing but that the router's address is at the router's MAC, and goes to the one who asked; only questions and
-//! a defence of the address, at most one in ten seconds, are broadcasts. A sender is remembered only as what its frame says that it is.
+//! a defence of the address, at most one in ten seconds, are broadcasts. A sender is remembered only as what its frame says that it is, and one
+//! who does not speak to the router only where its address is known already.
 //! Read first: RFC 826 ("Packet Reception"), RFC 5227 sections 2.1.1 (probes) and 2.4 (defence).
 
 use std::{net::Ipv4Addr, time::Duration};
@@ -12,6 +13,7 @@ use crate::{
     bytes::{array, be16},
     config::Config,
     gateway::{Change, Decision, Incoming},
+    neighbours::Neighbours,
     packet,
 };
 
@@ -46,6 +48,7 @@ fn parse(bytes: &[u8]) -> Option<Arp> {
 pub(crate) fn decide(
     config: &Config,
     defended: Option<Instant>,
+    neighbours: &Neighbours,
     incoming: &Incoming<'_>,
     now: Instant,
     out: &mut Vec<u8>,
@@ -63,15 +66,17 @@ pub(crate) fn decide(
         write(out, Mac::BROADCAST, config.mac, REQUEST, ours, Mac::new([0; 6]), ours);
         return Decision { verdict: Verdict::Reply, change: Change::Defence };
     }
-    if arp.target_address != ours || !arp.sender.is_unicast() {
-        return Decision::drop(DropReason::NotForGateway);
-    }
     let (_, asker) = incoming.macs();
-    let change = if arp.sender == asker && v4.may_lease(arp.sender_address) {
-        Change::Heard { address: arp.sender_address.into(), mac: asker, nic: incoming.origin.nic }
-    } else {
-        Change::None
-    };
+    let shows = arp.sender == asker && v4.may_lease(arp.sender_address);
+    let heard = Change::Heard { address: arp.sender_address.into(), mac: asker, nic: incoming.origin.nic };
+    if arp.target_address != ours || !arp.sender.is_unicast() {
+        // "Merge_flag": the pair is in the table, and is what was just said.
+        return match shows && neighbours.mac(arp.sender_address.into()).is_some() {
+            true => Decision { verdict: Verdict::Reply, change: heard },
+            false => Decision::drop(DropReason::NotForGateway),
+        };
+    }
+    let change = if shows { heard } else { Change::None };
     match arp.operation {
         REQUEST => write(out, asker, config.mac, REPLY, ours, arp.sender, arp.sender_address),
         REPLY => {}

@@ -118,9 +118,7 @@ impl RouterV6 {
 
     /// Whether `address` is to be found on the segment.
     pub fn is_on_link(&self, address: Ipv6Addr) -> bool {
-        let prefix = |(global, length): (Ipv6Addr, u8)| {
-            (global.to_bits() ^ address.to_bits()).leading_zeros() >= u32::from(length)
-        };
+        let prefix = |(global, length): (Ipv6Addr, u8)| within(address.into(), global.into(), length);
         address.is_unicast_link_local() || self.global.is_some_and(prefix)
     }
 
@@ -146,6 +144,8 @@ pub struct Config {
     pub v6: Option<RouterV6>,
     /// What happens to packets to somewhere else.
     pub elsewhere: Elsewhere,
+    /// The same for IPv6, where that is something else.
+    pub elsewhere6: Option<Elsewhere>,
     /// Ports of TCP and UDP at the router's own addresses that the service port serves.
     pub services: Vec<u16>,
     /// Addresses of the router, here or in other segments: TCP, UDP and ICMP errors to these that no service takes go on to the way out.
@@ -169,6 +169,7 @@ impl Config {
             v4: None,
             v6: None,
             elsewhere: Elsewhere::Unreachable,
+            elsewhere6: None,
             services: Vec::new(),
             onward: Vec::new(),
             routes: Vec::new(),
@@ -180,15 +181,12 @@ impl Config {
 
     /// Whether another segment that the router reaches has `address`.
     pub(crate) fn is_routed(&self, address: IpAddr) -> bool {
-        self.routes.iter().any(|(prefix, length)| match (prefix, address) {
-            (IpAddr::V4(prefix), IpAddr::V4(address)) => {
-                (prefix.to_bits() ^ address.to_bits()).leading_zeros() >= u32::from(*length)
-            }
-            (IpAddr::V6(prefix), IpAddr::V6(address)) => {
-                (prefix.to_bits() ^ address.to_bits()).leading_zeros() >= u32::from(*length)
-            }
-            _ => false,
-        })
+        self.routes.iter().any(|(network, length)| within(address, *network, *length))
+    }
+
+    /// What happens to IPv6 packets to somewhere else.
+    pub(crate) fn elsewhere6(&self) -> Elsewhere {
+        self.elsewhere6.unwrap_or(self.elsewhere)
     }
 
     /// Whether it can be: the first thing that is wrong.
@@ -239,6 +237,16 @@ impl Config {
             return Err(ConfigError::TooMuchDns);
         }
         Ok(())
+    }
+}
+
+/// Whether `address` lies in the network that `network` and the length of its prefix name.
+pub(crate) fn within(address: IpAddr, network: IpAddr, length: u8) -> bool {
+    let length = u32::from(length);
+    match (address, network) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros() >= length.min(32),
+        (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros() >= length.min(128),
+        _ => false,
     }
 }
 

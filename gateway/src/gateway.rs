@@ -9,7 +9,14 @@
 //! to be remembered: an error from the budget, a lease, a solicitation. Trace and tests call `decide` only.
 //! Read first: RFC 1812 sections 4 and 5 (routers), then the module of a protocol.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use wire::{DropReason, Instant, L3, Layers, Mac, NicId, Origin, Verdict, layers::ETHERNET_LEN};
 
@@ -25,6 +32,9 @@ use crate::{
     ra::Advertiser,
     straight::Straight,
 };
+
+/// How long an address stays offered to a client whose answer waits: some times that wait.
+const PUT_OFF: Duration = Duration::from_secs(1);
 
 /// A frame and what is known about it.
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +86,8 @@ pub(crate) enum Change {
     },
     /// A lease begins, goes on or ends.
     Lease(Box<Lease>),
+    /// One begins or goes on that no offer of ours went before: somebody else may use its address.
+    Unproved(Box<Lease>),
     /// The same in DHCPv6.
     Lease6(Box<Lease<Ipv6Addr>>),
 }
@@ -116,9 +128,25 @@ impl Decision {
     /// The lease that the frame changes, as it will be.
     pub fn lease(&self) -> Option<&Lease> {
         match &self.change {
-            Change::Lease(lease) => Some(lease),
+            Change::Lease(lease) | Change::Unproved(lease) => Some(lease),
             _ => None,
         }
+    }
+
+    /// What of it is done at once, and the lease that begins with its answer only, a moment later: that of an address which nobody was asked about,
+    /// or which an offer `waits` for. Meanwhile the address is offered.
+    pub(crate) fn put_off(self, now: Instant, waits: impl Fn(Ipv4Addr) -> bool) -> (Decision, Option<Box<Lease>>) {
+        let (verdict, lease) = match self {
+            Decision { verdict, change: Change::Unproved(lease) } => (verdict, lease),
+            Decision { verdict, change: Change::Lease(lease) }
+                if lease.state == LeaseState::Bound && waits(lease.address) =>
+            {
+                (verdict, lease)
+            }
+            other => return (other, None),
+        };
+        let offered = Lease { state: LeaseState::Offered, expires: now + PUT_OFF, ..(*lease).clone() };
+        (Decision { verdict, change: Change::Lease(Box::new(offered)) }, Some(lease))
     }
 }
 
@@ -132,6 +160,8 @@ pub struct Gateway {
     dhcp: Option<Dhcp>,
     neighbours: Neighbours,
     dhcp6: Option<Dhcp6>,
+    /// How many leases have begun so far, here and at those who count with it.
+    begun: Arc<AtomicU64>,
     straight: Option<Straight>,
 }
 
@@ -152,9 +182,16 @@ impl Gateway {
             dhcp,
             dhcp6,
             neighbours: Neighbours::default(),
+            begun: Arc::default(),
             straight: Straight::new(&config),
             config,
         })
+    }
+
+    /// Counts the leases that begin by `begun`, as others do: of all their leases it is known which began first ([`Lease::began`]).
+    #[must_use]
+    pub fn with_begun(self, begun: Arc<AtomicU64>) -> Self {
+        Gateway { begun, ..self }
     }
 
     /// Who it is.
@@ -212,7 +249,7 @@ impl Gateway {
         }
         let Some(layers) = Layers::parse(incoming.bytes) else { return Decision::drop(DropReason::BadPacket) };
         match (layers.l3, layers.ethertype) {
-            (_, arp::ETHERTYPE) => arp::decide(&self.config, self.defended, incoming, now, out),
+            (_, arp::ETHERTYPE) => arp::decide(&self.config, self.defended, &self.neighbours, incoming, now, out),
             (L3::V4, _) => ipv4::decide(self.protocols(now), incoming, layers, out),
             (L3::V6, _) => ipv6::decide(self.protocols(now), incoming, layers, out),
             _ => Decision::drop(DropReason::NotForGateway),
@@ -228,6 +265,7 @@ impl Gateway {
         Protocols {
             config: &self.config,
             errors: &self.errors,
+            neighbours: &self.neighbours,
             advertiser: self.advertiser.as_ref(),
             dhcp: self.dhcp.as_ref(),
             dhcp6: self.dhcp6.as_ref(),
@@ -251,20 +289,32 @@ impl Gateway {
                 let IpAddr::V4(address) = address else { return None };
                 return self.dhcp.as_mut()?.heard(address, mac, nic, now).map(Event::V4);
             }
-            Change::Lease(lease) => return self.lease(*lease),
-            Change::Lease6(lease) => return self.lease6(*lease),
+            Change::Lease(lease) | Change::Unproved(lease) => return self.lease(*lease, now),
+            Change::Lease6(lease) => return self.lease6(*lease, now),
         }
         None
     }
 
-    fn lease(&mut self, lease: Lease) -> Option<Event> {
-        let event = self.dhcp.as_mut()?.commit(lease);
+    /// A lease that was put off begins; nothing where its address is offered to the client no more.
+    pub(crate) fn begin(&mut self, lease: Lease, now: Instant) -> Option<Event> {
+        self.dhcp.as_ref().filter(|dhcp| dhcp.offers(&lease))?;
+        self.lease(lease, now)
+    }
+
+    fn next_begun(&self) -> u64 {
+        self.begun.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn lease(&mut self, mut lease: Lease, now: Instant) -> Option<Event> {
+        lease.began = self.next_begun();
+        let event = self.dhcp.as_mut()?.commit(lease, now);
         self.remember(&event);
         Some(Event::V4(event))
     }
 
-    fn lease6(&mut self, lease: Lease<Ipv6Addr>) -> Option<Event> {
-        let event = self.dhcp6.as_mut()?.commit(lease);
+    fn lease6(&mut self, mut lease: Lease<Ipv6Addr>, now: Instant) -> Option<Event> {
+        lease.began = self.next_begun();
+        let event = self.dhcp6.as_mut()?.commit(lease, now);
         self.remember(&event);
         Some(Event::V6(event))
     }
@@ -323,15 +373,16 @@ impl Gateway {
             return;
         }
         let (mac, to_mac) = (self.config.mac, incoming.macs().1);
-        let about = incoming.bytes.get(ETHERNET_LEN..).unwrap_or_default();
-        match (about.first().map(|first| first >> 4), &self.config.v4, &self.config.v6) {
-            (Some(4), Some(v4), _) => {
-                let Some(to) = array::<4>(about, 12) else { return };
-                let path = icmp::Path { mac, to_mac, from: v4.address, to: to.into() };
+        let Some(layers) = Layers::parse(incoming.bytes) else { return };
+        let about = incoming.bytes.get(layers.l2_len..).unwrap_or_default();
+        match (layers.l3, &self.config.v4, &self.config.v6) {
+            (L3::V4, Some(v4), _) => {
+                let Some(to) = ipv4::to_complain_to(v4, incoming, layers) else { return };
+                let path = icmp::Path { mac, to_mac, from: v4.address, to };
                 icmp::error_with(out, &path, icmp::UNREACHABLE, icmp::TOO_BIG, mtu.into(), about);
             }
-            (Some(6), _, Some(v6)) => {
-                let Some(to) = array::<16>(about, 8).map(Ipv6Addr::from) else { return };
+            (L3::V6, _, Some(v6)) => {
+                let Some(to) = ipv6::to_complain_to(v6, incoming, layers) else { return };
                 let path = icmp::Path { mac, to_mac, from: v6.source_for(to), to };
                 icmp::error_v6_with(out, &path, icmp::V6_TOO_BIG, 0, mtu.into(), about);
             }
@@ -378,7 +429,10 @@ impl Gateway {
 
     /// Takes over what an earlier router of the segment left `away` ago. What does not fit the configuration any more is left out;
     /// the number of leases that were taken over.
-    pub fn restore(&mut self, snapshot: &Snapshot, now: Instant, away: std::time::Duration) -> usize {
+    pub fn restore(&mut self, snapshot: &Snapshot, now: Instant, away: Duration) -> usize {
+        let began = snapshot.leases.iter().map(|lease| lease.began);
+        let last = began.chain(snapshot.leases6.iter().map(|lease| lease.began)).max();
+        self.begun.fetch_max(last.unwrap_or(0), Ordering::Relaxed);
         self.dhcp.as_mut().map_or(0, |dhcp| dhcp.restore(snapshot, now, away))
             + self.dhcp6.as_mut().map_or(0, |dhcp| dhcp.restore(&snapshot.leases6, now, away))
     }
@@ -389,6 +443,7 @@ impl Gateway {
 pub(crate) struct Protocols<'a> {
     pub(crate) config: &'a Config,
     pub(crate) errors: &'a ErrorBudget,
+    pub(crate) neighbours: &'a Neighbours,
     pub(crate) advertiser: Option<&'a Advertiser>,
     pub(crate) dhcp: Option<&'a Dhcp>,
     pub(crate) dhcp6: Option<&'a Dhcp6>,

@@ -70,10 +70,7 @@ fn course(on: Protocols<'_>, v4: &RouterV4, head: &Incoming<'_>, layers: Layers)
     if to_group || to_all || !is_host(header.to) || !is_host(header.from) {
         return Course::Drop(DropReason::NotForGateway);
     }
-    let may_err = header.first
-        && (header.protocol != ICMP || payload.first().is_some_and(|kind| is_query(*kind)))
-        && header.from != v4.address
-        && header.from != v4.broadcast();
+    let may_err = may_complain(v4, &header, payload);
     let error = |reason, kind, code| if may_err { Course::Error(reason, kind, code) } else { Course::Drop(reason) };
     if header.to == v4.address || on.config.aliases.contains(&header.to.into()) {
         let onward = on.config.onward.contains(&header.to.into());
@@ -103,6 +100,22 @@ fn course(on: Protocols<'_>, v4: &RouterV4, head: &Incoming<'_>, layers: Layers)
         Elsewhere::Forward if header.ttl <= 1 => error(DropReason::TtlExceeded, icmp::TIME_EXCEEDED, 0),
         Elsewhere::Forward => Course::Forward,
     }
+}
+
+/// Whether an error may be about such a packet, as far as its own headers tell.
+fn may_complain(v4: &RouterV4, header: &Header, payload: &[u8]) -> bool {
+    header.first
+        && (header.protocol != ICMP || payload.first().is_some_and(|kind| is_query(*kind)))
+        && is_host(header.from)
+        && header.from != v4.address
+        && header.from != v4.broadcast()
+}
+
+/// Whom an error about a frame may go to.
+pub(crate) fn to_complain_to(v4: &RouterV4, frame: &Incoming<'_>, layers: Layers) -> Option<Ipv4Addr> {
+    let packet = frame.bytes.get(layers.l2_len..)?;
+    let header = parse(packet)?;
+    may_complain(v4, &header, packet.get(header.length..).unwrap_or_default()).then_some(header.from)
 }
 
 /// Whether a header's checksum is right, which a router looks at (RFC 1812 section 5.2.2). Where the transport's is owed still, this may be, too.

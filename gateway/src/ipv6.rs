@@ -4,13 +4,13 @@
 //! ICMPv6 error or redirect, a packet or frame to a group, or a packet from no single node, and never over a NIC's budget.
 //! Read first: RFC 4443 section 2.4(e), RFC 4861 sections 6.1.1 and 7.1.1 (validation), RFC 8200.
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
-use wire::{DropReason, Layers, Verdict, checksum::Checksum};
+use wire::{DropReason, Layers, Mac, Verdict, checksum::Checksum};
 
 use crate::{
     bytes::{array, be16},
-    config::{Elsewhere, RouterV6},
+    config::{Elsewhere, RouterV6, within},
     dhcp6::{self, ALL_SERVERS},
     gateway::{Change, Decision, Incoming, Interest, Protocols},
     icmp::{self, Path},
@@ -62,12 +62,13 @@ fn course(on: Protocols<'_>, v6: &RouterV6, head: &Incoming<'_>, layers: Layers)
         || header.to == ALL_ROUTERS
         || header.to == solicited_node(v6.link_local)
         || v6.global.is_some_and(|(global, _)| header.to == solicited_node(global));
+    let bare = layers.l4 == Some(L4_OVER_V6);
     if (mine || member) && !layers.fragment {
         // Behind extension headers there is no neighbour discovery: RFC 6980 forbids one of them, and nobody sends the others.
-        let bare = layers.l4 == Some(L4_OVER_V6);
+        let to_all = header.to == ALL_NODES;
         match kind {
             Some(ndisc::NEIGHBOR_SOLICITATION) if bare => return Course::NeighborSolicitation,
-            Some(ndisc::NEIGHBOR_ADVERTISEMENT) if bare && mine => return Course::NeighborAdvertisement,
+            Some(ndisc::NEIGHBOR_ADVERTISEMENT) if bare && (mine || to_all) => return Course::NeighborAdvertisement,
             Some(ndisc::ROUTER_SOLICITATION) if bare => return Course::RouterSolicitation,
             Some(icmp::V6_ECHO) if is_node(header.from) => return Course::Echo,
             _ => {}
@@ -76,7 +77,7 @@ fn course(on: Protocols<'_>, v6: &RouterV6, head: &Incoming<'_>, layers: Layers)
     if (mine || header.to == ALL_SERVERS)
         && on.dhcp6.is_some()
         && layers.protocol == Some(UDP)
-        && layers.l4 == Some(L4_OVER_V6)
+        && bare
         && !layers.fragment
         && be16(head.bytes, L4_OVER_V6 + 2) == Some(dhcp6::SERVER_PORT)
         && is_node(header.from)
@@ -87,11 +88,7 @@ fn course(on: Protocols<'_>, v6: &RouterV6, head: &Incoming<'_>, layers: Layers)
     if to_group || header.to.is_multicast() || !is_node(header.from) || v6.owns(header.from) {
         return nothing;
     }
-    let may_err = match (layers.protocol, layers.l4) {
-        // Echo alone asks and answers beyond the link.
-        (Some(ICMPV6), _) => kind.is_some_and(|kind| matches!(kind, icmp::V6_ECHO | icmp::V6_ECHO_REPLY)),
-        (_, at) => at.is_some(),
-    };
+    let may_err = may_complain(layers, kind);
     let error = |reason, kind, code| if may_err { Course::Error(reason, kind, code) } else { Course::Drop(reason) };
     let alias = on.config.aliases.contains(&header.to.into());
     if alias && kind == Some(icmp::V6_ECHO) && !layers.fragment {
@@ -99,7 +96,8 @@ fn course(on: Protocols<'_>, v6: &RouterV6, head: &Incoming<'_>, layers: Layers)
     }
     if mine || alias {
         let port = layers.l4.and_then(|at| be16(head.bytes, at + 2));
-        let serves = mine && !layers.fragment && port.is_some_and(|port| on.config.services.contains(&port));
+        // Nobody sends these behind extension headers, and what serves them need not look through any.
+        let serves = mine && bare && !layers.fragment && port.is_some_and(|port| on.config.services.contains(&port));
         return match layers.protocol {
             Some(UDP | TCP) if serves => Course::Service,
             Some(UDP | TCP | ICMPV6) if on.config.onward.contains(&header.to.into()) => Course::Forward,
@@ -114,11 +112,11 @@ fn course(on: Protocols<'_>, v6: &RouterV6, head: &Incoming<'_>, layers: Layers)
         // RFC 4007 section 9: such a packet does not leave its link.
         return error(DropReason::NoRoute, icmp::V6_UNREACHABLE, 2);
     }
-    if v6.global.is_some_and(|(global, prefix)| same_prefix(global, header.to, prefix)) {
+    if v6.global.is_some_and(|(global, prefix)| within(header.to.into(), global.into(), prefix)) {
         // On the segment itself, where the router is not needed.
         return error(DropReason::NoRoute, icmp::V6_UNREACHABLE, 3);
     }
-    let elsewhere = if on.config.is_routed(header.to.into()) { Elsewhere::Forward } else { on.config.elsewhere };
+    let elsewhere = if on.config.is_routed(header.to.into()) { Elsewhere::Forward } else { on.config.elsewhere6() };
     match elsewhere {
         Elsewhere::Unreachable => error(DropReason::NoRoute, icmp::V6_UNREACHABLE, 0),
         Elsewhere::Prohibited => error(DropReason::NoRoute, icmp::V6_UNREACHABLE, 1),
@@ -132,9 +130,20 @@ fn is_node(address: Ipv6Addr) -> bool {
     !(address.is_unspecified() || address.is_multicast() || address.is_loopback())
 }
 
-pub(crate) fn same_prefix(a: Ipv6Addr, b: Ipv6Addr, prefix: u8) -> bool {
-    let differ = a.to_bits() ^ b.to_bits();
-    differ.leading_zeros() >= u32::from(prefix)
+/// Whether an error may be about such a packet, whose ICMPv6 type is `kind`: of a later fragment nothing is seen.
+fn may_complain(layers: Layers, kind: Option<u8>) -> bool {
+    match (layers.protocol, layers.l4) {
+        // Echo alone asks and answers beyond the link.
+        (Some(ICMPV6), _) => kind.is_some_and(|kind| matches!(kind, icmp::V6_ECHO | icmp::V6_ECHO_REPLY)),
+        (_, at) => at.is_some(),
+    }
+}
+
+/// Whom an error about a frame may go to.
+pub(crate) fn to_complain_to(v6: &RouterV6, frame: &Incoming<'_>, layers: Layers) -> Option<Ipv6Addr> {
+    let header = frame.bytes.get(layers.l2_len..).and_then(parse)?;
+    let kind = layers.l4.and_then(|at| frame.bytes.get(at)).copied();
+    (is_node(header.from) && !v6.owns(header.from) && may_complain(layers, kind)).then_some(header.from)
 }
 
 pub(crate) fn interest(on: Protocols<'_>, head: &Incoming<'_>, layers: Layers) -> Interest {
@@ -196,7 +205,17 @@ pub(crate) fn decide(on: Protocols<'_>, incoming: &Incoming<'_>, layers: Layers,
         return bad();
     }
     let shown = ndisc::shown(message, header.from, to_mac);
-    let heard = match shown.filter(|(address, _)| v6.is_on_link(*address) && !v6.owns(*address)) {
+    let shown = shown.filter(|(address, _)| v6.is_on_link(*address) && !v6.owns(*address));
+    let believed = |(address, mac): &(Ipv6Addr, Mac)| {
+        let known = on.neighbours.mac(IpAddr::V6(*address));
+        match course {
+            // RFC 4861 section 7.2.5: what nobody asked for changes what is known, if it says that it does, and adds nothing.
+            Course::NeighborAdvertisement if known.is_none() => ours,
+            Course::NeighborAdvertisement => known == Some(*mac) || ndisc::overrides(message),
+            _ => true,
+        }
+    };
+    let heard = match shown.filter(believed) {
         Some((address, mac)) => Change::Heard { address: address.into(), mac, nic: incoming.origin.nic },
         None => Change::None,
     };

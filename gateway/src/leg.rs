@@ -195,6 +195,7 @@ impl Leg {
         let bytes = self.question.get(..len).unwrap_or_default();
         let whole = Incoming { bytes, origin, checksum_owed: owed };
         let decision = self.gateway.decide(&whole, cx.now, &mut self.answer);
+        let (decision, later) = decision.put_off(cx.now, |address| self.offers.waits(address));
         let (verdict, heard, offered) = (decision.verdict, decision.heard(), decision.offered());
         if let Some(event) = self.gateway.commit(decision, cx.now) {
             if let Event::V4(LeaseEvent { lease: Lease { address, state: LeaseState::InUse, .. }, .. }) = &event {
@@ -210,7 +211,7 @@ impl Leg {
             Verdict::Drop(reason) => cx.drop(frame, reason),
         }
         match offered {
-            Some(address) => self.offer(cx, address, origin),
+            Some(address) => self.offer(cx, address, origin, later),
             None if !self.answer.is_empty() => self.send(cx),
             None => {}
         }
@@ -227,23 +228,37 @@ impl Leg {
         }
     }
 
-    /// Sends an offer of `address`: at once where it is known that nobody uses that, else a moment after asking.
-    fn offer(&mut self, cx: &mut Context, address: Ipv4Addr, to: Origin) {
-        if self.offers.replace(address, &self.answer) {
-            return;
+    /// Sends an offer of `address`, or the acknowledgement of a lease that begins with it: at once where it is known that nobody else uses the
+    /// address, else a moment after asking.
+    fn offer(&mut self, cx: &mut Context, address: Ipv4Addr, to: Origin, lease: Option<Box<Lease>>) {
+        if self.offers.waits(address) {
+            return self.offers.replace(address, &self.answer, lease);
         }
-        let offer = self.offers.has_room(to.nic).then(|| self.answer.clone());
-        match offer {
-            Some(offer) if self.gateway.probe(address, to.nic, cx.now, &mut self.answer) => {
+        let offer = if self.offers.has_room(to.nic) { self.answer.clone() } else { Vec::new() };
+        if !offer.is_empty() {
+            if self.gateway.probe(address, to.nic, cx.now, &mut self.answer) {
                 self.send(cx);
-                self.offers.keep(address, to.nic, cx.now, &offer);
+                return self.offers.keep(address, to.nic, cx.now, &offer, lease);
             }
-            Some(offer) => {
-                self.answer.extend_from_slice(&offer);
-                self.send(cx);
-            }
-            None => self.send(cx),
+            self.answer.extend_from_slice(&offer);
         }
+        if self.begin(cx, lease) {
+            self.send(cx);
+        }
+    }
+
+    /// Has a lease that was put off begin, if there is one; false where it cannot any more, and is not to be acknowledged.
+    fn begin(&mut self, cx: &mut Context, lease: Option<Box<Lease>>) -> bool {
+        let Some(lease) = lease else { return true };
+        let address = lease.address;
+        let Some(event) = self.gateway.begin(*lease, cx.now) else { return false };
+        if let Some(book) = &mut self.book {
+            book.changed(event, cx.now);
+        }
+        if !self.held.is_empty() {
+            self.settle(cx, address.into());
+        }
+        true
     }
 
     /// Lets what has waited for `address` go, when it is known where that is.
@@ -290,26 +305,28 @@ impl Leg {
         }
     }
 
-    /// Hands what was taken to the ports behind, and what they give back at once to the segment.
+    /// Hands what was taken to the ports behind, and what they give back at once to the segment. Of a port that fails, what it did not take is
+    /// dropped; the other one has its share all the same.
     pub(crate) fn hand_on(&mut self, cx: &mut Context) -> io::Result<()> {
+        let mut result = Ok(());
         if !self.onward.is_empty()
             && let Some(port) = self.way_out.own()
         {
-            let result = port.transmit(cx, &mut self.onward);
-            // Of a port that failed, what it did not take.
+            result = port.transmit(cx, &mut self.onward);
             self.onward.drain().for_each(|frame| cx.drop(frame, DropReason::NotReady));
-            result?;
-            port.receive(cx, &mut self.back)?;
-            self.give_back(cx);
+            if result.is_ok() {
+                result = port.receive(cx, &mut self.back);
+                self.give_back(cx);
+            }
         }
         if !self.served.is_empty()
             && let Some(port) = &mut self.service
         {
-            let result = port.transmit(cx, &mut self.served);
+            let served = port.transmit(cx, &mut self.served);
             self.served.drain().for_each(|frame| cx.drop(frame, DropReason::NotReady));
-            result?;
+            result = result.and(served);
         }
-        Ok(())
+        result
     }
 
     /// Frames that came in on a NIC that the way out has outside.
@@ -364,11 +381,12 @@ impl Leg {
                 set_macs(head.bytes_mut(), Some(mac), self.gateway.config().mac);
                 hand_over(cx, frame);
             }
-            Neighbour::Ask => {
-                self.held.keep(cx, frame, next_hop);
-                self.ask(cx, next_hop);
+            neighbour @ (Neighbour::Ask | Neighbour::Waiting) => {
+                // For nobody's sake nobody is asked for.
+                if self.held.keep(cx, frame, next_hop, self.origin.nic) && neighbour == Neighbour::Ask {
+                    self.ask(cx, next_hop);
+                }
             }
-            Neighbour::Waiting => self.held.keep(cx, frame, next_hop),
             Neighbour::Silent => cx.drop(frame, DropReason::Unresolved),
         }
     }
@@ -421,8 +439,10 @@ impl Leg {
         if let Some(book) = &mut self.book {
             book.catch_up(&self.gateway, cx.now);
         }
-        while let Some(offer) = self.offers.due(cx.now) {
-            if let Some(offer) = cx.originate(self.origin, &offer) {
+        while let Some((offer, lease)) = self.offers.due(cx.now) {
+            if self.begin(cx, lease)
+                && let Some(offer) = cx.originate(self.origin, &offer)
+            {
                 hand_over(cx, offer);
             }
         }

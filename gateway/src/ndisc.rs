@@ -71,6 +71,11 @@ pub(crate) fn shown(message: &[u8], from: Ipv6Addr, mac: Mac) -> Option<(Ipv6Add
     (said == mac && !address.is_unspecified() && !address.is_multicast()).then_some((address, mac))
 }
 
+/// Whether an advertisement is to take the place of what was known.
+pub(crate) fn overrides(message: &[u8]) -> bool {
+    message.get(4).is_some_and(|flags| flags & OVERRIDE != 0)
+}
+
 /// Asks who has `address`, from `from`.
 pub(crate) fn ask(out: &mut Vec<u8>, mac: Mac, from: Ipv6Addr, address: Ipv6Addr) {
     let to = solicited_node(address);

@@ -4,7 +4,7 @@
 //! the router has leased is behind its client's MAC, whoever else says it is theirs.
 //!
 //! Theory of operation: the router hears of neighbours where it looks anyway: in ARP messages and neighbour discovery that reach it, and in
-//! leases. Who is not known is asked for, once a second at most and [`TRIES`] times; the port holds what waits meanwhile. What was
+//! leases. What is said to all (an announcement after a move) changes what is known of an address, and makes none known. Who is not known is asked for, once a second at most and [`TRIES`] times; the port holds what waits meanwhile. What was
 //! heard is believed for [`LIFETIME`], a lease for as long as it lasts; then who it is is asked again.
 //! Read first: RFC 1122 section 2.3.2 (ARP caches), RFC 4861 section 7.3 (reachability, of which this is the simple part).
 
@@ -105,6 +105,11 @@ impl Neighbours {
         {
             self.known.remove(&oldest);
         }
+    }
+
+    /// The MAC that `address` was last known behind.
+    pub(crate) fn mac(&self, address: IpAddr) -> Option<Mac> {
+        self.known.get(&address).map(|known| known.mac)
     }
 
     /// What is known of `address`.

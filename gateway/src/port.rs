@@ -90,6 +90,7 @@ impl GatewayPort {
             match leg {
                 Some((leg, to)) => {
                     cx.nic = leg.origin.nic;
+                    cx.heads.get_mut(&frame).origin = leg.origin;
                     leg.deliver(cx, frame, to);
                 }
                 None => cx.drop(frame, DropReason::NoRoute),

@@ -6,7 +6,7 @@
 
 use std::{io, net::IpAddr};
 
-use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol, AddressScope},
@@ -74,6 +74,16 @@ pub fn lifetimes(message: &AddressMessage) -> (u32, u32) {
     info.unwrap_or((FOREVER, FOREVER))
 }
 
+/// Whether the kernel has asked whether somebody else has the address, and nobody had (RFC 4862 section 5.4).
+pub fn is_verified(message: &AddressMessage) -> bool {
+    let told = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Flags(flags) => Some(*flags),
+        _ => None,
+    });
+    let flags = told.unwrap_or(AddressFlags::from_bits_retain(u32::from(message.header.flags.bits())));
+    !flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed | AddressFlags::Optimistic)
+}
+
 /// The same with these lifetimes.
 pub fn with_lifetimes(mut message: AddressMessage, (preferred, valid): (u32, u32)) -> AddressMessage {
     for attribute in &mut message.attributes {
@@ -98,9 +108,28 @@ pub fn aged((preferred, valid): (u32, u32), seconds: u32) -> Option<(u32, u32)> 
 pub fn add_address(
     netlink: &mut Netlink,
     message: &AddressMessage,
-    (index, from, to): (u32, &str, &str),
+    place: (u32, &str, &str),
     verified: bool,
 ) -> io::Result<()> {
+    let message = RouteNetlinkMessage::NewAddress(on(message, place, verified));
+    settle(netlink.change(message, NLM_F_CREATE | NLM_F_EXCL))
+}
+
+/// Puts an address back that was in use a moment ago: at once, and without a mark that nobody asked, which it had not.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn put_back(netlink: &mut Netlink, message: &AddressMessage, place: (u32, &str, &str)) -> io::Result<()> {
+    let verified = is_verified(message) && message.header.family == AddressFamily::Inet6;
+    add_address(netlink, message, place, verified)?;
+    if !verified {
+        return Ok(());
+    }
+    settle(netlink.change(RouteNetlinkMessage::NewAddress(on(message, place, false)), NLM_F_REPLACE))
+}
+
+/// The same address on another interface, as it is asked for.
+fn on(message: &AddressMessage, (index, from, to): (u32, &str, &str), verified: bool) -> AddressMessage {
     let mut message = message.clone();
     message.header.index = index;
     // What tells a state and is no wish.
@@ -136,7 +165,7 @@ pub fn add_address(
     message.header.flags = AddressHeaderFlags::empty();
     // A label has room for 15 bytes, and the kernel makes one of its own where none is given.
     message.attributes.retain(|attribute| !matches!(attribute, AddressAttribute::Label(label) if label.len() > 15));
-    settle(netlink.change(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | netlink_packet_core::NLM_F_EXCL))
+    message
 }
 
 /// Takes an address from an interface; one that is gone is fine.
@@ -305,4 +334,24 @@ pub fn add_route(netlink: &mut Netlink, message: &RouteMessage, index: u32) -> i
 /// What the kernel answers.
 pub fn delete_route(netlink: &mut Netlink, message: &RouteMessage, index: u32) -> io::Result<()> {
     settle(netlink.change(RouteNetlinkMessage::DelRoute(over(message, index)), 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_the_kernel_still_asks_about_is_not_verified() {
+        let with = |flags| {
+            let mut message = AddressMessage::default();
+            message.attributes.push(AddressAttribute::Flags(flags));
+            message
+        };
+        assert!(is_verified(&with(AddressFlags::Permanent)) && is_verified(&AddressMessage::default()));
+        for flags in
+            [AddressFlags::Tentative, AddressFlags::Permanent | AddressFlags::Dadfailed, AddressFlags::Optimistic]
+        {
+            assert!(!is_verified(&with(flags)), "{flags:?}");
+        }
+    }
 }

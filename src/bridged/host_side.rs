@@ -25,33 +25,32 @@ use super::{
     site::{Site, destination_of, source_of},
 };
 
-/// Settings of the TAP: what guests say of routers is not for the host.
-const SETTINGS: [(&str, &str); 4] = [
-    ("ipv6/conf/*/accept_ra", "0"),
-    ("ipv6/conf/*/autoconf", "0"),
-    ("ipv6/conf/*/accept_redirects", "0"),
-    ("ipv4/conf/*/accept_redirects", "0"),
-];
+/// A setting of an interface in /proc/sys/net, and its value.
+type Setting = (&'static str, &'static str);
 
-/// Has the host take no router's word on the TAP, before anybody can speak there.
-pub fn deafen(tap: &str) {
-    set(tap, &SETTINGS, "a guest may tell this host of routers");
-}
+/// Settings of a TAP of the host's: what guests say of better ways is not for the host.
+const ALWAYS: [Setting; 2] = [("ipv6/conf/*/accept_redirects", "0"), ("ipv4/conf/*/accept_redirects", "0")];
+/// Where no router of ours is: nor is what they say of routers.
+const WITHOUT_ROUTER: [Setting; 2] = [("ipv6/conf/*/accept_ra", "0"), ("ipv6/conf/*/autoconf", "0")];
+/// Where one is: the host makes itself the address that it is declared with, of its MAC, and no other, and takes no default route to guests.
+const WITH_ROUTER: [Setting; 3] =
+    [("ipv6/conf/*/addr_gen_mode", "0"), ("ipv6/conf/*/use_tempaddr", "0"), ("ipv6/conf/*/accept_ra_defrtr", "0")];
 
-/// Has the host take no default route by the TAP, where our router tells guests of one.
-pub fn refuse_default_route(tap: &str) {
-    set(tap, &[("ipv6/conf/*/accept_ra_defrtr", "0")], "this host may take a default route to guests");
-}
-
-fn set(tap: &str, settings: &[(&str, &str)], otherwise: &str) {
-    for (setting, value) in settings {
+/// Has the host take no word on the TAP but that of a router of ours, where there is one, before anybody can speak there.
+pub fn deafen(tap: &str, with_router: bool) {
+    for (setting, value) in settings(with_router) {
         let path = format!("/proc/sys/net/{}", setting.replace('*', tap));
         if Path::new(&path).exists()
             && let Err(error) = fs::write(&path, value)
         {
-            tracing::warn!(%error, "{path} is not {value}: {otherwise}");
+            tracing::warn!(%error, "{path} is not {value}: a guest may tell this host of routers");
         }
     }
+}
+
+fn settings(with_router: bool) -> impl Iterator<Item = Setting> {
+    let more: &[Setting] = if with_router { &WITH_ROUTER } else { &WITHOUT_ROUTER };
+    ALWAYS.iter().chain(more).copied()
 }
 
 /// Brings the TAP in step with what the NIC has and which addresses guests have.

@@ -113,7 +113,7 @@ pub fn add_bridge(netlink: &mut Netlink, name: &str, like: &Link, alias: &str) -
         message.attributes = vec![
             LinkAttribute::IfName(name.to_owned()),
             LinkAttribute::Address(like.mac.clone()),
-            LinkAttribute::Mtu(like.mtu),
+            LinkAttribute::Mtu(another_mtu(like.mtu)),
             LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(InfoData::Bridge(data))]),
         ];
         made = netlink.change(RouteNetlinkMessage::NewLink(message.clone()), NLM_F_CREATE | NLM_F_EXCL);
@@ -123,10 +123,17 @@ pub fn add_bridge(netlink: &mut Netlink, name: &str, like: &Link, alias: &str) -
     }
     made?;
     let link = named(netlink, name)?.ok_or(io::ErrorKind::NotFound)?;
-    // The alias is what we know the bridge by: without it, it is not ours.
-    set(netlink, link.index, LinkAttribute::IfAlias(alias.to_owned()))
-        .inspect_err(|_| drop(delete(netlink, link.index)))?;
+    // The alias is what we know the bridge by: without it, it is not ours. An MTU that was changed stays, whoever joins; the one that a bridge was made
+    // with follows the least of its members.
+    for attribute in [LinkAttribute::IfAlias(alias.to_owned()), LinkAttribute::Mtu(like.mtu)] {
+        set(netlink, link.index, attribute).inspect_err(|_| drop(delete(netlink, link.index)))?;
+    }
     Ok(link)
+}
+
+/// An MTU that is not this one, and enough for IPv6: to set what is there already changes nothing.
+fn another_mtu(mtu: u32) -> u32 {
+    if mtu > 1280 { 1280 } else { 1500 }
 }
 
 /// EOPNOTSUPP of Linux.

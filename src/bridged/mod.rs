@@ -101,7 +101,7 @@ pub fn join(
             let saved = survey(&mut netlink, network.name.as_str(), nic.as_str(), tap)?;
             let file = saved::file(&host.state_dir, network.name.as_str());
             let store = || {
-                let _lock = saved::lock(&file, Duration::ZERO)?;
+                let _lock = saved::lock(&file, saved::INSTANT)?;
                 if file.exists() {
                     return Err(io::Error::other("what an earlier daemon left is still there; see `trunkline doctor`"));
                 }
@@ -391,6 +391,13 @@ pub fn recover(state_dir: &Path, patience: Duration) -> Vec<Left> {
     saved::files(state_dir).into_iter().map(one).collect()
 }
 
+/// The MTU of the bridge or NIC that a bridged network is joined to; nothing where that is not there.
+pub fn mtu_underneath(network: &Network) -> Option<u32> {
+    let name = network.bridge.as_ref().or(network.uplink.as_ref()).filter(|_| network.mode == Mode::Bridged)?;
+    let mut netlink = Netlink::open().ok()?;
+    link::named(&mut netlink, name.as_str()).ok().flatten().map(|link| link.mtu)
+}
+
 /// At the start of a daemon: puts back what others left, and takes the MTU of bridged networks from what is underneath, and the host's addresses
 /// where guests share its NIC.
 pub fn prepare(config: &mut Config) {
@@ -403,10 +410,8 @@ pub fn prepare(config: &mut Config) {
         }
     }
     for network in config.networks.iter_mut().filter(|network| network.mode == Mode::Bridged && network.mtu.is_none()) {
-        let Some(name) = network.bridge.as_ref().or(network.uplink.as_ref()) else { continue };
-        let found = Netlink::open().and_then(|mut netlink| link::named(&mut netlink, name.as_str()));
         // What is not there is told when the network is joined.
-        network.mtu = found.ok().flatten().and_then(|link| u16::try_from(link.mtu).ok());
+        network.mtu = mtu_underneath(network).and_then(|mtu| u16::try_from(mtu).ok());
     }
     let with_mac_nat: Vec<Name> =
         config.networks.iter().filter(|network| network.mac_nat).map(|network| network.name.clone()).collect();

@@ -121,7 +121,8 @@ fn return_addresses(
     let to_nic = (nic.index, saved.bridge.as_str(), saved.nic.as_str());
     for address in &had {
         let text = address::address_text(address);
-        let lifetimes = match now.iter().find(|other| address::same_address(address, other)) {
+        let there = now.iter().find(|other| address::same_address(address, other));
+        let lifetimes = match there {
             Some(other) => Some(address::lifetimes(other)),
             None if on_nic.iter().any(|other| address::same_address(address, other)) => continue,
             None if removable => {
@@ -131,7 +132,12 @@ fn return_addresses(
             None => address::aged(address::lifetimes(address), passed),
         };
         let Some(lifetimes) = lifetimes else { continue };
-        address::add_address(netlink, &address::with_lifetimes(address.clone(), lifetimes), to_nic, false)?;
+        let address = address::with_lifetimes(address.clone(), lifetimes);
+        match there.is_some_and(address::is_verified) {
+            // What the bridge had a moment ago nobody else has; the host is not to wait until IPv6 has asked.
+            true => address::put_back(netlink, &address, to_nic)?,
+            false => address::add_address(netlink, &address, to_nic, false)?,
+        }
     }
     for address in now.iter().filter(|address| !had.iter().any(|other| address::same_address(address, other))) {
         notes.push(format!(
@@ -140,7 +146,7 @@ fn return_addresses(
             saved.bridge,
             saved.nic
         ));
-        address::add_address(netlink, address, to_nic, false)?;
+        address::put_back(netlink, address, to_nic)?;
     }
     for route in &had_routes {
         let there = now_routes.iter().any(|other| address::same_route(route, other));

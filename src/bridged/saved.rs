@@ -160,6 +160,9 @@ pub struct Lock {
     _file: File,
 }
 
+/// How long somebody may look who has it ([`holder`]).
+pub const INSTANT: Duration = Duration::from_secs(1);
+
 /// Takes the lock of a file, waiting for it so long.
 ///
 /// # Errors
@@ -177,10 +180,7 @@ pub fn lock(file: &Path, patience: Duration) -> io::Result<Lock> {
             Err(TryLockError::Error(error)) => return Err(error),
             Err(TryLockError::WouldBlock) if Instant::now() < end => std::thread::sleep(Duration::from_millis(20)),
             Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                let _ = Read::by_ref(&mut lock).take(16).read_to_string(&mut holder);
-                let what = format!("process {} looks after it", holder.trim());
-                return Err(io::Error::new(io::ErrorKind::WouldBlock, what));
+                return Err(io::Error::new(io::ErrorKind::WouldBlock, looks_after(&mut lock)));
             }
         }
     }
@@ -188,6 +188,29 @@ pub fn lock(file: &Path, patience: Duration) -> io::Result<Lock> {
     lock.rewind()?;
     writeln!(lock, "{}", process::id())?;
     Ok(Lock { _file: lock })
+}
+
+fn looks_after(lock: &mut File) -> String {
+    let mut holder = String::new();
+    let _ = Read::by_ref(lock).take(16).read_to_string(&mut holder);
+    format!("process {} looks after it", holder.trim())
+}
+
+/// Who holds the lock of a file, in words; nothing when nobody does. The lock is not taken: it is shared for an instant, which those who want it for
+/// themselves wait out ([`INSTANT`]).
+///
+/// # Errors
+/// What the system reports.
+pub fn holder(file: &Path) -> io::Result<Option<String>> {
+    let mut lock = match File::open(file.with_extension("lock")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    match lock.try_lock_shared() {
+        Ok(()) => Ok(None),
+        Err(TryLockError::WouldBlock) => Ok(Some(looks_after(&mut lock))),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
 }
 
 /// Which boot this is.
@@ -204,4 +227,25 @@ pub fn netns() -> String {
 pub fn uptime_s() -> u32 {
     let text = fs::read_to_string("/proc/uptime").unwrap_or_default();
     text.split('.').next().and_then(|seconds| seconds.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_only_looks_is_in_nobodys_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = file(dir.path(), "lan");
+        assert_eq!(holder(&file).unwrap(), None);
+        assert!(!dir.path().join("bridged").exists(), "looking makes nothing");
+        let held = lock(&file, Duration::ZERO).unwrap();
+        assert_eq!(holder(&file).unwrap(), Some(format!("process {} looks after it", process::id())));
+        assert_eq!(lock(&file, Duration::ZERO).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(held);
+        assert_eq!(holder(&file).unwrap(), None);
+        let after = fs::read_to_string(file.with_extension("lock")).unwrap();
+        assert_eq!(after.trim(), process::id().to_string(), "nor does it write");
+        assert!(lock(&file, Duration::ZERO).is_ok());
+    }
 }

@@ -18,6 +18,7 @@ pub mod names;
 mod nat;
 mod network;
 mod overlay;
+mod publish;
 mod reader;
 mod segment;
 mod station;
@@ -129,6 +130,7 @@ fn read(text: &str, file: &Path, around: &Surroundings) -> Result<Config, Fault>
     let mut vteps = overlay::read_vteps(&root, &mut reading)?;
     let networks = network::read(&root, &host, &mut vteps, &mut reading)?;
     let (guests, mut ports) = guest::read(&root, &host, &networks, &mut reading)?;
+    publish::check(&root, &networks, &guests, &ports)?;
     ports.extend(networks.iter().filter_map(Network::host_port));
     let uplinks: Vec<Port> = networks.iter().filter_map(|network| network.uplink_port(&ports)).collect();
     ports.extend(uplinks);

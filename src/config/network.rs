@@ -145,7 +145,9 @@ fn network(
     let dhcp = dhcp.unwrap_or(matches!(mode, Mode::HostOnly | Mode::Nat));
     if dhcp || matches!(mode, Mode::HostOnly | Mode::Nat) {
         let at = ["dhcp", "subnet", "mode"].iter().find_map(|key| section.get(key));
-        check_dhcp(at.as_ref().unwrap_or(entry), mode, subnet, subnet6, mtu)?;
+        // Where none is given, one is chosen.
+        let with6 = subnet6.is_some() || (mode == Mode::Nat && !without6);
+        check_dhcp(at.as_ref().unwrap_or(entry), mode, subnet, with6, mtu)?;
     }
     let tap = if gateway_elsewhere {
         None
@@ -210,7 +212,7 @@ pub(super) fn check_dhcp(
     entry: &Entry<'_>,
     mode: Mode,
     subnet: Option<Subnet>,
-    subnet6: Option<Subnet>,
+    with6: bool,
     mtu: Option<u16>,
 ) -> Result<(), Fault> {
     // The host, the router and a guest need six addresses with the subnet's own.
@@ -219,10 +221,12 @@ pub(super) fn check_dhcp(
         let what = format!("addresses cannot be given out of {subnet}; allowed are /{DHCP_PREFIX_MIN} to /{longest}");
         return Err(entry.key_fault(what));
     }
-    let least = if subnet6.is_some() { 1280 } else { 576 };
+    let least = if with6 { 1280 } else { 576 };
     match mtu {
         Some(mtu) if mtu < least => {
-            Err(entry.key_fault(format!("guests that get addresses need an MTU of {least} or more, not {mtu}")))
+            let fault = entry.key_fault(format!("guests that get addresses need an MTU of {least} or more, not {mtu}"));
+            let without = mode == Mode::Nat && mtu >= 576;
+            Err(if without { fault.help("without IPv6 576 are enough: write `subnet6 = false`") } else { fault })
         }
         _ => Ok(()),
     }

@@ -358,6 +358,13 @@ fn wrong_files() {
             "role \"server\"",
         ),
         ("[guests.g]\nengine = \"qemu\"", 2, "guests.g.engine", "engine \"qemu\" is not available in this version"),
+        ("[networks.b]\nmode = \"nat\"\nmtu = 1000", 2, "networks.b.mode", "need an MTU of 1280 or more, not 1000"),
+        (
+            "[networks.b]\nmode = \"nat\"\nmtu = 1000\nsubnet6 = false\n[networks.b.vlans.7]",
+            5,
+            "networks.b.vlans.7",
+            "need an MTU of 1280 or more, not 1000",
+        ),
         // A real mistake is told before what is not available
         ("[guests.g]\nengine = \"qemu\"\n[networks.b]\nmtu = 1", 4, "networks.b.mtu", "allowed are 68"),
     ];

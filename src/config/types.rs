@@ -251,13 +251,15 @@ impl Network {
     pub fn host_port(&self) -> Option<Port> {
         let tap = self.tap.clone().filter(|_| self.mode == Mode::HostOnly || self.mac_nat)?;
         let attach = Attach::Tap { tap, netns: None };
-        let port = Port { is_host: true, ..self.own_port(PortName::host(&self.name), attach, Tagging::Untagged {}) };
-        if !self.mac_nat {
-            return Some(port);
-        }
-        // Guests may not speak for the host. It is no MAC of the uplink, which nothing from here leaves by.
+        let port = self.own_port(PortName::host(&self.name), attach, Tagging::Untagged {});
+        // Guests may not speak for the host. With MAC-NAT it is no MAC of the uplink, which nothing from here leaves by.
         let [.., a, b, c] = crate::hash::of(self.name.as_str()).to_be_bytes();
-        Some(Port { mac: Some(Mac::new([0x02, 0x74, 0x68, a, b, c])), guard: true, ..port })
+        Some(Port { is_host: true, mac: Some(Mac::new([0x02, 0x74, 0x68, a, b, c])), guard: true, ..port })
+    }
+
+    /// Whether a router of ours tells an IPv6 prefix in it.
+    pub fn tells_prefix(&self) -> bool {
+        self.has_router() && self.subnet6.is_some()
     }
 
     /// The port by which a bridged network is joined to the physical one; `ports` are those of the guests. Where they name VLANs it carries

@@ -72,7 +72,9 @@ fn vlan(text: &str, entry: &Entry<'_>, defaults: &Defaults<'_>) -> Result<Vlan, 
     };
     let at = section.get("subnet").or_else(|| section.get("subnet6"));
     // The host is in the untagged segment only, so that a VLAN of a host-only network has room for as many guests as any.
-    check_dhcp(at.as_ref().unwrap_or(entry), Mode::Isolated, vlan.subnet, vlan.subnet6, defaults.mtu)?;
+    let mode = if defaults.mode == Mode::HostOnly { Mode::Isolated } else { defaults.mode };
+    let with6 = vlan.subnet6.is_some() || (mode == Mode::Nat && !vlan.without6);
+    check_dhcp(at.as_ref().unwrap_or(entry), mode, vlan.subnet, with6, defaults.mtu)?;
     Ok(vlan)
 }
 

@@ -5,18 +5,26 @@
 use std::{
     fs::{self, OpenOptions},
     io::ErrorKind,
-    net::{IpAddr, SocketAddr, UdpSocket},
-    path::Path,
+    net::{SocketAddr, UdpSocket},
+    path::{Path, PathBuf},
     time::Duration,
 };
 
-use super::{Check, State};
-use crate::config::{Attach, Config, Mode};
+use gateway::dns;
 
-/// CAP_NET_ADMIN's bit (capability.h).
+use super::{Check, State};
+use crate::{
+    config::{Attach, Config, Mode, NatEngine, Via},
+    service,
+};
+
+/// Bits of capabilities (capability.h).
 const NET_ADMIN: u64 = 1 << 12;
+const NET_RAW: u64 = 1 << 13;
 /// Fewer descriptors than this are few: a connection of a guest takes one.
 const FEW_DESCRIPTORS: u64 = 65_536;
+/// Name servers that are asked: each may take its second.
+const MOST_SERVERS: usize = 3;
 /// How long a name server may take.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -71,20 +79,57 @@ pub(super) fn tun() -> Check {
     device("/dev/net/tun", "ports with attach = \"tap\", host-only and bridged networks need it", missing)
 }
 
-pub(super) fn net_admin(config: Option<&Config>) -> Check {
-    let name = "CAP_NET_ADMIN";
+/// What a file asks for that takes a capability: the capability's bit and name, and what takes it.
+fn needs(config: &Config) -> Vec<(u64, String)> {
+    let mut needs = Vec::new();
+    for network in &config.networks {
+        let name = &network.name;
+        if matches!(network.mode, Mode::HostOnly | Mode::Bridged) {
+            needs.push((NET_ADMIN, format!("network {name} ({})", network.mode)));
+        }
+        if network.mac_nat {
+            needs.push((NET_RAW, format!("network {name} (mac_nat)")));
+        }
+        match network.nat.as_ref().map(|nat| &nat.engine) {
+            Some(NatEngine::Packet { via: Via::Tap(tap), .. }) => {
+                needs.push((NET_ADMIN, format!("network {name} (tap {tap})")));
+            }
+            Some(NatEngine::Packet { via: Via::Uplink(uplink), .. }) => {
+                needs.push((NET_RAW, format!("network {name} (uplink {uplink})")));
+            }
+            _ => {}
+        }
+    }
+    let taps = config.ports.iter().filter(|port| !port.is_host && !port.is_uplink);
+    let taps = taps.filter(|port| matches!(port.attach, Attach::Tap { .. }));
+    needs.extend(taps.map(|port| (NET_ADMIN, format!("port {} (tap)", port.name))));
+    needs
+}
+
+/// One check for each capability that something takes.
+pub(super) fn capabilities(config: Option<&Config>) -> Vec<Check> {
     let effective = field("/proc/self/status", "CapEff:").and_then(|text| u64::from_str_radix(&text, 16).ok());
-    if effective.is_some_and(|set| set & NET_ADMIN != 0) {
+    let needs = config.map(needs).unwrap_or_default();
+    let all = [
+        (NET_ADMIN, "CAP_NET_ADMIN", "TAPs, host-only and bridged networks"),
+        (NET_RAW, "CAP_NET_RAW", "mac_nat, and NAT by packets on an uplink,"),
+    ];
+    all.iter()
+        .map(|(bit, name, what)| capability(effective.unwrap_or(0) & bit != 0, *bit, name, what, &needs))
+        .collect()
+}
+
+fn capability(there: bool, bit: u64, name: &str, what: &str, needs: &[(u64, String)]) -> Check {
+    if there {
         return Check::fine(name, "is there");
     }
-    let needs = config.is_some_and(|config| {
-        config.networks.iter().any(|network| matches!(network.mode, Mode::HostOnly | Mode::Bridged))
-            || config.ports.iter().any(|port| matches!(port.attach, Attach::Tap { .. }))
-    });
-    let remedy = "run as root, or grant it (systemd: AmbientCapabilities=CAP_NET_ADMIN)";
-    match needs {
-        true => Check::wrong(name, State::Problem, "is missing; this file has TAPs to be made", remedy),
-        false => Check::wrong(name, State::Warning, "is missing; TAPs, host-only and bridged networks need it", remedy),
+    let remedy = format!("run as root, or grant it (systemd: AmbientCapabilities={name})");
+    let needs: Vec<&str> = needs.iter().filter(|(other, _)| *other == bit).map(|(_, who)| who.as_str()).collect();
+    match needs.as_slice() {
+        [] => Check::wrong(name, State::Warning, format!("is missing; {what} need it"), remedy),
+        needs => {
+            Check::wrong(name, State::Problem, format!("is missing; {} of this file need it", needs.join(", ")), remedy)
+        }
     }
 }
 
@@ -168,44 +213,44 @@ pub(super) fn directory(name: &str, dir: Option<&Path>) -> Check {
     }
 }
 
-pub(super) fn resolvers() -> Check {
-    let text = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let servers: Vec<IpAddr> = name_servers(&text);
+/// The servers that guests' queries are forwarded to: those of the file, else of the file that it names.
+pub(super) fn resolvers(config: Option<&Config>) -> Check {
+    let name = "name servers";
+    let given = config.map(|config| config.host.resolvers.clone()).unwrap_or_default();
+    let file = config.map_or_else(|| PathBuf::from("/etc/resolv.conf"), |config| config.host.resolv_conf.clone());
+    let (servers, place) = match given.is_empty() {
+        false => (given, "`resolvers`".to_owned()),
+        true => {
+            let text = fs::read_to_string(&file).unwrap_or_default();
+            (dns::name_servers(&text, service::scope), file.display().to_string())
+        }
+    };
     if servers.is_empty() {
-        let remedy = "name a server in /etc/resolv.conf";
-        return Check::wrong("name servers", State::Warning, "/etc/resolv.conf names none", remedy);
+        let remedy = format!("name a server in {place}, or by `resolvers` of [host]");
+        return Check::wrong(name, State::Warning, format!("{place} names none"), remedy);
     }
-    let (good, silent): (Vec<&IpAddr>, Vec<&IpAddr>) = servers.iter().partition(|server| answers(**server));
-    let names = |list: &[&IpAddr]| list.iter().map(|server| server.to_string()).collect::<Vec<_>>().join(", ");
+    let servers = servers.get(..MOST_SERVERS).unwrap_or(&servers);
+    let (good, silent): (Vec<&SocketAddr>, Vec<&SocketAddr>) = servers.iter().partition(|server| answers(**server));
+    let names = |list: &[&SocketAddr]| list.iter().map(|server| server.to_string()).collect::<Vec<_>>().join(", ");
     match silent.as_slice() {
-        [] => Check::fine("name servers", format!("{} answer", names(&good))),
+        [] => Check::fine(name, format!("{} answer", names(&good))),
         silent => Check::wrong(
-            "name servers",
+            name,
             State::Warning,
-            format!("{} of /etc/resolv.conf did not answer within a second", names(silent)),
+            format!("{} of {place} did not answer within a second", names(silent)),
             "see whether this host reaches them, or name others",
         ),
     }
 }
 
-/// The servers of a resolv.conf(5), without a zone.
-fn name_servers(text: &str) -> Vec<IpAddr> {
-    let server = |line: &str| {
-        let mut words = line.split_whitespace();
-        let address = words.next().filter(|word| *word == "nameserver").and_then(|_| words.next())?;
-        address.split('%').next()?.parse().ok()
-    };
-    text.lines().filter_map(server).take(3).collect()
-}
-
 /// Whether a server answers a question at all (RFC 1035 section 4.1): for the name servers of the root.
-fn answers(server: IpAddr) -> bool {
+fn answers(server: SocketAddr) -> bool {
     const QUESTION: [u8; 17] = [0x74, 0x6c, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1];
     let any: SocketAddr = if server.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
     let ask = || {
         let socket = UdpSocket::bind(any)?;
         socket.set_read_timeout(Some(PATIENCE))?;
-        socket.connect((server, 53))?;
+        socket.connect(server)?;
         socket.send(&QUESTION)?;
         let mut answer = [0; 512];
         let length = socket.recv(&mut answer)?;
@@ -230,12 +275,48 @@ pub(super) fn bridge_firewall() -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{self, Surroundings};
+
+    fn config(text: &str) -> Config {
+        let around = Surroundings { root: true, ..Surroundings::default() };
+        config::parse(text, "t.toml".as_ref(), &around).unwrap()
+    }
 
     #[test]
-    fn name_servers_are_read_from_their_lines() {
-        let text = "# nameserver 1.1.1.1\nsearch lan\nnameserver 192.0.2.1\nnameserver fe80::1%eth0\nnameserver x\n";
-        let servers: Vec<String> = name_servers(text).iter().map(IpAddr::to_string).collect();
-        assert_eq!(servers, ["192.0.2.1", "fe80::1"]);
+    fn the_name_servers_of_the_file_are_asked() {
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let at = server.local_addr().unwrap();
+        let asked = std::thread::spawn(move || {
+            let mut question = [0; 512];
+            let (length, from) = server.recv_from(&mut question).unwrap();
+            question[2] |= 0x80;
+            server.send_to(&question[..length], from).unwrap();
+        });
+        let check = resolvers(Some(&config(&format!("[host]\nresolvers = [\"{at}\"]"))));
+        assert_eq!((check.state, check.detail), (State::Ok, format!("{at} answer")));
+        asked.join().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("resolv.conf");
+        fs::write(&file, "search lan\n").unwrap();
+        let check = resolvers(Some(&config(&format!("[host]\nresolv_conf = \"{}\"", file.display()))));
+        assert_eq!(check.detail, format!("{} names none", file.display()));
+    }
+
+    #[test]
+    fn a_capability_is_missed_by_what_takes_it() {
+        let nat = "mode = \"nat\"\nengine = \"packet\"\noutside = [\"192.0.2.9\"]";
+        let text = format!(
+            "[networks.a]\n{nat}\nuplink = \"eth9\"\n[networks.b]\n{nat}\ntap = \"t0\"\n[networks.c]\nmode = \"host-only\"\n\
+             [networks.d]\n[guests.g]\nports = [{{ network = \"d\", attach = \"tap\", tap = \"t1\" }}]"
+        );
+        let needs = needs(&config(&text));
+        let of = |bit| needs.iter().filter(|(other, _)| *other == bit).map(|(_, who)| who.as_str()).collect::<Vec<_>>();
+        assert_eq!(of(NET_RAW), ["network a (uplink eth9)"]);
+        assert_eq!(of(NET_ADMIN), ["network b (tap t0)", "network c (host-only)", "port g/0 (tap)"]);
+        let missing = |needs: &[(u64, String)]| capability(false, NET_RAW, "CAP_NET_RAW", "this and that", needs);
+        assert_eq!(missing(&needs).state, State::Problem);
+        assert!(missing(&needs).detail.contains("network a (uplink eth9)"));
+        assert_eq!(missing(&[]).state, State::Warning);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `doctor`: is this host fit for what a file asks of it, and what is to be done where it is not?
 //!
-//! Invariant: one check is one function, which looks and changes nothing; only `--repair` changes something, and that is
-//! [`crate::bridged::recover`]. A *problem* is what stops something that was asked for, a *warning* what may. Read first: [`host`], [`networks`].
+//! Invariant: one check is one function, which leaves everything as it was and is in nobody's way (a directory is tried by a file that is removed at
+//! once, an interface by opening it, a name server by a question); only `--repair` changes something, and that is [`crate::bridged::recover`]. A *problem* is what stops something that was asked for, a *warning* what may. Read first: [`host`], [`networks`].
 
 use serde::Serialize;
 
@@ -102,16 +102,17 @@ pub fn examine(config: Result<Config, ConfigError>, around: &Surroundings, repai
         host::kernel(),
         host::kvm(),
         host::tun(),
-        host::net_admin(config.as_ref().ok()),
         host::descriptors(),
         host::ping(),
         host::local_ports(),
         host::hugepages(),
         host::directory("run_dir", run_dir.as_deref()),
         host::directory("state_dir", state_dir.as_deref()),
-        host::resolvers(),
+        host::resolvers(config.as_ref().ok()),
         host::bridge_firewall(),
     ];
+    let capabilities = host::capabilities(config.as_ref().ok());
+    checks.splice(4..4, capabilities);
     checks.extend(state_dir.iter().flat_map(|dir| networks::left_over(dir, repair)));
     if let Ok(config) = &config {
         checks.extend(config.networks.iter().flat_map(Network::segments).filter_map(networks::subnet));

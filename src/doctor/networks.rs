@@ -26,13 +26,13 @@ fn name(file: &Path) -> String {
 }
 
 fn left(file: &Path) -> Check {
-    match saved::lock(file, Duration::ZERO) {
-        Err(error) if error.kind() == ErrorKind::WouldBlock => return Check::fine(name(file), error.to_string()),
+    match saved::holder(file) {
+        Ok(Some(holder)) => return Check::fine(name(file), holder),
         Err(error) => {
             let remedy = "run as the user of the daemon";
             return Check::wrong(name(file), State::Warning, format!("{}: {error}", file.display()), remedy);
         }
-        Ok(_) => {}
+        Ok(None) => {}
     }
     let remedy = "trunkline doctor --repair";
     match saved::load(file) {

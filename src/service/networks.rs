@@ -12,7 +12,7 @@ use wire::{Mac, NicId, Vid};
 use super::{LeasedNames, Served, link};
 use crate::{
     config::{Config, Mode, Nat, NatEngine, Network, Segment, Subnet},
-    gateways::{Leases, MTU},
+    gateways::{self, Leases},
     place::Places,
 };
 
@@ -44,7 +44,7 @@ impl Networks {
         router: Vec<IpAddr>,
     ) -> io::Result<LinkPort> {
         let network = segment.network;
-        let mtu = network.mtu.unwrap_or(MTU);
+        let mtu = gateways::mtu(network);
         let (port, end) = link(mtu)?;
         let (by_nic, by_mac) = (HashMap::new(), HashMap::new());
         let mut guests = Guests { network: network.name.to_string(), vlan: segment.vid(), by_nic, by_mac };
@@ -99,12 +99,12 @@ impl Networks {
             let mut names = Vec::new();
             for leased in leases.of_segment(&guests.network, guests.vlan) {
                 let by_nic = leased.nic.and_then(|nic| guests.by_nic.get(&nic));
-                let address = leased.address;
+                let (address, holder) = (leased.address, leased.mac);
                 if let Some(guest) = by_nic.or_else(|| guests.by_mac.get(&leased.mac)) {
-                    names.push(LeasedName { name: guest.clone(), address, declared: true });
+                    names.push(LeasedName { name: guest.clone(), address, holder, declared: true });
                 }
                 if let Some(name) = &leased.name {
-                    names.push(LeasedName { name: name.to_string(), address, declared: false });
+                    names.push(LeasedName { name: name.to_string(), address, holder, declared: false });
                 }
             }
             names

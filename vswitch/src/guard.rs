@@ -45,9 +45,9 @@ impl Addresses {
         }
         all.fixed_link_local = !all.link_local.is_empty();
         if let Some(mac) = guard {
-            all.link_local.push(link_local(mac));
+            all.link_local.push(mac.link_local());
             // Where a router tells guests to make addresses, they do so besides what they were given.
-            let own: Vec<Ipv6Addr> = all.v6.iter().map(|address| made_of(prefix(*address), mac)).collect();
+            let own: Vec<Ipv6Addr> = all.v6.iter().map(|address| mac.in_prefix(*address)).collect();
             own.into_iter().for_each(|address| {
                 if !all.v6.contains(&address) {
                     all.v6.push(address)
@@ -61,23 +61,6 @@ impl Addresses {
         let v6 = self.v6.iter().chain(&self.link_local).map(|address| IpAddr::V6(*address));
         self.v4.iter().map(|address| IpAddr::V4(*address)).chain(v6)
     }
-}
-
-/// The link-local address that an interface with this MAC makes itself.
-pub(crate) fn link_local(mac: Mac) -> Ipv6Addr {
-    made_of([0xfe80, 0, 0, 0], mac)
-}
-
-/// The first half of an address.
-fn prefix(address: Ipv6Addr) -> [u16; 4] {
-    let [a, b, c, d, ..] = address.segments();
-    [a, b, c, d]
-}
-
-/// The address that an interface with this MAC makes itself in a prefix of 64 bits (RFC 4291 appendix A).
-pub(crate) fn made_of([p, q, r, s]: [u16; 4], mac: Mac) -> Ipv6Addr {
-    let [a, b, c, d, e, f] = mac.bytes().map(u16::from);
-    Ipv6Addr::new(p, q, r, s, (a ^ 2) << 8 | b, c << 8 | 0xff, 0xfe00 | d, e << 8 | f)
 }
 
 /// Addresses and the NICs declared with them, ordered.

@@ -20,7 +20,7 @@ use wire::{
 
 use crate::{
     bridge::{Bridge, Member},
-    guard::{Role, link_local},
+    guard::Role,
 };
 
 #[cfg(test)]
@@ -174,7 +174,7 @@ impl Speaker<'_> {
         } else if address.is_unicast_link_local() {
             // Of its own making, of the MAC it sends from (it may have several by static entries), or declared.
             declared.link_local.contains(&address)
-                || address == link_local(self.source)
+                || address == self.source.link_local()
                 || !(declared.fixed_link_local || self.is_anothers(address.into()))
         } else {
             declared.v6.is_empty() || declared.v6.contains(&address)

@@ -1,9 +1,9 @@
 //! Addresses and identifiers of the link layer: [`Mac`], [`Vid`], [`Vni`].
 //!
 //! Invariant: a value of these types is within its field's range, so nothing behind the edge checks again.
-//! Read first: IEEE 802.3 clause 3.2.3 (addresses), IEEE 802.1Q clause 9.6 (VLAN identifiers), RFC 7348 section 5 (VNI).
+//! Read first: IEEE 802.3 clause 3.2.3 (addresses), IEEE 802.1Q clause 9.6 (VLAN identifiers), RFC 7348 section 5 (VNI), RFC 4291 appendix A.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, net::Ipv6Addr, str::FromStr};
 
 /// Why a text is not an address or identifier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -75,6 +75,20 @@ impl Mac {
     #[inline]
     pub const fn is_reserved(self) -> bool {
         self.to_bits() & 0xf0ff_ffff_ffff == 0x0000_00c2_8001
+    }
+
+    /// The IPv6 address that an interface with this MAC makes itself in the 64 bits of a prefix (RFC 4291 appendix A).
+    pub const fn in_prefix(self, prefix: Ipv6Addr) -> Ipv6Addr {
+        let [p, q, r, s, ..] = prefix.segments();
+        let [a, b, c, d, e, f] = self.0;
+        let [t, u, v, w] = [[a ^ 2, b], [c, 0xff], [0xfe, d], [e, f]];
+        let (t, u, v, w) = (u16::from_be_bytes(t), u16::from_be_bytes(u), u16::from_be_bytes(v), u16::from_be_bytes(w));
+        Ipv6Addr::new(p, q, r, s, t, u, v, w)
+    }
+
+    /// That in the prefix of the link, fe80::/64.
+    pub const fn link_local(self) -> Ipv6Addr {
+        self.in_prefix(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0))
     }
 }
 
@@ -176,6 +190,18 @@ mod tests {
         assert!(!Mac::new([1, 0x80, 0xc2, 0, 0, 0x10]).is_reserved());
         assert!(!Mac::new([1, 0x80, 0xc2, 0, 1, 0]).is_reserved());
         assert!(!Mac::new([0; 6]).is_unicast());
+    }
+
+    #[test]
+    fn addresses_are_made_of_macs() {
+        let mac = Mac::new([0x02, 0x74, 0x67, 1, 2, 3]);
+        assert_eq!(mac.link_local().to_string(), "fe80::74:67ff:fe01:203");
+        let prefix = "fd00:1:2:3:ffff::9".parse().unwrap();
+        assert_eq!(
+            mac.in_prefix(prefix).to_string(),
+            "fd00:1:2:3:74:67ff:fe01:203",
+            "of a prefix its first half counts"
+        );
     }
 
     #[test]

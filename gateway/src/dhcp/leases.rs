@@ -152,8 +152,17 @@ impl<A: Address> Leases<A> {
         offers.first().map(|(_, address)| *address)
     }
 
-    /// Puts `lease` in the place of whatever its address and its client had.
-    pub(crate) fn put(&mut self, lease: Lease<A>) -> LeaseEvent<A> {
+    /// Puts `lease` in the place of whatever its address and its client had. What only goes on stays where and when it began.
+    pub(crate) fn put(&mut self, mut lease: Lease<A>, now: Instant) -> LeaseEvent<A> {
+        let bound = LeaseState::Bound;
+        if let Some(old) = self.by_address.get(&lease.address)
+            && (old.state, lease.state) == (bound, bound)
+            && old.client == lease.client
+            && old.expires > now
+        {
+            lease.home = old.home.or(lease.home);
+            lease.began = if old.name == lease.name { old.began } else { lease.began };
+        }
         let aside = matches!(lease.state, LeaseState::Declined | LeaseState::InUse);
         let left = self.by_client.get(&lease.client).copied().filter(|had| *had != lease.address && !aside);
         if let Some(had) = left {
@@ -205,19 +214,24 @@ impl<A: Address> Leases<A> {
             client: lease.client.clone(),
             state: lease.state,
             name: lease.name.clone(),
+            began: lease.began,
             remaining: lease.expires.since(now),
         };
         self.iter().map(saved).collect()
     }
 
-    pub(crate) fn restore(&mut self, saved: &SavedLease<A>, now: Instant, away: Duration) {
-        self.put(Lease {
+    /// Takes over what was saved `away` ago. No state goes on for longer than its `longest`, whatever the file says or the clock did.
+    pub(crate) fn restore(&mut self, saved: &SavedLease<A>, now: Instant, away: Duration, longest: Duration) {
+        let lease = Lease {
             address: saved.address,
             client: saved.client.clone(),
             state: saved.state,
             nic: None,
+            home: None,
             name: saved.name.clone(),
-            expires: now + saved.remaining.saturating_sub(away),
-        });
+            began: saved.began,
+            expires: now + saved.remaining.saturating_sub(away).min(longest),
+        };
+        self.put(lease, now);
     }
 }

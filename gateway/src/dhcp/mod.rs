@@ -175,8 +175,12 @@ pub struct Lease<A = Ipv4Addr> {
     pub state: LeaseState,
     /// The NIC that the client was last seen behind; none when that was before a restart.
     pub nic: Option<NicId>,
+    /// The NIC that it began on, or was renewed on first after a restart: from there alone it is given back or declined.
+    pub home: Option<NicId>,
     /// The client's host name, made fit for DNS (RFC 1123 section 2.1).
     pub name: Option<Box<str>>,
+    /// Greater for what began later, in DHCPv4 and DHCPv6 alike. A lease that is renewed goes on, under another name it begins anew.
+    pub began: u64,
     /// When the state ends.
     pub expires: Instant,
 }
@@ -229,6 +233,8 @@ pub struct SavedLease<A = Ipv4Addr> {
     pub state: LeaseState,
     /// The client's host name.
     pub name: Option<Box<str>>,
+    /// [`Lease::began`].
+    pub began: u64,
     /// How long the state goes on.
     pub remaining: Duration,
 }

@@ -3,8 +3,9 @@
 //! Invariant: an address is acknowledged only to a client whose lease, reservation or offer it is, or when nobody has a claim to it;
 //! [`Dhcp::decide`] changes nothing, and each answer that promises something comes with the lease to be committed.
 //!
-//! Theory of operation: this is the only server of its segment, so it says no (NAK) to addresses that cannot be right here, and yes to a
-//! client that renews an address which nobody else has, even where its lease was forgotten: the client uses it already. Only a client that
+//! Theory of operation: this is the only server of its segment, so it says no (NAK) to addresses that cannot be right here, and to who takes an
+//! offer that was not made. It says yes to a client that renews an address which nobody else has, even where its lease was forgotten: the client
+//! uses it already; but what no offer of ours went before the router asks about by ARP first ([`Change::Unproved`]). Only a client that
 //! comes back from a restart with an address we know nothing of hears nothing (RFC 2131 section 4.3.2) and begins anew. An address that the
 //! router hears somebody use without a lease is put aside for a time ([`Dhcp::heard`]).
 //! Read first: RFC 2131 sections 4.3.1 to 4.3.6.
@@ -67,8 +68,14 @@ impl Dhcp {
         self.leases.iter()
     }
 
-    pub(crate) fn commit(&mut self, lease: Lease) -> LeaseEvent {
-        self.leases.put(lease)
+    pub(crate) fn commit(&mut self, lease: Lease, now: Instant) -> LeaseEvent {
+        self.leases.put(lease, now)
+    }
+
+    /// Whether an address is offered to the client of `lease`.
+    pub(crate) fn offers(&self, lease: &Lease) -> bool {
+        let there = self.leases.at(lease.address);
+        there.is_some_and(|there| there.state == LeaseState::Offered && there.client == lease.client)
     }
 
     /// Somebody on `nic` was heard to use `address`. Where it is theirs by no lease and nobody else's, it is put aside, and counts to the
@@ -88,7 +95,9 @@ impl Dhcp {
         }
         let client = Client { mac, id: Box::default() };
         let expires = now + aside;
-        Some(self.leases.put(Lease { address, client, state: in_use, nic: Some(nic), name: None, expires }))
+        let nic = Some(nic);
+        let lease = Lease { address, client, state: in_use, nic, home: nic, name: None, began: 0, expires };
+        Some(self.leases.put(lease, now))
     }
 
     pub(crate) fn snapshot(&self, now: Instant) -> Snapshot {
@@ -104,7 +113,11 @@ impl Dhcp {
             }
         };
         let fitting: Vec<_> = snapshot.leases.iter().filter(known).collect();
-        fitting.iter().for_each(|saved| self.leases.restore(saved, now, away));
+        for saved in &fitting {
+            let aside = matches!(saved.state, LeaseState::Declined | LeaseState::InUse);
+            let longest = if aside { self.config.decline } else { self.config.lease };
+            self.leases.restore(saved, now, away, longest);
+        }
         fitting.len()
     }
 
@@ -187,7 +200,8 @@ impl Dhcp {
         let lease = match remembered.filter(|lease| lease.address == address) {
             // Who asks again has not lost what it has.
             Some(lease) if lease.state == LeaseState::Bound && lease.expires > offered => {
-                asked.lease(address, LeaseState::Bound, lease.expires)
+                // Nor is it elsewhere for having asked.
+                Lease { nic: lease.nic.or(Some(asked.nic)), ..asked.lease(address, LeaseState::Bound, lease.expires) }
             }
             _ => asked.lease(address, LeaseState::Offered, offered),
         };
@@ -213,19 +227,29 @@ impl Dhcp {
             return self.refuse(asked, out);
         }
         // Between its offer and its end a client keeps what it has, also when a reservation was made since; that is offered next time.
-        let claim = self.reserved(asked).or(self.remembered(asked).map(|lease| lease.address));
-        match claim {
-            Some(claim) if claim == address => self.acknowledge(asked, address, out),
+        let remembered = self.remembered(asked);
+        let runs = |lease: &Lease| {
+            lease.address == address
+                && lease.expires > asked.now
+                && matches!(lease.state, LeaseState::Bound | LeaseState::Offered)
+        };
+        if remembered.is_some_and(runs) {
+            return promise(self.acknowledge(asked, address, out));
+        }
+        match self.reserved(asked).or(remembered.map(|lease| lease.address)) {
+            // It takes what was not offered.
+            _ if selecting => self.refuse(asked, out),
+            Some(claim) if claim == address => unproved(self.acknowledge(asked, address, out)),
             Some(_) => self.refuse(asked, out),
-            None if (selecting || renewing) && self.open(asked, address) => self.acknowledge(asked, address, out),
-            None if selecting || renewing => self.refuse(asked, out),
+            None if renewing && self.open(asked, address) => unproved(self.acknowledge(asked, address, out)),
+            None if renewing => self.refuse(asked, out),
             None => Decision::drop(DropReason::NoLease),
         }
     }
 
-    fn acknowledge(&self, asked: &Asked<'_>, address: Ipv4Addr, out: &mut Vec<u8>) -> Decision {
+    fn acknowledge(&self, asked: &Asked<'_>, address: Ipv4Addr, out: &mut Vec<u8>) -> Lease {
         let seconds = self.give(asked, Kind::Ack, address, out);
-        promise(asked.lease(address, LeaseState::Bound, asked.now + Duration::from_secs(u64::from(seconds))))
+        asked.lease(address, LeaseState::Bound, asked.now + Duration::from_secs(u64::from(seconds)))
     }
 
     /// RFC 2131 section 4.3.3.
@@ -245,10 +269,10 @@ impl Dhcp {
         }
     }
 
-    /// The client's own address, when it is the one it names and the client is where it was.
+    /// The client's own address, when it is the one it names and the client is where that began.
     fn held(&self, asked: &Asked<'_>, named: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
         let lease = self.leases.of(&asked.client)?;
-        let same_place = lease.nic.is_none_or(|nic| nic == asked.nic);
+        let same_place = lease.home.is_none_or(|nic| nic == asked.nic);
         (same_place && Some(lease.address) == named).then_some(lease.address)
     }
 
@@ -313,14 +337,20 @@ impl Dhcp {
 
 impl Asked<'_> {
     fn lease(&self, address: Ipv4Addr, state: LeaseState, expires: Instant) -> Lease {
-        let (client, name) = (self.client.clone(), self.name.clone());
-        Lease { address, client, state, nic: Some(self.nic), name, expires }
+        let (client, name, nic) = (self.client.clone(), self.name.clone(), Some(self.nic));
+        // When it began is told by who commits it.
+        Lease { address, client, state, nic, home: nic, name, began: 0, expires }
     }
 }
 
 /// What was answered, or only heard, and is to be remembered.
 fn promise(lease: Lease) -> Decision {
     Decision { verdict: Verdict::Reply, change: Change::Lease(Box::new(lease)) }
+}
+
+/// The same of an address that no offer went before.
+fn unproved(lease: Lease) -> Decision {
+    Decision { verdict: Verdict::Reply, change: Change::Unproved(Box::new(lease)) }
 }
 
 pub(crate) fn is_for(guest: &Guest, mac: Mac, name: Option<&str>) -> bool {

@@ -20,11 +20,10 @@ use super::{
 };
 use crate::{
     bytes::set16,
-    config::{ConfigError, RouterV6, encode_name},
+    config::{ConfigError, RouterV6, encode_name, within},
     dhcp::{Client, Lease, LeaseEvent, LeaseState, SavedLease, is_for, leases::Leases, message::host_name},
     gateway::{Change, Decision},
     icmp::Path,
-    ipv6::same_prefix,
     packet::{self, L4_OVER_V6, TTL, UDP},
 };
 
@@ -63,6 +62,8 @@ enum About {
     Nothing,
     /// Its address, and for how long.
     Address(Ipv6Addr, u32),
+    /// The same, and the address that it has no more.
+    Moved(Ipv6Addr, u32, Ipv6Addr),
     Status(u16),
 }
 
@@ -100,8 +101,8 @@ impl Dhcp6 {
         self.leases.iter()
     }
 
-    pub(crate) fn commit(&mut self, lease: Lease<Ipv6Addr>) -> LeaseEvent<Ipv6Addr> {
-        self.leases.put(lease)
+    pub(crate) fn commit(&mut self, lease: Lease<Ipv6Addr>, now: Instant) -> LeaseEvent<Ipv6Addr> {
+        self.leases.put(lease, now)
     }
 
     pub(crate) fn snapshot(&self, now: Instant) -> Vec<SavedLease<Ipv6Addr>> {
@@ -119,7 +120,10 @@ impl Dhcp6 {
             None => self.leases.in_pool(saved.address),
         };
         let fitting: Vec<_> = saved.iter().filter(fits).collect();
-        fitting.iter().for_each(|saved| self.leases.restore(saved, now, away));
+        for saved in &fitting {
+            let longest = if saved.state == LeaseState::Declined { self.config.decline } else { self.config.lease };
+            self.leases.restore(saved, now, away, longest);
+        }
         fitting.len()
     }
 
@@ -181,7 +185,7 @@ impl Dhcp6 {
     }
 
     fn is_on_link(&self, address: Ipv6Addr) -> bool {
-        self.prefix.is_some_and(|(router, prefix)| same_prefix(router, address, prefix))
+        self.prefix.is_some_and(|(router, prefix)| within(address.into(), router.into(), prefix))
     }
 
     /// The address reserved for this client, unless somebody else has it at the moment.
@@ -189,7 +193,8 @@ impl Dhcp6 {
         let mine =
             self.config.reservations.iter().find(|r| is_for(&r.guest, asked.client.mac, asked.name.as_deref()))?;
         let held = self.leases.at(mine.address).is_some_and(|lease| {
-            lease.expires > asked.now && (lease.state == LeaseState::Declined || lease.client != asked.client)
+            // A guest that was installed anew says another DUID.
+            lease.expires > asked.now && (lease.state == LeaseState::Declined || lease.client.mac != asked.client.mac)
         });
         (!held).then_some(mine.address)
     }
@@ -231,7 +236,8 @@ impl Dhcp6 {
         match self.leases.of(&asked.client) {
             // Who asks again has not lost what it has.
             Some(lease) if lease.address == address && lease.state == LeaseState::Bound && lease.expires > offered => {
-                promise(asked.lease(address, LeaseState::Bound, lease.expires))
+                let nic = lease.nic.or(Some(asked.nic));
+                promise(Lease { nic, ..asked.lease(address, LeaseState::Bound, lease.expires) })
             }
             _ => promise(asked.lease(address, LeaseState::Offered, offered)),
         }
@@ -255,7 +261,15 @@ impl Dhcp6 {
     /// RFC 8415 sections 18.3.4 and 18.3.5.
     fn renew(&self, asked: &Asked<'_>, out: &mut Vec<u8>) -> Decision {
         match self.claim(asked).or_else(|| self.wished(asked)) {
-            Some(address) => self.bind(asked, address, out),
+            Some(address) => {
+                let about = match asked.message.address.filter(|old| *old != address) {
+                    // The client is to leave that at once.
+                    Some(old) => About::Moved(address, self.seconds(), old),
+                    None => About::Address(address, self.seconds()),
+                };
+                self.answer(asked, REPLY, about, None, out);
+                promise(asked.lease(address, LeaseState::Bound, asked.now + self.config.lease))
+            }
             None if asked.message.kind == RENEW => self.say(asked, REPLY, NO_BINDING, out),
             // An address that cannot be right here is at its end; of another we know nothing.
             None => match asked.message.address.filter(|address| !self.is_on_link(*address)) {
@@ -268,10 +282,10 @@ impl Dhcp6 {
         }
     }
 
-    /// RFC 8415 sections 18.3.7 and 18.3.8: only of an address that the client has, and from where it is.
+    /// RFC 8415 sections 18.3.7 and 18.3.8: only of an address that the client has, and from where that began.
     fn end(&self, asked: &Asked<'_>, state: LeaseState, time: Duration, out: &mut Vec<u8>) -> Decision {
         let held = self.leases.of(&asked.client).filter(|lease| {
-            Some(lease.address) == asked.message.address && lease.nic.is_none_or(|nic| nic == asked.nic)
+            Some(lease.address) == asked.message.address && lease.home.is_none_or(|nic| nic == asked.nic)
         });
         let about = if held.is_some() { About::Nothing } else { About::Status(NO_BINDING) };
         self.answer(asked, REPLY, about, Some(SUCCESS), out);
@@ -349,39 +363,34 @@ impl Dhcp6 {
 
     /// An IA_NA.
     fn association(&self, out: &mut Vec<u8>, id: [u8; 4], about: About) {
-        let (t1, t2, mut inside) = match about {
+        let seconds = match about {
             About::Nothing => return,
-            About::Status(_) => (0, 0, [0; 28]),
-            About::Address(_, seconds) => (seconds / 2, seconds / 5 * 4, [0; 28]),
+            About::Status(_) => 0,
+            About::Address(_, seconds) | About::Moved(_, seconds, _) => seconds,
         };
-        let inside = match about {
-            About::Address(address, seconds) => {
-                inside[..4].copy_from_slice(&[0, 5, 0, 24]);
-                inside[4..20].copy_from_slice(&address.octets());
-                inside[20..24].copy_from_slice(&seconds.to_be_bytes());
-                inside[24..].copy_from_slice(&seconds.to_be_bytes());
-                inside.as_slice()
-            }
-            About::Status(status) => {
-                inside[..4].copy_from_slice(&[0, 13, 0, 2]);
-                inside[4..6].copy_from_slice(&status.to_be_bytes());
-                &inside[..6]
-            }
-            About::Nothing => return,
-        };
-        out.extend_from_slice(&3u16.to_be_bytes());
-        out.extend_from_slice(&(12 + inside.len() as u16).to_be_bytes());
+        out.extend_from_slice(&[0, 3, 0, 0]);
+        let begin = out.len();
         out.extend_from_slice(&id);
-        out.extend_from_slice(&t1.to_be_bytes());
-        out.extend_from_slice(&t2.to_be_bytes());
-        out.extend_from_slice(inside);
+        out.extend_from_slice(&(seconds / 2).to_be_bytes());
+        out.extend_from_slice(&(seconds / 5 * 4).to_be_bytes());
+        match about {
+            About::Address(address, _) => self::address(out, address, seconds),
+            About::Moved(address, _, old) => {
+                self::address(out, address, seconds);
+                self::address(out, old, 0);
+            }
+            About::Status(status) => option(out, 13, &status.to_be_bytes()),
+            About::Nothing => {}
+        }
+        let length = out.len().saturating_sub(begin) as u16;
+        set16(out, begin.saturating_sub(2), length);
     }
 }
 
 impl Asked<'_> {
     fn lease(&self, address: Ipv6Addr, state: LeaseState, expires: Instant) -> Lease<Ipv6Addr> {
-        let (client, name) = (self.client.clone(), self.name.clone());
-        Lease { address, client, state, nic: Some(self.nic), name, expires }
+        let (client, name, nic) = (self.client.clone(), self.name.clone(), Some(self.nic));
+        Lease { address, client, state, nic, home: nic, name, began: 0, expires }
     }
 }
 
@@ -394,4 +403,12 @@ fn option(out: &mut Vec<u8>, code: u16, value: &[u8]) {
     out.extend_from_slice(&code.to_be_bytes());
     out.extend_from_slice(&(value.len() as u16).to_be_bytes());
     out.extend_from_slice(value);
+}
+
+/// An address in an association, with both of its lifetimes.
+fn address(out: &mut Vec<u8>, address: Ipv6Addr, seconds: u32) {
+    out.extend_from_slice(&[0, 5, 0, 24]);
+    out.extend_from_slice(&address.octets());
+    out.extend_from_slice(&seconds.to_be_bytes());
+    out.extend_from_slice(&seconds.to_be_bytes());
 }

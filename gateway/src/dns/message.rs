@@ -31,6 +31,8 @@ const TC: u16 = 0x0200;
 const RD: u16 = 0x0100;
 const AD: u16 = 0x0020;
 const CD: u16 = 0x0010;
+/// Response code: the question is malformed.
+pub(crate) const FORMERR: u8 = 1;
 
 /// What a guest asks.
 #[derive(Clone, Debug)]
@@ -126,14 +128,20 @@ impl Query {
         key
     }
 
-    /// What is asked upstream: the same question from us.
-    pub(crate) fn upstream(&self, id: u16) -> Vec<u8> {
+    /// Whether it was asked with EDNS.
+    pub(crate) fn has_edns(&self) -> bool {
+        self.edns.is_some()
+    }
+
+    /// What is asked upstream: the same question from us; `plain`: without EDNS.
+    pub(crate) fn upstream(&self, id: u16, plain: bool) -> Vec<u8> {
+        let edns = self.edns.filter(|_| !plain);
         let mut bytes = Vec::with_capacity(HEADER + self.question.len() + 11);
-        for field in [id, self.flags, 1, 0, 0, u16::from(self.edns.is_some())] {
+        for field in [id, self.flags, 1, 0, 0, u16::from(edns.is_some())] {
             bytes.extend(field.to_be_bytes());
         }
         bytes.extend(&self.question);
-        if let Some(asked) = self.edns {
+        if let Some(asked) = edns {
             push_opt(&mut bytes, asked.dnssec);
         }
         bytes
@@ -283,6 +291,12 @@ impl Layout {
         let flags = be16(bytes, 2).unwrap_or(0);
         set16(bytes, 2, flags & !AA);
     }
+}
+
+/// Whether a message is nothing but a header which says that the question under `id` was not understood (RFC 6891 section 7: by a server without EDNS).
+pub(crate) fn is_bare_refusal(bytes: &[u8], id: u16) -> bool {
+    let is_answer = be16(bytes, 2).is_some_and(|flags| flags & QR != 0 && flags >> 11 & 0xf == 0);
+    bytes.len() == HEADER && be16(bytes, 0) == Some(id) && is_answer && code(bytes) == FORMERR
 }
 
 /// The low four bits of the response code: EDNS's high ones are those of what we did not ask for.

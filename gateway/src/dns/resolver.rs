@@ -7,7 +7,7 @@
 //! Theory of operation: what is neither ours nor kept becomes an *exchange*: one question to one upstream at a time, by UDP first, from a
 //! socket of its own. Those who ask the same meanwhile wait with the first: so nobody can have a question asked many times at once, which is
 //! what guessing an id needs. When a server is silent, or has trouble, the next is asked, twice around. An answer that did not fit is asked for again
-//! by TCP where somebody waits who came by TCP; the others are told that there is more.
+//! by TCP where somebody waits who came by TCP; the others are told that there is more. A server that does not know EDNS is asked again without.
 //! Read first: RFC 5452 sections 4 and 9, RFC 1035 section 7, RFC 7766 section 6.2.
 
 use std::{
@@ -23,7 +23,7 @@ use wire::Instant;
 use super::{
     Action, Client, Guest, LeasedName, NetworkId, NetworkNames,
     cache::Cache,
-    message::{Layout, Query, code, truncated},
+    message::{FORMERR, Layout, Query, code, is_bare_refusal, truncated},
     upstreams::Upstreams,
     zones::Zones,
 };
@@ -70,6 +70,8 @@ struct Exchange {
     id: u16,
     server: SocketAddr,
     tcp: bool,
+    /// The server that is asked without EDNS, having said that it does not understand.
+    plain: Option<SocketAddr>,
     /// Servers asked, in order; one may be there twice.
     asked: Vec<SocketAddr>,
     deadline: Instant,
@@ -132,7 +134,7 @@ impl Resolver {
         self.upstreams.all()
     }
 
-    /// The leases of a network that have a name, those that began first in front.
+    /// The leases of a network that have a name, those that began first in front: of two guests who call themselves the same, the first counts.
     pub fn set_leases(&mut self, network: NetworkId, leases: &[LeasedName]) {
         self.zones.set_leased(network, leases);
     }
@@ -195,6 +197,7 @@ impl Resolver {
             id: 0,
             server,
             tcp: false,
+            plain: None,
             asked: Vec::new(),
             deadline: now,
             ends,
@@ -274,7 +277,7 @@ impl Resolver {
         if !tcp {
             exchange.asked.push(server);
         }
-        let bytes = exchange.query.upstream(number);
+        let bytes = exchange.query.upstream(number, exchange.plain == Some(server));
         self.actions.push_back(Action::Send { exchange: id, server, tcp, bytes });
     }
 
@@ -286,7 +289,17 @@ impl Resolver {
             return;
         };
         let ours = |layout: &Layout| layout.answers(bytes, exchange.id, &exchange.query.question);
-        let Some(layout) = Layout::of(bytes).filter(ours) else {
+        let layout = Layout::of(bytes).filter(ours);
+        let not_understood = is_bare_refusal(bytes, exchange.id) || (layout.is_some() && code(bytes) == FORMERR);
+        if not_understood && exchange.query.has_edns() && exchange.plain != Some(server) {
+            return self.ask_plainly(id, now);
+        }
+        if not_understood && layout.is_none() {
+            // There is nothing in it that those who wait could be told.
+            self.upstreams.answered(server);
+            return self.go_on(id, now);
+        }
+        let Some(layout) = layout else {
             // By UDP anybody may have sent it, and the right one may still come.
             if tcp {
                 self.failed(id, now);
@@ -312,6 +325,19 @@ impl Resolver {
             self.cache.put(exchange.key, first.client.guest, bytes, layout, code == 0, now);
         }
         self.tell(exchange.waiters, bytes);
+    }
+
+    /// Puts the question to the same server again, without EDNS.
+    fn ask_plainly(&mut self, id: u64, now: Instant) {
+        let Some(exchange) = self.exchanges.get_mut(&id) else { return };
+        let (server, tcp) = (exchange.server, exchange.tcp);
+        exchange.plain = Some(server);
+        if !tcp {
+            // It is one attempt still.
+            exchange.asked.pop();
+        }
+        self.upstreams.answered(server);
+        self.send(id, server, tcp, now);
     }
 
     /// An answer did not fit: those who came by UDP are told, those who came by TCP get all of it.

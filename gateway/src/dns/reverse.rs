@@ -5,6 +5,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::config::within;
+
 /// What such a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Reverse {
@@ -57,19 +59,6 @@ impl Reverse {
     /// Whether it lies in one of the zones of addresses that mean something else in every network.
     pub(crate) fn is_private(&self) -> bool {
         PRIVATE.iter().any(|(network, length)| self.length >= *length && within(self.address, *network, *length))
-    }
-}
-
-/// Whether `address` lies in the network.
-pub(crate) fn within(address: IpAddr, network: IpAddr, length: u8) -> bool {
-    match (address, network) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => {
-            (a.to_bits() ^ b.to_bits()).checked_shr(32u32.saturating_sub(length.into())).unwrap_or(0) == 0
-        }
-        (IpAddr::V6(a), IpAddr::V6(b)) => {
-            (a.to_bits() ^ b.to_bits()).checked_shr(128u32.saturating_sub(length.into())).unwrap_or(0) == 0
-        }
-        _ => false,
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Invariant: a name belongs to one guest of a network: to the one that the configuration gives it to, else to the one who has had it for longest.
 //! What a guest may not see is answered as if it did not exist, or goes the way of every other name. Whether a name exists does not
-//! depend on the type that is asked (RFC 8020). Read first: RFC 1034 section 4.3.2, RFC 2308, RFC 6761.
+//! depend on the type that is asked (RFC 8020), but for bare names that guests gave themselves: they have addresses here, and everything else is
+//! asked of whoever has the name in the world, where queries are forwarded: a guest called `com` is nobody's top-level domain. Read first: RFC 1034 section 4.3.2, RFC 2308, RFC 6761.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -14,7 +15,10 @@ use hickory_proto::{
     rr::{Name, RData, Record, RecordType, rdata},
 };
 
-use super::{NetworkId, message::Query, reverse::Reverse, reverse::within};
+use wire::Mac;
+
+use super::{NetworkId, message::Query, reverse::Reverse};
+use crate::config::within;
 
 /// Seconds that an answer of ours may be kept: guests come and go.
 const TTL: u32 = 10;
@@ -51,6 +55,8 @@ pub struct LeasedName {
     pub name: String,
     /// Its address.
     pub address: IpAddr,
+    /// Who has it: all addresses of a name that a guest gives itself are one guest's.
+    pub holder: Mac,
     /// The configuration calls it so; else it calls itself so.
     pub declared: bool,
 }
@@ -61,10 +67,17 @@ struct Network {
     domain: Option<Name>,
     fixed: HashMap<String, Vec<IpAddr>>,
     elsewhere: BTreeSet<String>,
-    leased: BTreeMap<String, IpAddr>,
+    leased: BTreeMap<String, Held>,
     /// Those of them that the configuration gives.
     declared: BTreeSet<String>,
     by_address: BTreeMap<IpAddr, String>,
+}
+
+/// A name by DHCP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Held {
+    holder: Mac,
+    addresses: Vec<IpAddr>,
 }
 
 /// The names of all networks.
@@ -134,14 +147,16 @@ impl Network {
         }
         // A name that the configuration gives comes before one that the guest gives itself; else the order is that of the names.
         for first in [true, false] {
-            for (name, address) in self.leased.iter().filter(|(name, _)| self.declared.contains(*name) == first) {
-                self.by_address.entry(*address).or_insert_with(|| name.clone());
+            for (name, held) in self.leased.iter().filter(|(name, _)| self.declared.contains(*name) == first) {
+                for address in &held.addresses {
+                    self.by_address.entry(*address).or_insert_with(|| name.clone());
+                }
             }
         }
     }
 
     fn set_leased(&mut self, leases: &[LeasedName]) {
-        let mut leased: BTreeMap<String, IpAddr> = BTreeMap::new();
+        let mut leased: BTreeMap<String, Held> = BTreeMap::new();
         let declared: BTreeSet<String> =
             leases.iter().filter(|lease| lease.declared).filter_map(|lease| label(&lease.name)).collect();
         let wanted = |lease: &LeasedName| {
@@ -151,13 +166,23 @@ impl Network {
             (lease.declared || !fixed && !claimed()).then_some(label)
         };
         // Who had a name keeps it for as long as the lease lasts.
-        let had = |lease: &LeasedName, label: &String| self.leased.get(label) == Some(&lease.address);
-        for first in [true, false] {
+        let had = |lease: &LeasedName, label: &String| {
+            self.leased
+                .get(label)
+                .is_some_and(|held| held.holder == lease.holder && held.addresses.contains(&lease.address))
+        };
+        let rank = |lease: &LeasedName, label: &String| match lease.declared {
+            true => 0,
+            false => 2 - u8::from(had(lease, label)),
+        };
+        for turn in 0..3 {
             for lease in leases {
-                if let Some(label) = wanted(lease)
-                    && (lease.declared || had(lease, &label)) == first
-                {
-                    leased.entry(label).or_insert(lease.address);
+                let Some(label) = wanted(lease).filter(|label| rank(lease, label) == turn) else { continue };
+                let new = Held { holder: lease.holder, addresses: Vec::new() };
+                let held = leased.entry(label).or_insert(new);
+                // The cards of one guest of the configuration share its name.
+                if (held.holder == lease.holder || lease.declared) && !held.addresses.contains(&lease.address) {
+                    held.addresses.push(lease.address);
                 }
             }
         }
@@ -169,10 +194,17 @@ impl Network {
 
     fn addresses(&self, label: &str) -> Option<Vec<IpAddr>> {
         let mut all = self.fixed.get(label).cloned().unwrap_or_default();
-        if let Some(address) = self.leased.get(label).filter(|address| !all.contains(address)) {
-            all.push(*address);
+        for address in self.leased.get(label).into_iter().flat_map(|held| &held.addresses) {
+            if !all.contains(address) {
+                all.push(*address);
+            }
         }
         (self.fixed.contains_key(label) || !all.is_empty()).then_some(all)
+    }
+
+    /// Whether a guest gave itself this name.
+    fn is_claimed(&self, label: &str) -> bool {
+        !self.fixed.contains_key(label) && !self.declared.contains(label) && self.leased.contains_key(label)
     }
 
     fn contains(&self, address: IpAddr) -> bool {
@@ -225,7 +257,7 @@ impl Zones {
     pub(crate) fn answer(&self, network: NetworkId, query: &Query) -> Option<Message> {
         let network = self.networks.get(usize::from(network.0))?;
         let name = query.name.to_lowercase();
-        let (zone, found) = self.find(network, &name)?;
+        let (zone, found) = self.find(network, &name, query.kind)?;
         let asks = |kind: RecordType| query.kind == u16::from(kind) || query.kind == u16::from(RecordType::ANY);
         let mut records = Vec::new();
         match &found {
@@ -258,8 +290,8 @@ impl Zones {
         Some(message)
     }
 
-    /// What there is about a name in lower case, and the zone that it is in; nothing when it is not ours.
-    fn find(&self, network: &Network, name: &Name) -> Option<(Name, Found)> {
+    /// What there is about a name in lower case, and the zone that it is in; nothing when what is asked of it is not ours.
+    fn find(&self, network: &Network, name: &Name, kind: u16) -> Option<(Name, Found)> {
         let labels: Vec<&[u8]> = name.iter().collect();
         let last = |n: u8| name.trim_to(usize::from(n));
         match labels.as_slice() {
@@ -301,10 +333,13 @@ impl Zones {
         let [bare] = labels.as_slice() else { return None };
         let bare = text(bare)?;
         // The asker's own domain first: what it has a name for, with an address or without, nobody of another domain claims.
-        let own = || seen().filter(|other| other.domain == network.domain).filter_map(|own| own.addresses(&bare));
-        let nearest = own().find(|addresses| !addresses.is_empty()).or_else(|| own().next());
-        let addresses = nearest.or_else(|| seen().find_map(|network| network.addresses(&bare)))?;
-        Some((name.clone(), Found::Addresses(addresses)))
+        let named = |of: &&Network| Some((of.is_claimed(&bare), of.addresses(&bare)?));
+        let own = || seen().filter(|other| other.domain == network.domain).filter_map(|own| named(&own));
+        let nearest = own().find(|(_, addresses)| !addresses.is_empty()).or_else(|| own().next());
+        let (is_claimed, addresses) = nearest.or_else(|| seen().find_map(|of| named(&of)))?;
+        let of_addresses = [RecordType::A, RecordType::AAAA, RecordType::ANY].map(u16::from).contains(&kind);
+        let ours = of_addresses || !network.names.forwards || !is_claimed;
+        ours.then(|| (name.clone(), Found::Addresses(addresses)))
     }
 
     fn reverse(&self, network: &Network, reverse: Reverse) -> Option<Found> {

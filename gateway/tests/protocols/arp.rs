@@ -107,3 +107,25 @@ fn rfc5227_the_address_is_defended_once_in_ten_seconds() {
     segment.later(Duration::from_secs(1));
     segment.ask(&stolen);
 }
+
+#[test]
+fn rfc826_what_is_said_to_all_changes_what_is_known_and_adds_nothing() {
+    let mut segment = Segment::new(config());
+    let moved = Mac::new([2, 0, 0, 0, 0, 0x77]);
+    // An announcement (RFC 5227 section 3), and a question put to somebody else.
+    let of = |target: Ipv4Addr| {
+        let mut frame = request(GUEST, target);
+        frame[6..12].copy_from_slice(&moved.bytes());
+        frame[22..28].copy_from_slice(&moved.bytes());
+        frame
+    };
+    assert_eq!(segment.refused(&of(GUEST)), DropReason::NotForGateway);
+    assert_eq!(segment.gateway.neighbour(GUEST.into(), segment.now), Neighbour::Ask);
+    for target in [GUEST, OUTSIDE] {
+        let _ = segment.ask(&request(GUEST, ROUTER));
+        assert!(matches!(segment.gateway.neighbour(GUEST.into(), segment.now), Neighbour::Known(GUEST_MAC, _)));
+        assert_eq!(segment.say(&of(target)), (Verdict::Reply, None));
+        let Neighbour::Known(mac, _) = segment.gateway.neighbour(GUEST.into(), segment.now) else { panic!("unknown") };
+        assert_eq!(mac, moved);
+    }
+}

@@ -1,6 +1,13 @@
 //! DHCP: RFC 2131, RFC 2132, RFC 3046, RFC 3442, RFC 6842.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{
+    net::Ipv4Addr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use gateway::{
     Config, Gateway,
@@ -342,4 +349,110 @@ fn configurations_that_cannot_be_are_refused_with_what_to_do() {
     assert!(Gateway::new(twice, wire::Instant::START).is_err());
     let router = with(|dhcp| dhcp.reservations = vec![reserve(ROUTER)]);
     assert!(Gateway::new(router, wire::Instant::START).is_err());
+}
+
+#[test]
+fn rfc2131_4_3_2_who_selects_without_an_offer_is_refused() {
+    let reserved = |dhcp: &mut DhcpConfig| {
+        dhcp.reservations = vec![Reservation { guest: Guest::Mac(mac(1)), address: last(50) }];
+    };
+    let mut segment = Segment::new(with(reserved));
+    let select = |address| Ask::new(REQUEST).address(54, ROUTER).address(50, address);
+    assert_eq!(segment.dhcp(&select(last(20))).kind, NAK);
+    assert_eq!(segment.dhcp(&select(last(50)).of(mac(1))).kind, NAK, "not even what is kept for it");
+    assert_eq!(segment.gateway.leases().count(), 0);
+    // What was offered and is over was not offered.
+    let offer = segment.dhcp(&Ask::new(DISCOVER));
+    segment.later(Duration::from_secs(61));
+    assert_eq!(segment.dhcp(&select(offer.address)).kind, NAK);
+}
+
+#[test]
+fn a_running_lease_is_renewed_and_the_address_reserved_since_is_offered_next_time() {
+    let mut segment = Segment::new(config());
+    let old = segment.lease(&Ask::new(DISCOVER).address(50, last(50))).address;
+    let snapshot = segment.gateway.snapshot(segment.now);
+    let reserved = |dhcp: &mut DhcpConfig| {
+        dhcp.reservations = vec![Reservation { guest: Guest::Mac(GUEST_MAC), address: last(60) }];
+    };
+    let mut restarted = Segment::new(with(reserved));
+    restarted.gateway.restore(&snapshot, restarted.now, Duration::ZERO);
+    let told = restarted.dhcp(&Ask::new(REQUEST).from(old));
+    assert_eq!((told.kind, told.address), (ACK, old));
+    assert_eq!(restarted.lease(&Ask::new(DISCOVER)).address, last(60));
+    assert_eq!(restarted.dhcp(&Ask::new(REQUEST).from(old)).kind, NAK, "it is given back");
+}
+
+#[test]
+fn with_its_mac_from_another_nic_nobody_gives_a_lease_back() {
+    let mut segment = Segment::new(config());
+    let address = segment.lease(&Ask::new(DISCOVER)).address;
+    let release = Ask::new(RELEASE).address(54, ROUTER).from(address);
+    let decline = Ask::new(DECLINE).address(54, ROUTER).address(50, address);
+    segment.nic = NicId(8);
+    assert_eq!(segment.dhcp(&Ask::new(DISCOVER)).address, address);
+    assert_eq!(segment.gateway.leases().next().unwrap().nic, Some(NicId(3)), "who only asks has not moved");
+    assert_eq!(segment.dhcp(&Ask::new(REQUEST).from(address)).kind, ACK);
+    for ask in [&release, &decline] {
+        assert_eq!(segment.refused(&ask.frame()), DropReason::NoLease);
+    }
+    segment.nic = NicId(3);
+    assert_eq!(segment.say(&release.frame()).1, None);
+    assert_eq!(segment.gateway.leases().next().unwrap().state, LeaseState::Released);
+}
+
+#[test]
+fn which_lease_began_first_is_known_over_renewals_and_restarts() {
+    let began = |segment: &Segment, address| segment.gateway.leases().find(|l| l.address == address).unwrap().began;
+    let named = |n, name: &str| Ask::new(DISCOVER).of(mac(n)).with(12, name.as_bytes());
+    let mut segment = Segment::new(config());
+    let first = segment.lease(&named(1, "web").address(50, last(90))).address;
+    let second = segment.lease(&named(2, "web").address(50, last(20))).address;
+    segment.later(Duration::from_secs(40_000));
+    assert_eq!(segment.dhcp(&Ask::new(REQUEST).of(mac(1)).from(first)).kind, ACK);
+    assert!(began(&segment, first) < began(&segment, second));
+    let snapshot = segment.gateway.snapshot(segment.now);
+    let mut restarted = Segment::new(config());
+    restarted.gateway.restore(&snapshot, restarted.now, Duration::ZERO);
+    let third = restarted.lease(&named(3, "web")).address;
+    let order = [first, second, third].map(|address| began(&restarted, address));
+    assert!(order.is_sorted() && order[0] < order[1] && order[1] < order[2], "{order:?}");
+    // Under another name it begins anew.
+    let renamed = Ask::new(REQUEST).of(mac(1)).from(first).with(12, b"db");
+    assert_eq!(restarted.dhcp(&renamed).kind, ACK);
+    assert!(began(&restarted, first) > began(&restarted, third));
+}
+
+#[test]
+fn which_lease_began_first_is_known_over_routers_that_count_together() {
+    let begun = Arc::new(AtomicU64::new(7));
+    let segment = || {
+        let mut segment = Segment::new(config());
+        segment.gateway = segment.gateway.with_begun(Arc::clone(&begun));
+        segment
+    };
+    let mut segments = [segment(), segment()];
+    let mut began = Vec::new();
+    for (n, at) in [(1, 0), (2, 1), (3, 0)] {
+        let segment = &mut segments[at];
+        let address = segment.lease(&Ask::new(DISCOVER).of(mac(n))).address;
+        began.extend(segment.gateway.leases().filter(|lease| lease.address == address).map(|lease| lease.began));
+    }
+    assert!(began[0] > 7 && began[0] < began[1] && began[1] < began[2], "{began:?}");
+    let [one, mut two] = segments;
+    let snapshot = one.gateway.snapshot(one.now);
+    begun.store(0, Ordering::Relaxed);
+    two.gateway.restore(&snapshot, two.now, Duration::ZERO);
+    assert_eq!(begun.load(Ordering::Relaxed), began[2], "what was saved counts");
+}
+
+#[test]
+fn no_lease_that_was_saved_goes_on_for_longer_than_leases_do_now() {
+    let mut segment = Segment::new(config());
+    segment.lease(&Ask::new(DISCOVER));
+    let snapshot = segment.gateway.snapshot(segment.now);
+    let mut restarted = Segment::new(with(|dhcp| dhcp.lease = Duration::from_secs(3600)));
+    restarted.gateway.restore(&snapshot, restarted.now, Duration::ZERO);
+    let lease = restarted.gateway.leases().next().unwrap();
+    assert_eq!(lease.expires, restarted.now + Duration::from_secs(3600));
 }

@@ -347,3 +347,32 @@ fn a_lease_shows_the_router_where_its_client_is() {
     let _ = segment.say(&frame);
     assert_eq!(segment.gateway.neighbour(address.into(), segment.now), known, "whoever else says it is theirs");
 }
+
+#[test]
+fn a_guest_that_was_installed_anew_has_the_address_that_is_declared_for_it() {
+    let reserve = |dhcp: &mut Dhcp6Config| {
+        dhcp.reservations = vec![Reservation { guest: Guest::Mac(mac(1)), address: at(0x77) }];
+    };
+    let mut segment = Segment::new(with(reserve));
+    assert_eq!(segment.lease6(mac(1), None), at(0x77));
+    let ask = Ask6::new(SOLICIT).of(mac(1)).without(1).with(1, &[0, 4, 9, 9, 9]).association(4, None).with(14, &[]);
+    assert_eq!(segment.dhcp6(&ask).address(), Some(at(0x77)), "under another DUID and IAID");
+    assert_eq!(only(&segment).address, at(0x77));
+}
+
+#[test]
+fn rfc8415_18_3_4_who_renews_is_given_the_address_reserved_since_and_leaves_the_old_one() {
+    let mut segment = stateful();
+    let old = segment.lease6(GUEST_MAC, Some(at(0x1050)));
+    let snapshot = segment.gateway.snapshot(segment.now);
+    let reserve = |dhcp: &mut Dhcp6Config| {
+        dhcp.reservations = vec![Reservation { guest: Guest::Mac(GUEST_MAC), address: at(0x77) }];
+    };
+    let mut restarted = Segment::new(with(reserve));
+    restarted.gateway.restore(&snapshot, restarted.now, Duration::ZERO);
+    let told = restarted.dhcp6(&Ask6::new(RENEW).sent_to_the_server().association(1, Some(old)));
+    let [association] = &told.associations()[..] else { panic!("{told:?}") };
+    assert_eq!(association.address, Some((at(0x77), 86_400, 86_400)));
+    assert_eq!(association.more, [(old, 0, 0)]);
+    assert_eq!(only(&restarted).address, at(0x77));
+}

@@ -107,6 +107,8 @@ pub struct Association {
     pub t2: u32,
     /// Address, preferred and valid lifetime.
     pub address: Option<(Ipv6Addr, u32, u32)>,
+    /// Addresses behind the first.
+    pub more: Vec<(Ipv6Addr, u32, u32)>,
     pub status: Option<u16>,
 }
 
@@ -163,14 +165,16 @@ impl Told6 {
         let read = |(_, value): &(u16, Vec<u8>)| {
             let inside = options(&value[12..]);
             let find = |code| inside.iter().find(|(found, _)| *found == code).map(|(_, value)| value);
+            let address = |value: &Vec<u8>| {
+                let octets: [u8; 16] = value[..16].try_into().unwrap();
+                (Ipv6Addr::from(octets), number(value, 16), number(value, 20))
+            };
             Association {
                 id: number(value, 0),
                 t1: number(value, 4),
                 t2: number(value, 8),
-                address: find(5).map(|value| {
-                    let octets: [u8; 16] = value[..16].try_into().unwrap();
-                    (octets.into(), number(value, 16), number(value, 20))
-                }),
+                address: find(5).map(address),
+                more: inside.iter().filter(|(code, _)| *code == 5).skip(1).map(|(_, value)| address(value)).collect(),
                 status: find(13).map(|value| u16::from_be_bytes([value[0], value[1]])),
             }
         };

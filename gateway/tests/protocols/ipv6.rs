@@ -308,3 +308,55 @@ fn rfc4443_2_4_f_errors_are_limited() {
     let asked = router_solicitation(GUEST_LINK_LOCAL);
     assert_eq!((0..100).filter(|_| segment.say(&asked).1.is_some()).count(), 5, "so are advertisements to one node");
 }
+
+/// An advertisement that nobody asked for.
+fn announcement(from: Mac, target: Ipv6Addr, flags: u8) -> Vec<u8> {
+    let mut rest = vec![flags, 0, 0, 0];
+    rest.extend(target.octets());
+    rest.extend([2, 1]);
+    rest.extend(from.bytes());
+    let mut frame = icmpv6(NODES_MAC, target, ALL_NODES, 255, [136, 0], &rest);
+    frame[6..12].copy_from_slice(&from.bytes());
+    frame
+}
+
+#[test]
+fn rfc4861_7_2_5_what_nobody_asked_for_changes_what_is_known_if_it_says_so() {
+    const OVERRIDE: u8 = 0x20;
+    let mut segment = Segment::new(config());
+    let (guest, moved) = (GUEST_GLOBAL.into(), Mac::new([2, 0, 0, 0, 0, 0x77]));
+    let _ = segment.say(&announcement(moved, GUEST_GLOBAL, OVERRIDE));
+    assert_eq!(segment.gateway.neighbour(guest, segment.now), Neighbour::Ask, "it adds nothing");
+    let _ = segment.ask(&solicitation(GUEST_GLOBAL, SOLICITED, GLOBAL, true));
+    let _ = segment.say(&announcement(moved, GUEST_GLOBAL, 0));
+    assert!(matches!(segment.gateway.neighbour(guest, segment.now), Neighbour::Known(GUEST_MAC, _)));
+    assert_eq!(segment.say(&announcement(moved, GUEST_GLOBAL, OVERRIDE)), (Verdict::Reply, None));
+    let Neighbour::Known(mac, _) = segment.gateway.neighbour(guest, segment.now) else { panic!("unknown") };
+    assert_eq!(mac, moved);
+}
+
+#[test]
+fn services_are_not_served_behind_extension_headers() {
+    let mut segment = Segment::new(Config { services: vec![53], ..config() });
+    let mut plain = Vec::new();
+    PacketBuilder::ethernet2(GUEST_MAC.bytes(), ROUTER_MAC.bytes())
+        .ipv6(GUEST_GLOBAL.octets(), GLOBAL.octets(), 64)
+        .tcp(1000, 53, 1, 1000)
+        .write(&mut plain, &[])
+        .unwrap();
+    assert_eq!(segment.say(&plain), (Verdict::Forward, None));
+    // Destination options in between: one that is padding.
+    let mut hidden = [&plain[..54], &[6, 0, 1, 4, 0, 0, 0, 0], &plain[54..]].concat();
+    hidden[20] = 60;
+    hidden[19] += 8;
+    assert!(matches!(segment.say(&hidden).0, Verdict::Drop(DropReason::NotForGateway)));
+}
+
+#[test]
+fn ipv6_may_lead_nowhere_where_ipv4_leads_out() {
+    let elsewhere6 = Some(Elsewhere::Unreachable);
+    let mut segment = Segment::new(Config { elsewhere: Elsewhere::Forward, elsewhere6, ..config() });
+    let (reason, answer) = segment.error(&ping(GUEST_GLOBAL, OUTSIDE_V6));
+    assert_eq!((reason, read(&answer).4[..2].to_vec()), (DropReason::NoRoute, vec![1, 0]));
+    assert_eq!(segment.say(&crate::segment::ping(crate::segment::OUTSIDE, 64, b"")), (Verdict::Forward, None));
+}

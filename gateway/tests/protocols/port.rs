@@ -89,7 +89,7 @@ fn router(elsewhere: Elsewhere) -> GatewayPort {
 fn every_frame_is_answered_or_dropped_with_a_reason_and_the_ledger_balances() {
     let mut port = router(Elsewhere::Unreachable);
     let mut bridge = Bridge::new(&mut port);
-    let mut flooded = request(GUEST, OUTSIDE);
+    let mut flooded = request(Ipv4Addr::new(192, 168, 7, 99), OUTSIDE);
     flooded[..6].copy_from_slice(&Mac::BROADCAST.bytes());
     let frames = [
         request(GUEST, ROUTER),
@@ -242,6 +242,86 @@ fn an_offer_is_not_made_when_somebody_says_that_the_address_is_theirs() {
     let (told, _) = said(&mut bridge, &mut port, &[]);
     assert_eq!((told[0].kind, told[0].address), (OFFER, second[0]));
     assert_ne!(first, second);
+}
+
+#[test]
+fn a_lease_that_no_offer_went_before_begins_when_nobody_says_that_the_address_is_theirs() {
+    let address = Ipv4Addr::new(192, 168, 7, 40);
+    let renew = Ask::new(REQUEST).from(address).frame();
+    for stranger in [false, true] {
+        let mut port = router(Elsewhere::Unreachable);
+        let mut bridge = Bridge::new(&mut port);
+        let (told, asked) = said(&mut bridge, &mut port, std::slice::from_ref(&renew));
+        assert!(told.is_empty() && asked == [address], "{told:?} {asked:?}");
+        let theirs = [answer(Mac::new([2, 0, 0, 0, 0, 0x55]), address)];
+        assert!(said(&mut bridge, &mut port, if stranger { &theirs } else { &[] }).0.is_empty());
+        bridge.now = bridge.now + Duration::from_millis(100);
+        let (told, _) = said(&mut bridge, &mut port, &[]);
+        let state = port.gateways().next().unwrap().leases().next().unwrap().state;
+        if stranger {
+            assert!(told.is_empty() && state == LeaseState::InUse, "{told:?} {state:?}");
+        } else {
+            assert_eq!((told[0].kind, told[0].address, state), (ACK, address, LeaseState::Bound));
+        }
+    }
+}
+
+#[test]
+fn who_takes_an_offer_before_it_is_made_waits_as_long_as_it() {
+    let mut port = router(Elsewhere::Unreachable);
+    let mut bridge = Bridge::new(&mut port);
+    let (_, asked) = said(&mut bridge, &mut port, &[Ask::new(DISCOVER).frame()]);
+    let request = Ask::new(REQUEST).address(54, ROUTER).address(50, asked[0]).frame();
+    assert!(said(&mut bridge, &mut port, &[request]).0.is_empty());
+    let theirs = answer(Mac::new([2, 0, 0, 0, 0, 0x55]), asked[0]);
+    assert!(said(&mut bridge, &mut port, &[theirs]).0.is_empty());
+    bridge.now = bridge.now + Duration::from_millis(100);
+    assert!(said(&mut bridge, &mut port, &[]).0.is_empty(), "neither offer nor acknowledgement");
+    assert_eq!(port.gateways().next().unwrap().leases().next().unwrap().state, LeaseState::InUse);
+}
+
+/// A service that takes what it is given.
+struct Serves(Arc<AtomicU64>);
+
+impl Port for Serves {
+    fn receive(&mut self, _: &mut Context, _: &mut Burst) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn transmit(&mut self, cx: &mut Context, burst: &mut Burst) -> io::Result<()> {
+        for frame in burst.drain() {
+            let len = cx.heads.get(&frame).len();
+            cx.transmitted(1, len as u64);
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn release(&mut self, _: &mut Context) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn wake(&mut self, _: &mut Wake) -> bool {
+        true
+    }
+}
+
+#[test]
+fn a_way_out_that_fails_leaves_the_service_its_frames() {
+    let config = gateway::Config { elsewhere: Elsewhere::Forward, services: vec![53], ..config() };
+    let served = Arc::new(AtomicU64::new(0));
+    let leg = Leg::new(Gateway::new(config, Instant::START).unwrap());
+    let leg = leg.with_way_out(Box::new(WayOut(Arc::new(AtomicU64::new(1)))), 0);
+    let mut port = GatewayPort::new(vec![leg.with_service(Box::new(Serves(served.clone())))]);
+    let mut bridge = Bridge::new(&mut port);
+    bridge.cx.begin_turn(bridge.now);
+    let mut burst = Burst::default();
+    for frame in [udp(OUTSIDE, 64, 53, b""), udp(ROUTER, 64, 53, b"")] {
+        burst.push(bridge.cx.originate(Origin { nic: GUEST_NIC, lane: 0 }, &frame).unwrap()).unwrap();
+    }
+    assert!(port.transmit(&mut bridge.cx, &mut burst).is_err());
+    assert_eq!(served.load(Ordering::Relaxed), 1);
+    assert!(bridge.cx.ledger.balances(), "{:?}", bridge.cx.ledger);
 }
 
 #[test]

@@ -202,6 +202,33 @@ fn a_neighbour_that_is_silent_costs_a_few_questions_and_the_packets_end_counted(
     assert_eq!((stand.cx.ledger.held, stand.cx.ledger.dropped), (0, 40));
 }
 
+#[test]
+fn who_scans_a_network_through_the_router_leaves_room_for_others() {
+    let mut stand = lan_and_dmz();
+    let scan: Vec<Vec<u8>> = (100..160).map(|last| udp(Ipv4Addr::new(192, 168, 8, last), 64, 53, b"scan")).collect();
+    let sent = stand.turn(LAN, &scan, Offload::NONE);
+    assert_eq!((sent.len(), stand.cx.ledger.held), (16, 16), "only what is kept is asked for");
+    let sent = stand.turn_from(NicId(5), LAN, &[udp(SERVER, 64, 53, b"one")]);
+    assert_eq!((sent.len(), stand.cx.ledger.held), (1, 17));
+    let server = Mac::new([2, 0, 0, 0, 8, 16]);
+    assert_eq!(stand.turn(DMZ, &[answer_of(server)], Offload::NONE).len(), 1);
+}
+
+#[test]
+fn what_is_too_big_is_not_answered_where_no_error_may_be() {
+    let packet = |kind: u8, offset: u16| {
+        let mut packet = udp(SERVER, 64, 53, &[7; 1400]);
+        packet[20..22].copy_from_slice(&(0x4000 | offset).to_be_bytes());
+        (packet[23], packet[34]) = (1, kind);
+        crate::segment::mend(&mut packet);
+        packet
+    };
+    for (kind, offset, answers) in [(8, 0, 1), (3, 0, 0), (5, 0, 0), (8, 100, 0)] {
+        let sent = lan_and_narrow().turn(LAN, &[packet(kind, offset)], Offload::NONE);
+        assert_eq!(sent.len(), answers, "about ICMP {kind} at {offset}: {sent:?}");
+    }
+}
+
 /// Two legs of which the second takes less, and knows its neighbour.
 fn lan_and_narrow() -> Stand {
     let lan = Config { routes: vec![(SERVER.into(), 24)], ..config() };
@@ -366,6 +393,11 @@ fn segments_of_a_network_share_its_way_out() {
         let sent = stand.turn(if frames.is_empty() { LAN } else { WAN }, &frames, Offload::NONE);
         assert_eq!((sent.len(), sent[0].0, &sent[0].1[..6]), (1, DMZ, &SERVER_MAC.bytes()[..]));
     }
+    // What comes from outside is of many senders, and waits as such in whichever segment.
+    let hosts = (100..120).map(|last| (LAN, home(Ipv4Addr::new(192, 168, 8, last), Mac::new([0; 6]))));
+    way_out.back.lock().unwrap().extend(hosts);
+    assert_eq!(stand.turn(LAN, &[], Offload::NONE).len(), 20, "as many questions");
+    assert_eq!(stand.cx.ledger.held, 20);
     // Nobody's.
     way_out.back.lock().unwrap().push((LAN, home(Ipv4Addr::new(203, 0, 113, 9), Mac::new([0; 6]))));
     assert!(stand.turn(LAN, &[], Offload::NONE).is_empty());

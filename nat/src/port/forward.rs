@@ -118,7 +118,7 @@ impl PacketPort {
         };
         let Some(mac) = mac else { return Some(frame) };
         // Where flows alternate, remembering each would only cost.
-        let follows = std::mem::replace(&mut self.last, Some(known.slot)) == Some(known.slot);
+        let follows = self.last.replace(known.slot) == Some(known.slot);
         if follows && known.lasts(&self.table) {
             self.memo = Some(Memo::new(side, head, flow, known, mac));
         }

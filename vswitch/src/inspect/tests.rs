@@ -7,14 +7,13 @@ use wire::{DropReason, Mac};
 
 use crate::{
     NicSpec, Role,
-    guard::{link_local, made_of},
     testing::{Net, access, mac, tagged},
 };
 
 const MINE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
 const ROUTERS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 /// That of the declared addresses.
-const PREFIX: [u16; 4] = [0xfd00, 0, 0, 0];
+const PREFIX: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0);
 const ALL: Ipv4Addr = Ipv4Addr::BROADCAST;
 const NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
@@ -97,7 +96,7 @@ fn net() -> Net {
     let addresses = vec![IpAddr::V4(MINE), IpAddr::V6(mine6())];
     net.add(1, NicSpec { guard: Some(mac(1)), addresses, ..NicSpec::default() }, 1);
     net.add(2, NicSpec::default(), 1);
-    let addresses = vec![ROUTERS.into(), routers6().into(), link_local(mac(3)).into()];
+    let addresses = vec![ROUTERS.into(), routers6().into(), mac(3).link_local().into()];
     net.add(3, NicSpec { guard: Some(mac(3)), addresses, role: Role::Router, ..NicSpec::default() }, 1);
     net
 }
@@ -119,7 +118,7 @@ fn from(mut frame: Vec<u8>, source: Mac) -> Vec<u8> {
 fn clean() -> Vec<Vec<u8>> {
     let any = Ipv4Addr::UNSPECIFIED;
     let none = Ipv6Addr::UNSPECIFIED;
-    let local = link_local(mac(1));
+    let local = mac(1).link_local();
     let own_making: Ipv6Addr = "fe80::abcd:1234:5678:9abc".parse().unwrap();
     let mld = [58, 0, 5, 2, 0, 0, 1, 0, 143, 0, 0, 0, 0, 0, 0, 0];
     vec![
@@ -146,9 +145,9 @@ fn clean() -> Vec<Vec<u8>> {
         v6(local, NODES, 17, &udp(546, 547, &[1; 40])),
         v6(mine6(), routers6(), 6, &[0; 20]),
         v6(mine6(), routers6(), 17, &udp(1000, 53, &[0; 40])),
-        v6(made_of(PREFIX, mac(1)), routers6(), 6, &[0; 20]),
-        v6(none, NODES, 58, &nd(135, made_of(PREFIX, mac(1)), None)),
-        v6(made_of(PREFIX, mac(1)), NODES, 58, &nd(136, made_of(PREFIX, mac(1)), Some(mac(1)))),
+        v6(mac(1).in_prefix(PREFIX), routers6(), 6, &[0; 20]),
+        v6(none, NODES, 58, &nd(135, mac(1).in_prefix(PREFIX), None)),
+        v6(mac(1).in_prefix(PREFIX), NODES, 58, &nd(136, mac(1).in_prefix(PREFIX), Some(mac(1)))),
         v6(mine6(), routers6(), 58, &[128, 0, 0, 0, 0, 0, 0, 0]),
         v6(mine6(), routers6(), 44, &[&[6, 0, 0, 1, 0, 0, 0, 9][..], &[0; 40]].concat()),
     ]
@@ -200,9 +199,9 @@ fn packets_from_other_addresses_are_dropped() {
         v4(Ipv4Addr::UNSPECIFIED, ROUTERS, 17, &udp(68, 53, &[0; 20])),
         v6(other6, routers6(), 6, &[0; 20]),
         v6(none6, routers6(), 6, &[0; 20]),
-        v6(made_of(PREFIX, mac(3)), routers6(), 6, &[0; 20]),
-        v6(made_of([0xfd00, 0, 0, 1], mac(1)), routers6(), 6, &[0; 20]),
-        v6(link_local(mac(3)), routers6(), 17, &udp(1000, 53, &[0; 20])),
+        v6(mac(3).in_prefix(PREFIX), routers6(), 6, &[0; 20]),
+        v6(mac(1).in_prefix(Ipv6Addr::new(0xfd00, 0, 0, 1, 0, 0, 0, 0)), routers6(), 6, &[0; 20]),
+        v6(mac(3).link_local(), routers6(), 17, &udp(1000, 53, &[0; 20])),
         ethernet(0x0800, &[0x45; 10]),
     ] {
         assert_eq!(net.dropped(1, &frame), DropReason::SpoofedAddress);
@@ -230,7 +229,7 @@ fn neighbour_discovery_for_another_is_dropped() {
 /// What a router or a DHCP server says, and the reason it is dropped for.
 fn rogue() -> Vec<(DropReason, Vec<u8>)> {
     use DropReason::{RogueDhcp, RogueRa};
-    let local = link_local(mac(1));
+    let local = mac(1).link_local();
     let advertisement = [134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0];
     let behind = |chain: &[u8]| [chain, &advertisement].concat();
     let local_v6 = |next, payload: &[u8]| v6(local, NODES, next, payload);
@@ -301,7 +300,7 @@ fn nobody_speaks_for_a_declared_address_while_its_port_is_attached() {
         (DropReason::SpoofedArp, tagged(arp(2, mac(1), MINE, ROUTERS), 0, 0)),
         (DropReason::SpoofedNd, v6(strange, NODES, 58, &nd(136, routers6(), None))),
         (DropReason::SpoofedNd, v6(strange, NODES, 58, &nd(136, mine6(), None))),
-        (DropReason::SpoofedNd, v6(strange, NODES, 58, &nd(136, link_local(mac(1)), None))),
+        (DropReason::SpoofedNd, v6(strange, NODES, 58, &nd(136, mac(1).link_local(), None))),
         (DropReason::SpoofedNd, v6(routers6(), NODES, 58, &nd(135, mine6(), Some(mac(1))))),
     ];
     for (n, (reason, frame)) in claims.iter().enumerate() {

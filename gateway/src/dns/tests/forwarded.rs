@@ -294,3 +294,38 @@ fn routers_of_ours_are_no_upstreams() {
     net.resolver.set_upstreams(&[routers[0], server(4), routers[1], server(4), routers[2]]);
     assert_eq!(net.resolver.upstreams(), [server(4)]);
 }
+
+#[test]
+fn a_server_that_does_not_know_edns_is_asked_again_without() {
+    let mut net = Net::new();
+    let question = with_edns(query("www.example.com.", RecordType::A), 1232);
+    // What old servers say: a header and nothing else.
+    let bare = |sent: &Sent| {
+        let mut bytes = sent.message.metadata.id.to_be_bytes().to_vec();
+        bytes.extend([0x81, 0x81, 0, 0, 0, 0, 0, 0, 0, 0]);
+        bytes
+    };
+    let sent = net.forwarded(client(LAN, 1), &question);
+    assert!(sent.message.edns.is_some());
+    let mut strange = bare(&sent);
+    strange[0] ^= 1;
+    net.resolver.answered(sent.exchange, sent.server, false, &strange, net.now);
+    assert_eq!(net.actions(), [], "under another id it is somebody else's");
+    net.resolver.answered(sent.exchange, sent.server, false, &bare(&sent), net.now);
+    let again = net.sent();
+    assert_eq!((again.server, again.tcp, again.message.edns.is_none()), (sent.server, false, true));
+    assert_eq!(again.message.queries, question.queries);
+    net.answered(&again, &answer(&again.message, &[a("www.example.com.", 300, 7)]));
+    assert_eq!(net.reply().answers.len(), 1);
+    // With the question in it, it is the same.
+    let sent = net.forwarded(client(LAN, 1), &with_edns(query("x.example.com.", RecordType::A), 1232));
+    let mut refusal = answer(&sent.message, &[]);
+    refusal.metadata.response_code = ResponseCode::FormErr;
+    net.answered(&sent, &refusal);
+    let again = net.sent();
+    assert!(again.message.edns.is_none() && again.server == sent.server);
+    // Who does not understand the plain question either is passed over, and another is asked as before.
+    net.resolver.answered(again.exchange, again.server, false, &bare(&again), net.now);
+    let other = net.sent();
+    assert!(other.server != sent.server && other.message.edns.is_some());
+}

@@ -8,7 +8,12 @@ fn addresses(message: &Message) -> Vec<String> {
 }
 
 fn lease(name: &str, address: &str) -> LeasedName {
-    LeasedName { name: name.into(), address: address.parse().unwrap(), declared: false }
+    let address: std::net::IpAddr = address.parse().unwrap();
+    let last = match address {
+        std::net::IpAddr::V4(address) => address.octets()[3],
+        std::net::IpAddr::V6(address) => address.octets()[15],
+    };
+    LeasedName { name: name.into(), address, holder: wire::Mac::new([2, 0, 0, 0, 0, last]), declared: false }
 }
 
 #[test]
@@ -211,4 +216,38 @@ fn where_nothing_leads_out_queries_do_not_either() {
     assert_eq!(addresses(&net.at_once(client(LAN, 1), &query("a.", RecordType::A))), ["10.0.0.2"]);
     let refused = net.at_once(client(LAN, 1), &query("secret.tunnel.example.", RecordType::TXT));
     assert_eq!(code(&refused), ResponseCode::Refused);
+}
+
+#[test]
+fn a_name_that_a_guest_gives_itself_is_no_more_than_its_addresses() {
+    let mut net = Net::new();
+    net.resolver.set_leases(NetworkId(LAN), &[lease("com", "10.0.0.66")]);
+    let lan = client(LAN, 1);
+    assert_eq!(addresses(&net.at_once(lan, &query("com.", RecordType::A))), ["10.0.0.66"]);
+    assert_eq!(addresses(&net.at_once(lan, &query("com.", RecordType::ANY))), ["10.0.0.66"]);
+    assert_eq!(addresses(&net.at_once(lan, &query("com.", RecordType::AAAA))), Vec::<String>::new());
+    for kind in [RecordType::DS, RecordType::DNSKEY, RecordType::NS, RecordType::SOA] {
+        net.forwarded(lan, &query("com.", kind));
+    }
+    // In the domain, and where the configuration gives the name, it is ours whole.
+    for name in ["com.lan.test.", "db."] {
+        let answer = net.at_once(lan, &query(name, RecordType::DS));
+        assert_eq!((code(&answer), answer.answers.len()), (ResponseCode::NoError, 0), "{name}");
+    }
+}
+
+#[test]
+fn a_guest_has_its_name_at_all_addresses_of_its_own_and_at_no_others() {
+    let mut net = Net::new();
+    let six = |last: u8| LeasedName {
+        address: format!("fd00::10{last:02x}").parse().unwrap(),
+        ..lease("laptop", &format!("10.0.0.{last}"))
+    };
+    let all = [lease("laptop", "10.0.0.20"), six(20), lease("laptop", "10.0.0.66"), six(66)];
+    net.resolver.set_leases(NetworkId(LAN), &all);
+    let lan = client(LAN, 1);
+    assert_eq!(addresses(&net.at_once(lan, &query("laptop.", RecordType::A))), ["10.0.0.20"]);
+    assert_eq!(addresses(&net.at_once(lan, &query("laptop.", RecordType::AAAA))), ["fd00::1014"]);
+    let reverse = net.at_once(lan, &query(&format!("4.1.0.1.{}0.0.d.f.ip6.arpa.", "0.".repeat(24)), RecordType::PTR));
+    assert_eq!(reverse.answers[0].data.to_string(), "laptop.lan.test.");
 }
