@@ -18,6 +18,7 @@ pub mod names;
 mod nat;
 mod network;
 mod overlay;
+mod own_ports;
 mod publish;
 mod reader;
 mod segment;
