@@ -185,7 +185,7 @@ fn many_frames_of_one_flow_go_together_and_none_is_lost_or_changed() {
 fn a_super_frame_is_cut_once_and_put_together_again() {
     let (mut a, mut b) = pair(1500);
     let whole = tcp(60_000, 1400);
-    a.send(0, &[whole.clone()]);
+    a.send(0, std::slice::from_ref(&whole));
     let got = b.receive(1);
     let bytes: usize = got.iter().map(|(_, bytes, _)| bytes.len() - 54).sum();
     assert_eq!(bytes, 60_000);

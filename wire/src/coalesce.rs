@@ -192,7 +192,7 @@ impl Last {
             self.ended = !self.intact;
         }
         let rest = bytes.part(head.len(), bytes.len() - head.len());
-        let body: &[Lent] = rest.as_ref().map_or(&[], std::slice::from_ref);
+        let body: &[Lent] = rest.as_slice();
         if !self.intact || !is_intact(cx, segment, head, body) {
             return false;
         }
