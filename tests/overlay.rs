@@ -1,4 +1,4 @@
-//! Overlays: a network of ours stretches to hosts whose tunnel is ours, or the kernel's.
+//! Overlays: a network of ours stretches to hosts whose tunnel is ours, the kernel's or Open vSwitch's.
 //!
 //! A host is a network namespace with a link into an underlay; guests are namespaces with a TAP of ours, or behind the kernel's bridge.
 
@@ -144,4 +144,125 @@ fn a_guest_that_was_told_too_long_an_mtu_gets_a_proper_error_and_its_streams_wor
     let told = a.run("ping -M do -c 2 -W 2 -s 1472 10.7.0.2", PATIENCE).output;
     assert!(told.contains("mtu = 1450") || told.contains("mtu=1450"), "{told}");
     assert!(a.run("ping -M dont -c 1 -W 2 -s 1472 10.7.0.2", PATIENCE).ok(), "what may be cut is");
+}
+
+/// Hosts on one link, each with a guest and a daemon of ours, all of them peers.
+fn mesh(lab: &Lab, count: usize) -> Result<(NetNs, Vec<(NetNs, NetNs, Daemon)>), Unable> {
+    let middle = NetNs::new(lab, "link")?;
+    middle.ip("link add br0 type bridge");
+    middle.ip("link set br0 up");
+    let mut hosts = Vec::new();
+    for n in 1..=count {
+        let (host, guest) = (NetNs::new(lab, &format!("m{n}"))?, NetNs::new(lab, &format!("g{n}"))?);
+        host.veth("u0", &middle, &format!("p{n}"));
+        middle.ip(&format!("link set p{n} master br0"));
+        host.address("u0", &format!("192.0.2.{n}/24"));
+        let peers: Vec<String> =
+            (1..=count).filter(|other| *other != n).map(|other| format!("\"192.0.2.{other}\"")).collect();
+        let text = format!(
+            "[networks.tenant]\noverlay = {{ vni = 77, local = \"192.0.2.{n}\", peers = [{}] }}\n\
+             [guests.g]\nports = [{{ network = \"tenant\", attach = \"tap\", tap = \"eth0\", netns = \"{}\" }}]\n",
+            peers.join(", "),
+            guest.netns_name()
+        );
+        let daemon = Daemon::start_beside(lab, &host, &format!("hv{n}"), &text);
+        guest.address("eth0", &format!("10.7.0.{n}/24"));
+        hosts.push((host, guest, daemon));
+    }
+    Ok((middle, hosts))
+}
+
+#[test]
+fn three_hosts_in_a_mesh_reach_each_other_and_one_comes_back() {
+    let lab = require!(Lab::new());
+    let (_middle, mut hosts) = require!(mesh(&lab, 3));
+    let all = |hosts: &[(NetNs, NetNs, Daemon)]| {
+        for (from, (_, guest, daemon)) in hosts.iter().enumerate() {
+            for to in (0..hosts.len()).filter(|to| *to != from) {
+                let reached = guest.reaches(&format!("10.7.0.{}", to + 1), PATIENCE).is_some();
+                assert!(reached, "{} to {}: {}", from + 1, to + 1, daemon.ctl(&["show", "drops"]).output);
+            }
+        }
+    };
+    all(&hosts);
+    // A broadcast comes to each of the others once: no echo, no loop.
+    let broadcasts = |guest: &NetNs| -> u64 {
+        let told = guest.sh("nstat -az IpExtInBcastPkts | tail -1");
+        told.split_whitespace().nth(1).and_then(|number| number.parse().ok()).unwrap_or(0)
+    };
+    let before: Vec<u64> = hosts.iter().map(|(_, guest, _)| broadcasts(guest)).collect();
+    let _ = hosts[0].1.run("ping -b -c 4 -i 0.2 -W 1 10.7.0.255", PATIENCE);
+    let came: Vec<u64> = hosts.iter().zip(&before).map(|((_, guest, _), before)| broadcasts(guest) - before).collect();
+    assert_eq!(came, [0, 4, 4]);
+    hosts[2].2.kill9();
+    assert!(hosts[0].1.reaches("10.7.0.2", PATIENCE).is_some(), "the others go on");
+    hosts[2].2.restart();
+    hosts[2].1.address("eth0", "10.7.0.3/24");
+    all(&hosts);
+}
+
+#[test]
+fn what_is_sent_is_decoded_without_a_complaint() {
+    let lab = require!(Lab::new());
+    require!(need_program("tshark", "tshark"));
+    require!(need_program("tcpdump", "tcpdump"));
+    let site = require!(Site::new(&lab, false));
+    let _daemons = [site.ours(&lab, 0), site.ours(&lab, 1)];
+    let file = lab.path("underlay.pcap");
+    let mut capture =
+        site.hosts[0].spawn(&format!("exec tcpdump -U -Z root -i u0 -w {} udp port 4789", file.display()));
+    wait_for("tcpdump to listen", PATIENCE, || capture.output().contains("listening on"));
+    for (n, guest) in site.guests.iter().enumerate() {
+        guest.address("eth0", &format!("10.7.0.{}/24", n + 1));
+        guest.ip(&format!("address add fd07::{}/64 dev eth0 nodad", n + 1));
+    }
+    for address in ["10.7.0.2", "fd07::2"] {
+        assert!(site.guests[0].reaches(address, PATIENCE).is_some());
+    }
+    let packets = || std::fs::metadata(&file).map_or(0, |file| file.len());
+    wait_for("packets to be written", PATIENCE, || packets() > 1500);
+    capture.kill();
+    let read = |filter: &str| {
+        let told = site.hosts[0]
+            .sh(&format!("tshark -r {} -Y '{filter}' -T fields -e frame.number 2>/dev/null", file.display()));
+        told.lines().count()
+    };
+    let all = read("udp");
+    assert!(all > 10, "{all}");
+    assert_eq!(read("vxlan.vni == 5001 && vxlan.flags == 0x0800 && eth && ip.flags.df == 1"), all);
+    assert_eq!(read("_ws.malformed || _ws.expert.severity == error"), 0);
+    assert!(read("arp") > 0 && read("icmp") > 0 && read("icmpv6") > 0);
+}
+
+#[test]
+fn a_guest_of_ours_is_on_one_segment_with_one_behind_open_vswitch() {
+    let lab = require!(Lab::new());
+    for program in ["ovs-vswitchd", "ovsdb-tool", "ovs-vsctl", "ethtool"] {
+        require!(need_program(program, if program == "ethtool" { "ethtool" } else { "openvswitch-switch" }));
+    }
+    let site = require!(Site::new(&lab, false));
+    let daemon = site.ours(&lab, 0);
+    let [ours, theirs] = &site.hosts;
+    // It looks at checksums that no device has completed: with them complete, our datagrams are cut here and not by the kernel.
+    ours.sh("ethtool -K u0 tx off >/dev/null");
+    theirs.ip("address flush dev u0");
+    theirs.veth("g0", &site.guests[1], "eth0");
+    site.guests[1].sh("ethtool -K eth0 tx off >/dev/null; ip link set eth0 mtu 1450");
+    let dir = lab.path("ovs");
+    std::fs::create_dir_all(&dir).unwrap();
+    let set =
+        format!("cd {}; export OVS_RUNDIR=$PWD OVS_LOGDIR=$PWD OVS_DBDIR=$PWD OVS_SYSCONFDIR=$PWD", dir.display());
+    theirs.sh(&format!("{set}; ovsdb-tool create conf.db /usr/share/openvswitch/vswitch.ovsschema"));
+    let _database = theirs.spawn(&format!("{set}; exec ovsdb-server conf.db --remote=punix:$PWD/db.sock"));
+    wait_for("the database", PATIENCE, || dir.join("db.sock").exists());
+    let control = format!("{set}; ovs-vsctl --timeout=20 --db=unix:$PWD/db.sock");
+    theirs.sh(&format!("{control} --no-wait init"));
+    let _switch = theirs.spawn(&format!("{set}; exec ovs-vswitchd unix:$PWD/db.sock"));
+    theirs.sh(&format!(
+        "{control} add-br brphy -- set bridge brphy datapath_type=netdev -- add-port brphy u0 \
+         -- add-br br0 -- set bridge br0 datapath_type=netdev -- add-port br0 g0 \
+         -- add-port br0 vx -- set interface vx type=vxlan options:remote_ip=192.0.2.1 options:key=5001"
+    ));
+    theirs.address("brphy", "192.0.2.2/24");
+    site.everything("Open vSwitch", || daemon.ctl(&["show", "drops"]).output);
 }
