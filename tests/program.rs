@@ -303,6 +303,16 @@ fn the_control_socket_answers_errors_in_json_and_survives_nonsense() {
 }
 
 #[test]
+fn the_file_in_the_readme_is_right() {
+    let readme = include_str!("../README.md");
+    let text = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a file");
+    // Here [host] is there already, and there may be one CPU only.
+    let place = Place::new(&text.replacen("[host]\n", "", 1).replace("worker_cpus = [1]", "worker_cpus = [0]"));
+    let ended = place.run(&["check"]);
+    assert_eq!(ended.code, 0, "{}", ended.err);
+}
+
+#[test]
 fn wrong_usage_ends_with_2() {
     let place = Place::new(TWO_GUESTS);
     for args in [

@@ -1,6 +1,6 @@
 //! The switch: bridges, what they know, and the worker that drives them.
 //!
-//! Read in this order: [`membership`] (which segments a NIC is in), [`fdb`] (who is where), [`decide`] and
+//! Read in this order: [`membership`] (which segments a NIC is in), [`fdb`] (who is where; it lies in `wire`, as tunnels learn with it, too), [`decide`] and
 //! [`forward`] (what happens to a frame), [`bridge`] (what control sees), [`egress`] (where frames wait for their port).
 
 pub mod apart;
