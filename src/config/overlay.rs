@@ -253,7 +253,10 @@ fn vlan<S: serde::Serializer>(vlan: &Option<Vid>, serializer: S) -> Result<S::Ok
 
 #[cfg(test)]
 mod tests {
-    use super::{super::tests::read, Network};
+    use super::{
+        super::tests::{are_told, read},
+        Network,
+    };
 
     #[test]
     fn an_overlay_is_a_port_for_each_of_its_segments() {
@@ -277,5 +280,58 @@ mod tests {
         assert!(!b.gateway_elsewhere);
         let peers = |network: &Network| network.overlay.as_ref().map(|overlay| overlay.peers.len());
         assert_eq!((peers(a), peers(b)), (Some(1), Some(0)), "those of the endpoint, where a network names none");
+    }
+
+    #[test]
+    fn wrong_overlays() {
+        are_told(&[
+            ("[networks.t]\noverlay = { vni = 1 }", 2, "networks.t.overlay", "neither `vtep` nor `local`"),
+            ("[networks.t]\noverlay = { vni = 0, vtep = \"x\" }", 2, "networks.t.overlay.vni", "1 to 16777215"),
+            ("[networks.t]\noverlay = { vni = 1, vtep = \"x\" }", 2, "networks.t.overlay.vtep", "no [vteps.x]"),
+            ("[vteps.main]\nport = 4789", 1, "vteps.main", "`local` is missing"),
+            (
+                "[networks.t]\noverlay = { vni = 1, local = \"192.0.2.1\", peers = [\"192.0.2.1\"] }",
+                2,
+                "networks.t.overlay.peers[0]",
+                "own tunnel endpoint",
+            ),
+            (
+                "[networks.t]\noverlay = { vni = 1, local = \"192.0.2.1\", peers = [\"fd00::1\"] }",
+                2,
+                "networks.t.overlay.peers[0]",
+                "IPv4, the other IPv6",
+            ),
+            (
+                "[networks.t]\noverlay = { vni = 1, local = \"0.0.0.0\" }",
+                2,
+                "networks.t.overlay.local",
+                "address of one host",
+            ),
+            (
+                "[networks.s]\noverlay = { vni = 1, local = \"192.0.2.1\" }\n[networks.t]\noverlay = { vni = 1, local = \"192.0.2.1\" }",
+                4,
+                "networks.t.overlay.vni",
+                "taken by network s",
+            ),
+            (
+                "[networks.t]\nmode = \"nat\"\noverlay = { vni = 1, local = \"192.0.2.1\" }",
+                1,
+                "networks.t",
+                "name it by `gateway_host`",
+            ),
+            (
+                "[networks.t]\nmode = \"nat\"\ngateway_host = \"a\"",
+                3,
+                "networks.t.gateway_host",
+                "nothing without `overlay`",
+            ),
+            ("[vteps.main]\nlocal = \"198.51.100.1\"\ncontrol = \"evpn\"", 1, "vteps.main", "`speaker` is missing"),
+            (
+                "[vteps.main]\nlocal = \"198.51.100.1\"\ncontrol = \"evpn\"\nspeaker = \"unix:///s\"\nas = 65000",
+                1,
+                "vteps.main",
+                "control = \"evpn\" is not available",
+            ),
+        ]);
     }
 }

@@ -282,47 +282,6 @@ fn wrong_files() {
             "networks.lan.publish[0]",
             "differ in length",
         ),
-        ("[networks.t]\noverlay = { vni = 1 }", 2, "networks.t.overlay", "neither `vtep` nor `local`"),
-        ("[networks.t]\noverlay = { vni = 0, vtep = \"x\" }", 2, "networks.t.overlay.vni", "1 to 16777215"),
-        ("[networks.t]\noverlay = { vni = 1, vtep = \"x\" }", 2, "networks.t.overlay.vtep", "no [vteps.x]"),
-        ("[vteps.main]\nport = 4789", 1, "vteps.main", "`local` is missing"),
-        (
-            "[networks.t]\noverlay = { vni = 1, local = \"192.0.2.1\", peers = [\"192.0.2.1\"] }",
-            2,
-            "networks.t.overlay.peers[0]",
-            "own tunnel endpoint",
-        ),
-        (
-            "[networks.t]\noverlay = { vni = 1, local = \"192.0.2.1\", peers = [\"fd00::1\"] }",
-            2,
-            "networks.t.overlay.peers[0]",
-            "IPv4, the other IPv6",
-        ),
-        (
-            "[networks.t]\noverlay = { vni = 1, local = \"0.0.0.0\" }",
-            2,
-            "networks.t.overlay.local",
-            "address of one host",
-        ),
-        (
-            "[networks.s]\noverlay = { vni = 1, local = \"192.0.2.1\" }\n[networks.t]\noverlay = { vni = 1, local = \"192.0.2.1\" }",
-            4,
-            "networks.t.overlay.vni",
-            "taken by network s",
-        ),
-        (
-            "[networks.t]\nmode = \"nat\"\noverlay = { vni = 1, local = \"192.0.2.1\" }",
-            1,
-            "networks.t",
-            "name it by `gateway_host`",
-        ),
-        (
-            "[networks.t]\nmode = \"nat\"\ngateway_host = \"a\"",
-            3,
-            "networks.t.gateway_host",
-            "nothing without `overlay`",
-        ),
-        ("[vteps.main]\nlocal = \"198.51.100.1\"\ncontrol = \"evpn\"", 1, "vteps.main", "`speaker` is missing"),
         // Right, but not yet
         (
             "[networks.lan]\nmode = \"host-only\"\nsubnet = \"10.0.0.0/30\"",
@@ -337,12 +296,6 @@ fn wrong_files() {
             4,
             "networks.lan.dhcp",
             "an MTU of 576 or more, not 500",
-        ),
-        (
-            "[vteps.main]\nlocal = \"198.51.100.1\"\ncontrol = \"evpn\"\nspeaker = \"unix:///s\"\nas = 65000",
-            1,
-            "vteps.main",
-            "control = \"evpn\" is not available",
         ),
         ("[guests.g]\nengine = \"machine\"", 1, "guests.g", "has one port, by vhost-user"),
         (
@@ -368,6 +321,11 @@ fn wrong_files() {
         // A real mistake is told before what is not available
         ("[guests.g]\nengine = \"qemu\"\n[networks.b]\nmtu = 1", 4, "networks.b.mtu", "allowed are 68"),
     ];
+    are_told(table);
+}
+
+/// Each text is wrong at this line and key, and what is said has these words in it.
+pub(super) fn are_told(table: &[(&str, usize, &str, &str)]) {
     for (text, line, key, what) in table {
         let wrong = told(text);
         let said = format!("{} {}", wrong.message, wrong.help.as_deref().unwrap_or_default());
