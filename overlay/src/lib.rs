@@ -5,7 +5,8 @@
 //!          <--answers---            <--Vtep: whose? may it?--- decapsulate <--recvmmsg--
 //! ```
 //!
-//! Read in this order: [`encap`] (the eight bytes between), [`remotes`] (the endpoints of other hosts), [`vtep`] (what is decided, without I/O),
+//! Read in this order: [`encap`] (the eight bytes between), [`remotes`] (the endpoints of other hosts), [`neighbours`] (who has which IP
+//! address), [`vtep`] (what is decided, without I/O),
 //! [`tunnel`] (the port that does it, by sockets), [`control`] (what it is asked while it runs).
 //!
 //! The words are those of RFC 7348: a *VTEP* is a tunnel endpoint, a *VNI* the number of a network in the underlay. A *station* is who has a MAC
@@ -13,11 +14,13 @@
 
 pub mod control;
 pub mod encap;
+pub mod neighbours;
 pub mod remotes;
 pub mod tunnel;
 pub mod vtep;
 
 pub use encap::Encapsulation;
+pub use neighbours::{Neighbour, Neighbours, Whence};
 pub use remotes::{Remote, RemoteId};
 pub use tunnel::{TunnelConfig, TunnelPort};
 pub use vtep::{NetworkConfig, NetworkId, Vtep, VtepConfig, VtepError};

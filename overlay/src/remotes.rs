@@ -37,9 +37,17 @@ pub struct Remote {
 
 /// Hashes addresses under a number that is not known outside.
 #[derive(Clone)]
-struct Seeded(u64);
+pub(crate) struct Seeded(u64);
 
-struct Mixing(u64);
+impl Seeded {
+    /// Under `seed`.
+    pub(crate) fn new(seed: u64) -> Seeded {
+        Seeded(seed | 1)
+    }
+}
+
+/// A hash in the making.
+pub(crate) struct Mixing(u64);
 
 impl BuildHasher for Seeded {
     type Hasher = Mixing;
@@ -56,6 +64,14 @@ impl Hasher for Mixing {
             word.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
             self.write_u64(u64::from_le_bytes(word));
         }
+    }
+
+    fn write_u16(&mut self, word: u16) {
+        self.write_u64(word.into());
+    }
+
+    fn write_u32(&mut self, word: u32) {
+        self.write_u64(word.into());
     }
 
     fn write_u64(&mut self, word: u64) {
@@ -81,7 +97,7 @@ pub struct Remotes {
 impl Remotes {
     /// None yet; of those that are only heard there may be `heard_only`.
     pub fn new(seed: u64, heard_only: usize, mtu: u16) -> Remotes {
-        let by_address = HashMap::with_capacity_and_hasher(heard_only, Seeded(seed | 1));
+        let by_address = HashMap::with_capacity_and_hasher(heard_only, Seeded::new(seed));
         Remotes { places: Vec::with_capacity(heard_only), by_address, heard_only, mtu }
     }
 
