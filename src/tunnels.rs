@@ -12,15 +12,15 @@ use std::{
 };
 
 use overlay::{
-    NetworkConfig, TunnelConfig, TunnelPort, VtepConfig,
+    NetworkConfig, NetworkId, TunnelConfig, TunnelPort, VtepConfig,
     control::{Command, Remote},
 };
 use sys::inet::udp;
-use vswitch::change::Change;
+use vswitch::{change::Change, fdb::StaticError};
 use wire::Vni;
 
 use crate::{
-    config::{Attach, Config, Vtep},
+    config::{Attach, Config, Tagging, Vtep},
     model::{PeerEntry, PortState},
     seed,
     switch::{PATIENCE, Place, States},
@@ -106,8 +106,8 @@ fn open(config: &Config, vtep: &Vtep, ports: &[usize], seed: u64) -> io::Result<
         let Attach::Tunnel { vni, .. } = port.attach else { return None };
         let network = config.networks.iter().find(|network| network.name == port.network)?;
         let overlay = network.overlay.as_ref()?;
-        let (peers, anyone) = (overlay.peers.clone(), overlay.anyone);
-        Some(NetworkConfig { vni: Vni::new(vni)?, peers, learning: true, anyone })
+        let (peers, anyone, suppress) = (overlay.peers.clone(), overlay.anyone, overlay.suppress);
+        Some(NetworkConfig { vni: Vni::new(vni)?, peers, learning: true, anyone, suppress })
     };
     let made = VtepConfig {
         local: vtep.local,
@@ -126,7 +126,30 @@ fn open(config: &Config, vtep: &Vtep, ports: &[usize], seed: u64) -> io::Result<
             remote.mtu = mtu;
         }
     }
+    for (at, id) in ports.iter().zip(0..) {
+        place_stations(config, *at, &mut made, NetworkId(id)).map_err(io::Error::other)?;
+    }
     TunnelPort::open(made, TunnelConfig::default()).map_err(|error| explained(vtep, error))
+}
+
+/// Puts the stations that the file names behind their endpoints.
+fn place_stations(config: &Config, port: usize, vtep: &mut overlay::Vtep, id: NetworkId) -> Result<(), StaticError> {
+    let Some(port) = config.ports.get(port) else { return Ok(()) };
+    let Some(network) = config.networks.iter().find(|network| network.name == port.network) else { return Ok(()) };
+    let vlan = match port.tagging {
+        Tagging::Access { vlan } => Some(vlan),
+        _ => None,
+    };
+    let stations = network.overlay.iter().flat_map(|overlay| &overlay.stations).filter(|station| station.vlan == vlan);
+    for station in stations {
+        if let Some(remote) = vtep.remotes.find(station.address) {
+            vtep.place(id, station.mac, remote)?;
+        }
+        for address in &station.ip {
+            vtep.neighbours.place(id, *address, station.mac);
+        }
+    }
+    Ok(())
 }
 
 /// The longest IP packet that the underlay's route to an endpoint takes, as far as this host knows.

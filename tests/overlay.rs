@@ -43,10 +43,15 @@ impl Site {
 
     /// Our daemon on a host, with its guest.
     fn ours(&self, lab: &Lab, host: usize) -> Daemon {
+        self.ours_with(lab, host, "")
+    }
+
+    /// The same, with more keys of the overlay.
+    fn ours_with(&self, lab: &Lab, host: usize, more: &str) -> Daemon {
         let (local, peer) = (self.address(host), self.address(1 - host));
         let netns = self.guests[host].netns_name();
         let text = format!(
-            "[networks.tenant]\noverlay = {{ vni = 5001, local = \"{local}\", peers = [\"{peer}\"] }}\n\
+            "[networks.tenant]\noverlay = {{ vni = 5001, local = \"{local}\", peers = [\"{peer}\"]{more} }}\n\
              [guests.g]\nports = [{{ network = \"tenant\", attach = \"tap\", tap = \"eth0\", netns = \"{netns}\" }}]\n"
         );
         Daemon::start_beside(lab, &self.hosts[host], &format!("hv{}", host + 1), &text)
@@ -203,6 +208,47 @@ fn three_hosts_in_a_mesh_reach_each_other_and_one_comes_back() {
     hosts[2].2.restart();
     hosts[2].1.address("eth0", "10.7.0.3/24");
     all(&hosts);
+}
+
+#[test]
+fn a_known_neighbour_costs_no_arp_and_no_solicitation_on_the_underlay() {
+    let lab = require!(Lab::new());
+    require!(need_program("tshark", "tshark"));
+    require!(need_program("tcpdump", "tcpdump"));
+    let site = require!(Site::new(&lab, false));
+    let _daemons = [0, 1].map(|host| site.ours_with(&lab, host, ", suppress = true"));
+    let [a, b] = &site.guests;
+    for (n, guest) in site.guests.iter().enumerate() {
+        guest.address("eth0", &format!("10.7.0.{}/24", n + 1));
+        guest.ip(&format!("address add fd07::{}/64 dev eth0 nodad", n + 1));
+    }
+    // Each hears the other, so that both hosts know both.
+    for (from, to) in [(a, 2), (b, 1)] {
+        for address in [format!("10.7.0.{to}"), format!("fd07::{to}")] {
+            assert!(from.reaches(&address, PATIENCE).is_some());
+        }
+    }
+    let file = lab.path("suppressed.pcap");
+    let mut capture =
+        site.hosts[0].spawn(&format!("exec tcpdump -U -Z root -i u0 -w {} udp port 4789", file.display()));
+    wait_for("tcpdump to listen", PATIENCE, || capture.output().contains("listening on"));
+    for _ in 0..5 {
+        for guest in &site.guests {
+            guest.ip("neigh flush dev eth0");
+        }
+        for address in ["10.7.0.2", "fd07::2"] {
+            assert!(a.reaches(address, PATIENCE).is_some());
+        }
+    }
+    let count = |filter: &str| {
+        let told = site.hosts[0].sh(&format!("tshark -r {} -Y '{filter}' 2>/dev/null", file.display()));
+        told.lines().count()
+    };
+    wait_for("packets to be written", PATIENCE, || count("icmp.type == 0") >= 5 && count("icmpv6.type == 129") >= 5);
+    capture.kill();
+    assert_eq!((count("arp"), count("icmpv6.type == 135"), count("icmpv6.type == 136")), (0, 0, 0));
+    // Who is not known is asked for all over.
+    assert!(!a.run("ping -c 1 -W 1 10.7.0.77", PATIENCE).ok());
 }
 
 #[test]

@@ -16,6 +16,7 @@ pub mod control;
 pub mod encap;
 pub mod neighbours;
 pub mod remotes;
+pub mod resolution;
 pub mod tunnel;
 pub mod vtep;
 

@@ -178,7 +178,13 @@ impl Port for TunnelPort {
             return Ok(());
         };
         let tick = self.vtep.tick(cx.now);
+        let mut from = 0;
         for frame in burst.drain() {
+            let (_, source) = cx.heads.get(&frame).macs();
+            if source != from {
+                from = source;
+                self.vtep.leaves(network, source, cx.now);
+            }
             self.go_out(cx, frame, network, tick);
         }
         Ok(())

@@ -10,7 +10,7 @@
 //! endpoint, one to a group or to nobody known to every endpoint of the network (head-end replication, RFC 7348 section 4.2 without multicast).
 //! Read first: RFC 7348 sections 4 and 5, [`crate::encap`], [`wire::fdb`].
 
-use std::{collections::HashMap, net::IpAddr, time::Duration};
+use std::{collections::HashMap, net::IpAddr};
 
 use wire::{
     DropReason, Instant, Mac, NicId, Segment, Vni,
@@ -20,11 +20,18 @@ use wire::{
 use crate::{
     control::PeerLine,
     encap::{Encapsulation, HEADER, Malformed},
+    neighbours::Neighbours,
     remotes::{RemoteId, Remotes},
 };
 
+mod config;
+mod suppress;
 #[cfg(test)]
 mod tests;
+mod vnis;
+
+pub use config::{NetworkConfig, VtepConfig, VtepError};
+use vnis::Vnis;
 
 /// Ethernet header of an inner frame.
 const ETHERNET: usize = 14;
@@ -33,71 +40,13 @@ const ETHERNET: usize = 14;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NetworkId(pub u16);
 
-/// What a network is to a tunnel endpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NetworkConfig {
-    /// Its identifier in the underlay.
-    pub vni: Vni,
-    /// The endpoints that it stretches to.
-    pub peers: Vec<IpAddr>,
-    /// Where stations are is learnt from what comes; false: only control says so.
-    pub learning: bool,
-    /// Packets of endpoints that are no peers are taken, too.
-    pub anyone: bool,
-}
-
-/// A tunnel endpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VtepConfig {
-    /// Its address in the underlay.
-    pub local: IpAddr,
-    /// UDP port that packets are sent to and come in at.
-    pub port: u16,
-    /// How frames are wrapped.
-    pub encapsulation: Encapsulation,
-    /// Its networks.
-    pub networks: Vec<NetworkConfig>,
-    /// The longest IP packet of the underlay until an endpoint's path is known, in bytes.
-    pub mtu: u16,
-    /// Stations remembered at most, over all networks.
-    pub stations: usize,
-    /// How long a station is remembered that is silent.
-    pub ageing: Duration,
-    /// A random number that guests and endpoints cannot know.
-    pub seed: u64,
-}
-
-/// Why an endpoint cannot be as it is configured.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum VtepError {
-    /// One VNI for two networks.
-    #[error("VNI {0} is given twice; each network of a tunnel endpoint needs one of its own")]
-    Twice(Vni),
-    /// A peer that is the endpoint itself.
-    #[error("peer {0} is the tunnel endpoint itself; name the other hosts only")]
-    Ourselves(IpAddr),
-    /// A peer of the other version of IP.
-    #[error("peer {peer} cannot be reached from {local}: one is an IPv4, the other an IPv6 address")]
-    Family {
-        /// The peer.
-        peer: IpAddr,
-        /// The endpoint's own address.
-        local: IpAddr,
-    },
-    /// No address of one host.
-    #[error("{0} is not the address of one host")]
-    Address(IpAddr),
-    /// Too many networks or endpoints.
-    #[error("too many {0}; a tunnel endpoint has at most {1}")]
-    TooMany(&'static str, usize),
-}
-
 struct Network {
     vni: Vni,
     /// In the order of their numbers.
     flood: Vec<RemoteId>,
     learning: bool,
     anyone: bool,
+    suppress: bool,
 }
 
 /// A packet that is taken.
@@ -136,31 +85,10 @@ pub struct Vtep {
     vnis: Vnis,
     /// The endpoints it knows.
     pub remotes: Remotes,
+    /// Who has which IP address; empty where no network looks.
+    pub neighbours: Neighbours,
     stations: Fdb,
-}
-
-/// From a VNI to its network: two tables of twelve bits each, the second only where there is something.
-struct Vnis(Vec<Option<Box<[u16; 4096]>>>);
-
-impl Vnis {
-    fn new() -> Vnis {
-        Vnis((0..4096).map(|_| None).collect())
-    }
-
-    #[inline]
-    fn find(&self, vni: u32) -> Option<NetworkId> {
-        let page = self.0.get((vni >> 12) as usize)?.as_ref()?;
-        page.get((vni & 0xfff) as usize).copied().filter(|id| *id != u16::MAX).map(NetworkId)
-    }
-
-    fn set(&mut self, vni: Vni, id: u16) {
-        if let Some(page) = self.0.get_mut((vni.get() >> 12) as usize)
-            && let Some(place) =
-                page.get_or_insert_with(|| Box::new([u16::MAX; 4096])).get_mut((vni.get() & 0xfff) as usize)
-        {
-            *place = id;
-        }
-    }
+    answered: u64,
 }
 
 /// Networks of an endpoint at most.
@@ -182,6 +110,12 @@ impl Vtep {
             vnis: Vnis::new(),
             remotes: Remotes::new(config.seed, HEARD_ONLY, config.mtu),
             stations: Fdb::new(config.stations, config.ageing, config.seed),
+            neighbours: {
+                // Who looks at no neighbours has no room for them.
+                let looks = config.networks.iter().any(|network| network.suppress || !network.learning);
+                Neighbours::new(if looks { config.stations } else { 0 }, config.ageing, config.seed)
+            },
+            answered: 0,
         };
         for network in &config.networks {
             vtep.add(network)?;
@@ -219,7 +153,8 @@ impl Vtep {
         if self.networks.len() <= at {
             self.networks.resize_with(at + 1, || None);
         }
-        let network = Network { vni: config.vni, flood, learning: config.learning, anyone: config.anyone };
+        let NetworkConfig { vni, learning, anyone, suppress, .. } = *config;
+        let network = Network { vni, flood, learning, anyone, suppress };
         if let Some(place) = self.networks.get_mut(at) {
             *place = Some(network);
         }
@@ -236,6 +171,7 @@ impl Vtep {
         for mac in known {
             self.stations.remove(Segment(id.0), mac);
         }
+        self.neighbours.forget_network(id);
         network.flood.into_iter().for_each(|id| self.leave(id));
     }
 
@@ -268,8 +204,14 @@ impl Vtep {
 
     fn leave(&mut self, id: RemoteId) {
         if self.remotes.unname(id) {
-            self.stations.remove_nic(NicId(id.0), true);
+            self.lose(id);
         }
+    }
+
+    /// An endpoint is known no more, and nothing behind it.
+    fn lose(&mut self, id: RemoteId) {
+        self.stations.remove_nic(NicId(id.0), true);
+        self.neighbours.forget_remote(id);
     }
 
     fn check(&self, peer: IpAddr) -> Result<(), VtepError> {
@@ -395,7 +337,7 @@ impl Vtep {
         self.check(address).ok()?;
         let (id, gone) = self.remotes.hear(address, now)?;
         if let Some(gone) = gone {
-            self.stations.remove_nic(NicId(gone.0), true);
+            self.lose(gone);
         }
         self.stations.add_nic(NicId(id.0));
         Some(id)
@@ -491,5 +433,6 @@ impl Vtep {
     /// Frees up to `budget` stations that are silent for too long.
     pub fn sweep(&mut self, now: Instant, budget: usize) {
         self.stations.sweep(self.stations.tick(now), budget);
+        self.neighbours.sweep(now, budget);
     }
 }

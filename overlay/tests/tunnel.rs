@@ -31,9 +31,19 @@ fn free_port(at: IpAddr) -> u16 {
 }
 
 fn host(local: IpAddr, port: u16, mtu: u16, networks: &[(u32, &[IpAddr])]) -> Host {
+    suppressing(local, port, mtu, networks, false)
+}
+
+fn suppressing(local: IpAddr, port: u16, mtu: u16, networks: &[(u32, &[IpAddr])], suppress: bool) -> Host {
     let networks: Vec<NetworkConfig> = networks
         .iter()
-        .map(|(n, peers)| NetworkConfig { vni: vni(*n), peers: peers.to_vec(), learning: true, anyone: false })
+        .map(|(n, peers)| NetworkConfig {
+            vni: vni(*n),
+            peers: peers.to_vec(),
+            learning: true,
+            anyone: false,
+            suppress,
+        })
         .collect();
     let nics = networks.len() as u16;
     let config = VtepConfig {
@@ -260,4 +270,30 @@ fn packets_of_strangers_are_counted_and_nothing_else() {
     }
     assert_eq!(b.drops(0, DropReason::UnknownVtep), 1);
     assert_eq!(b.port.vtep().stations(b.now).count(), 0);
+}
+
+#[test]
+fn a_question_for_a_known_neighbour_is_answered_and_stays_here() {
+    let (one, two) = (address(1, false), address(2, false));
+    let port = free_port(one);
+    let mut a = suppressing(one, port, 1500, &[(5001, &[two])], true);
+    let mut b = host(two, port, 1500, &[(5001, &[one])]);
+    let arp = |operation: u8, from: u8, to: u8| {
+        let (from_mac, by, target) = ([2, 0, 0, 0, 0, from], [10, 0, 0, from], [10, 0, 0, to]);
+        let (ethernet, there) =
+            if operation == 1 { ([0xff; 6], [0; 6]) } else { ([2, 0, 0, 0, 0, to], [2, 0, 0, 0, 0, to]) };
+        let fixed = [8, 6, 0, 1, 8, 0, 6, 4, 0, operation];
+        [&ethernet[..], &from_mac, &fixed, &from_mac, &by, &there, &target, &[0; 18]].concat()
+    };
+    let question = (arp(1, 1, 2), Offload::NONE);
+    assert!(a.send(0, std::slice::from_ref(&question)).is_empty());
+    assert_eq!(b.receive(1)[0].1, question.0, "nobody is known: it goes out");
+    b.send(0, &[(arp(2, 2, 1), Offload::NONE)]);
+    a.receive(1);
+    let answers = a.send(0, &[question.clone(), (udp(2, 18, false, true), Offload::NONE)]);
+    assert_eq!(answers, [arp(2, 2, 1)]);
+    let got = b.receive(1);
+    assert_eq!((got.len(), &got[0].1), (1, &udp(2, 18, false, true)), "the question did not cross the underlay");
+    let port = a.cx.counters(NicId(0)).unwrap();
+    assert_eq!((port.tx_frames, a.port.vtep().answered()), (2, 1));
 }

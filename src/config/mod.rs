@@ -9,6 +9,7 @@
 //! unique. What is right but not available in this version is collected and told last, so that a real mistake comes
 //! first. Read first: the TOML 1.0 specification.
 
+mod behind;
 mod bridged;
 mod claims;
 mod error;
@@ -104,6 +105,8 @@ pub fn parse(text: &str, file: &Path, around: &Surroundings) -> Result<Config, C
 #[derive(Default)]
 struct Reading {
     claims: Claims,
+    /// Stations that no guest of this host may be.
+    unless: Vec<behind::Unless>,
     /// What is right but not available in this version.
     refused: Vec<Fault>,
 }
@@ -132,6 +135,7 @@ fn read(text: &str, file: &Path, around: &Surroundings) -> Result<Config, Fault>
     let networks = network::read(&root, &host, &mut vteps, &mut reading)?;
     let (guests, mut ports) = guest::read(&root, &host, &networks, &mut reading)?;
     publish::check(&root, &networks, &guests, &ports)?;
+    behind::check(std::mem::take(&mut reading.unless), &ports)?;
     ports.extend(networks.iter().filter_map(Network::host_port));
     let uplinks: Vec<Port> = networks.iter().filter_map(|network| network.uplink_port(&ports)).collect();
     ports.extend(uplinks);

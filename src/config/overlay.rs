@@ -11,14 +11,15 @@ use wire::{Vid, Vni};
 
 use super::{
     Reading,
+    behind::{self, Behind},
     error::Fault,
     names::{Name, PortName},
     reader::{Entry, Section, nearest},
-    types::{Attach, Network, Port, Tagging},
+    types::{Attach, Network, Port, Station, Tagging},
 };
 
 const VTEP_KEYS: &[&str] = &["local", "port", "encapsulation", "peers", "control", "speaker", "as"];
-const OVERLAY_KEYS: &[&str] = &["vtep", "vni", "local", "peers", "port", "anyone"];
+const OVERLAY_KEYS: &[&str] = &["vtep", "vni", "local", "peers", "port", "anyone", "suppress", "stations"];
 const ENCAPSULATIONS: [(&str, Encapsulation); 2] = [("vxlan", Encapsulation::Vxlan), ("geneve", Encapsulation::Geneve)];
 
 /// A tunnel endpoint of this host.
@@ -47,6 +48,11 @@ pub struct Overlay {
     pub peers: Vec<IpAddr>,
     /// Packets of endpoints that are not named are taken, too. Default: false.
     pub anyone: bool,
+    /// Guests that ask for a neighbour who is known behind an endpoint are answered here. Default: false.
+    pub suppress: bool,
+    /// Who is behind an endpoint for good. Default: nobody.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stations: Vec<Behind>,
     /// VNIs, and whose frames they carry: a VLAN's, or those without one.
     pub segments: Vec<Stretch>,
 }
@@ -163,7 +169,11 @@ pub(super) fn read(
     }
     let peers = inner.map("peers", |entry| peers(entry, &vtep))?;
     let anyone = inner.map("anyone", Entry::boolean)?.unwrap_or(false);
-    Ok(Some(Overlay { vtep: vtep.name, peers: peers.unwrap_or(vtep.peers), anyone, segments }))
+    let peers = peers.unwrap_or(vtep.peers);
+    let suppress = inner.map("suppress", Entry::boolean)?.unwrap_or(false);
+    let read = |entry: &Entry<'_>| behind::read(entry, network, &peers, &segments, reading);
+    let stations = inner.map("stations", read)?.unwrap_or_default();
+    Ok(Some(Overlay { vtep: vtep.name, peers, anyone, suppress, stations, segments }))
 }
 
 fn peers(entry: &Entry<'_>, vtep: &Vtep) -> Result<Vec<IpAddr>, Fault> {
@@ -233,7 +243,9 @@ impl Network {
             let tagging = vlan.map_or(Tagging::Untagged {}, |vlan| Tagging::Access { vlan });
             let attach = Attach::Tunnel { vtep: overlay.vtep.clone(), vni: vni.get() };
             let port = self.own_port(PortName::tunnel(&self.name, *vlan), attach, tagging);
-            Port { is_uplink: true, ..port }
+            let here = overlay.stations.iter().filter(|station| station.vlan == *vlan);
+            let fdb = here.map(|station| Station { mac: station.mac, vlan: *vlan }).collect();
+            Port { is_uplink: true, fdb, ..port }
         })
     }
 }

@@ -9,7 +9,11 @@ use sys::{Lent, inet::udp::Lending};
 use wire::{Context, DropReason, Frame, Origin, checksum};
 
 use super::TunnelPort;
-use crate::vtep::{Inward, NetworkId, Sender};
+use crate::{
+    remotes::RemoteId,
+    resolution::Message,
+    vtep::{Inward, NetworkId, Sender},
+};
 
 /// Packets of the underlay taken in one go: as many as the frames of them find room for, if none is a run.
 const MOST: usize = 32;
@@ -88,6 +92,9 @@ impl TunnelPort {
                     sender = Sender::Known(id);
                 }
             }
+            if let Sender::Known(id) = sender {
+                self.listen(cx, inward, id, bytes);
+            }
             let mtu = match sender {
                 Sender::Known(id) => self.vtep.inner_mtu(id),
                 Sender::Stranger(_) => u16::MAX,
@@ -96,6 +103,23 @@ impl TunnelPort {
         }
         if let Some(frame) = self.coalesce.finish(cx) {
             deliver(cx, frame, packet.tos & ECN);
+        }
+    }
+
+    /// Learns of neighbours what an endpoint's frame says.
+    #[inline]
+    fn listen(&mut self, cx: &Context, inward: Inward, from: RemoteId, bytes: Lent) {
+        if !self.vtep.looks(inward.network) {
+            return;
+        }
+        let mut front = [0; wire::HEAD_BYTES];
+        let Some(inner) = bytes.part(inward.at, bytes.len() - inward.at) else { return };
+        let near = cx.arena.read(inner, &mut front);
+        let front = front.get(..near).unwrap_or_default();
+        let ethertype =
+            front.get(12..).and_then(|rest| rest.first_chunk()).map_or(0, |field| u16::from_be_bytes(*field));
+        if Message::may_be(ethertype, front) {
+            self.vtep.tell(inward.network, from, front, cx.now);
         }
     }
 

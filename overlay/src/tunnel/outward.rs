@@ -19,6 +19,7 @@ use super::{TTL, TunnelPort};
 use crate::{
     encap::HEADER,
     remotes::RemoteId,
+    resolution::{self, Message},
     vtep::{NetworkId, Way},
 };
 
@@ -176,6 +177,12 @@ impl TunnelPort {
             Ok(way) => way,
             Err(reason) => return cx.drop(frame, reason),
         };
+        if Message::may_be(head.ethertype(), head.bytes()) && self.is_answered(cx, &frame, network) {
+            // It ends here as one that arrived.
+            cx.ledger.transmitted += 1;
+            return;
+        }
+        let head = cx.heads.get(&frame);
         let mtu = self.vtep.fits(network, way);
         let fits = match head.ethertype() {
             ETHERTYPE_IPV4 => fit(head, mtu),
@@ -199,6 +206,24 @@ impl TunnelPort {
         while let Some(frame) = settle.next(cx) {
             self.wrap(cx, frame, network, way);
         }
+    }
+
+    /// Whether a message about neighbours was a question that is answered here.
+    #[cold]
+    fn is_answered(&mut self, cx: &mut Context, frame: &Frame, network: NetworkId) -> bool {
+        if !self.vtep.looks(network) {
+            return false;
+        }
+        let head = cx.heads.get(frame);
+        let mut answer = [0; resolution::LONGEST];
+        let made = self.vtep.ask(network, head.origin.nic, head.bytes(), cx.now, &mut answer);
+        let Some(answer) = made.and_then(|len| answer.get(..len)) else { return false };
+        let Some(answer) = cx.originate(Origin { nic: cx.nic, lane: 0 }, answer) else { return false };
+        if let Err(answer) = cx.answers.push(answer) {
+            cx.drop(answer, DropReason::NoBuffers);
+            return false;
+        }
+        true
     }
 
     /// Puts a frame that fits and owes nothing on its way.

@@ -1,6 +1,10 @@
 //! What an endpoint takes, learns and refuses, in virtual time.
 
+use std::time::Duration;
+
 use super::*;
+
+mod suppress;
 
 const LOCAL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 1));
 const A: Mac = Mac::new([2, 0, 0, 0, 0, 0xa]);
@@ -16,7 +20,7 @@ fn vni(number: u32) -> Vni {
 
 fn network(number: u32, peers: &[u8]) -> NetworkConfig {
     let peers = peers.iter().map(|n| peer(*n)).collect();
-    NetworkConfig { vni: vni(number), peers, learning: true, anyone: false }
+    NetworkConfig { vni: vni(number), peers, learning: true, anyone: false, suppress: false }
 }
 
 fn config(networks: Vec<NetworkConfig>) -> VtepConfig {
@@ -193,7 +197,13 @@ fn the_path_says_what_fits() {
 fn ten_thousand_networks_over_a_thousand_peers_are_told_apart() {
     let peers: Vec<IpAddr> = (0..1000u16).map(|n| [10, 9, (n >> 8) as u8, n as u8].into()).collect();
     let networks = (0..10_000)
-        .map(|n| NetworkConfig { vni: vni(n * 1000 + 1), peers: peers.clone(), learning: true, anyone: false })
+        .map(|n| NetworkConfig {
+            vni: vni(n * 1000 + 1),
+            peers: peers.clone(),
+            learning: true,
+            anyone: false,
+            suppress: false,
+        })
         .collect();
     let mut vtep = Vtep::new(config(networks)).unwrap();
     assert_eq!(vtep.remotes.len(), 1000);
