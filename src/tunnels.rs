@@ -107,7 +107,7 @@ fn open(config: &Config, vtep: &Vtep, ports: &[usize], seed: u64) -> io::Result<
         let network = config.networks.iter().find(|network| network.name == port.network)?;
         let overlay = network.overlay.as_ref()?;
         let (peers, anyone, suppress) = (overlay.peers.clone(), overlay.anyone, overlay.suppress);
-        Some(NetworkConfig { vni: Vni::new(vni)?, peers, learning: true, anyone, suppress })
+        Some(NetworkConfig { vni: Vni::new(vni)?, peers, group: None, learning: true, anyone, suppress })
     };
     let made = VtepConfig {
         local: vtep.local,

@@ -1,13 +1,15 @@
 //! One Ethernet segment over many hosts: frames of a network travel between hosts in UDP packets of the underlay.
 //!
 //! ```text
-//!   bridge --transmit--> TunnelPort --Vtep: which endpoint?--> encapsulate --sendmmsg--> underlay
+//!   bridge --transmit--> TunnelPort --Vtep: which endpoint?--> encapsulate --sendmmsg--> underlay: sockets of the host,
 //!          <--answers---            <--Vtep: whose? may it?--- decapsulate <--recvmmsg--
+//!                                                                          --answers---> or another bridge of ours
+//!                                                                          <--transmit--
 //! ```
 //!
 //! Read in this order: [`encap`] (the eight bytes between), [`remotes`] (the endpoints of other hosts), [`neighbours`] (who has which IP
-//! address), [`vtep`] (what is decided, without I/O),
-//! [`tunnel`] (the port that does it, by sockets), [`control`] (what it is asked while it runs).
+//! address), [`vtep`] (what is decided, without I/O), [`tunnel`] (the port that does it), `tunnel/sockets.rs` and `station.rs` (what carries its
+//! packets), [`control`] (what it is asked while it runs).
 //!
 //! The words are those of RFC 7348: a *VTEP* is a tunnel endpoint, a *VNI* the number of a network in the underlay. A *station* is who has a MAC
 //! address; the *underlay* is the network that the hosts have in common.
@@ -17,11 +19,13 @@ pub mod encap;
 pub mod neighbours;
 pub mod remotes;
 pub mod resolution;
+mod station;
 pub mod tunnel;
 pub mod vtep;
 
 pub use encap::Encapsulation;
 pub use neighbours::{Neighbour, Neighbours, Whence};
 pub use remotes::{Remote, RemoteId};
+pub use station::StationConfig;
 pub use tunnel::{TunnelConfig, TunnelPort};
 pub use vtep::{NetworkConfig, NetworkId, Vtep, VtepConfig, VtepError};

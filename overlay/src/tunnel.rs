@@ -1,41 +1,44 @@
-//! [`TunnelPort`]: a tunnel endpoint as a port of the bridges of its networks, on UDP sockets of the host; no privilege is needed.
+//! [`TunnelPort`]: a tunnel endpoint as a port of the bridges of its networks.
 //!
 //! Invariant: what is transmitted to it leaves encapsulated or ends with a counted reason; what comes in is in one network only, and its origin is
-//! the NIC that the port has there. It never waits, and no system call is for one frame where several go the same way.
+//! the NIC that the port has there.
 //!
-//! Theory of operation: the port is attached once for each network, [`wire::Context::nic`] says which of them it is called for. Outward, a super-frame
-//! is cut into segments that fit the path; those of one flow to one endpoint follow each other in one datagram that the kernel cuts
-//! (UDP_SEGMENT), out of the socket that the flow's hash chooses, so that its source port spreads flows over the underlay (RFC 7348 section 5).
-//! Inward, datagrams are received into the pool, in runs where the kernel has joined them (UDP_GRO), and TCP segments become super-frames again.
-//! Read first: [`crate::vtep`]; then `outward.rs` and `inward.rs` beside this file.
+//! Theory of operation: the port is attached once for each network, [`wire::Context::nic`] says which of them it is called for. What is decided is
+//! the same whatever carries the packets ([`outward`], [`inward`]); that is UDP sockets of the host ([`sockets`]), or a network of ours in which the
+//! endpoint is a station ([`crate::station`]): then the port has one NIC more, in that network, and what comes and goes there are packets.
+//! Outward, a super-frame is cut into segments that fit the path.
+//! Read first: [`crate::vtep`].
 
-use std::{io, net::SocketAddr, os::fd::AsRawFd, time::Duration};
+use std::{io, time::Duration};
 
-use sys::inet::udp::{Datagrams, Kind, LendBatch, RecvBatch};
-use wire::{Burst, Context, DropReason, Instant, NicId, Port, Wake, coalesce::Coalesce};
+use wire::{Burst, Context, DropReason, Instant, NicId, Port, Wake};
 
 use crate::{
     control::{Command, Inbox},
     encap::HEADER,
+    station::{Station, StationConfig},
     vtep::{NetworkId, Vtep},
 };
 
-mod inward;
-mod outward;
+mod door;
+pub(crate) mod inward;
+pub(crate) mod outward;
+mod sockets;
 
-use outward::Door;
+use outward::Outward;
+use sockets::Sockets;
 
 /// How often what is due to no packet is done.
 const TICK: Duration = Duration::from_secs(1);
 /// Stations looked at then.
 const SWEEP: usize = 4096;
 /// Time to live of packets in the underlay.
-const TTL: u8 = 64;
+pub(crate) const TTL: u8 = 64;
 
 /// How an endpoint sends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TunnelConfig {
-    /// Sockets that packets leave by, each with a source port of its own: flows are spread over them.
+    /// Sockets that packets leave by, each with a source port of its own: flows are spread over them. On a network of ours each flow has its own.
     pub sources: usize,
     /// DSCP of packets in the underlay (0 to 63); nothing: that of the inner packet.
     pub dscp: Option<u8>,
@@ -49,24 +52,21 @@ impl Default for TunnelConfig {
     }
 }
 
+/// What carries the packets of an endpoint.
+enum Under {
+    Sockets(Box<Sockets>),
+    Station(Box<Station>),
+}
+
 /// See the module's documentation.
 pub struct TunnelPort {
     vtep: Vtep,
-    config: TunnelConfig,
-    inbound: Datagrams,
-    doors: Vec<Door>,
-    batch: LendBatch,
-    coalesce: Coalesce,
-    /// Errors that came back.
-    errors: RecvBatch,
+    outward: Outward,
+    under: Under,
     /// By network, the port's NIC in it; and by NIC, the network.
     nics: Vec<NicId>,
     networks: Vec<Option<NetworkId>>,
-    ticked: Instant,
-    /// Room for one frame of our own, and for the packet that it is about.
-    answer: Box<[u8]>,
-    scratch: Box<[u8]>,
-    limits: wire::icmp::Limits,
+    ticked: Option<Instant>,
     inbox: Option<Inbox>,
 }
 
@@ -76,31 +76,20 @@ impl TunnelPort {
     /// # Errors
     /// `AddrNotAvailable` when the local address is not this host's, `AddrInUse` when another program has the port; else what socket(2) reports.
     pub fn open(vtep: Vtep, config: TunnelConfig) -> io::Result<TunnelPort> {
-        let kind = if vtep.local().is_ipv4() { Kind::Udp4 } else { Kind::Udp6 };
-        let open = |port: u16| -> io::Result<Datagrams> {
-            let mut socket = Datagrams::open(kind, SocketAddr::new(vtep.local(), port), TTL, 0)?;
-            // The underlay says what is too long for it instead of cutting it.
-            socket.set_df(true)?;
-            Ok(socket)
-        };
-        let inbound = open(vtep.port())?;
-        let doors = (0..config.sources.max(1)).map(|_| open(0).map(Door::new)).collect::<io::Result<_>>()?;
-        Ok(TunnelPort {
-            limits: wire::icmp::Limits::new(config.errors),
-            inbox: None,
-            vtep,
-            config,
-            inbound,
-            doors,
-            batch: LendBatch::default(),
-            coalesce: Coalesce::default(),
-            errors: RecvBatch::default(),
-            nics: Vec::new(),
-            networks: Vec::new(),
-            ticked: Instant::START,
-            answer: vec![0; 2048].into(),
-            scratch: vec![0; wire::MAX_FRAME].into(),
-        })
+        let sockets = Sockets::open(&vtep, config.sources)?;
+        Ok(TunnelPort::new(vtep, config, Under::Sockets(Box::new(sockets))))
+    }
+
+    /// An endpoint that is a station of a network of ours. It is to be attached once for each network that it stretches, in their order, and then
+    /// to the one that it is in.
+    pub fn on(vtep: Vtep, config: TunnelConfig, station: StationConfig) -> TunnelPort {
+        let station = Station::new(&vtep, station);
+        TunnelPort::new(vtep, config, Under::Station(Box::new(station)))
+    }
+
+    fn new(vtep: Vtep, config: TunnelConfig, under: Under) -> TunnelPort {
+        let outward = Outward::new(config);
+        TunnelPort { vtep, outward, under, nics: Vec::new(), networks: Vec::new(), ticked: None, inbox: None }
     }
 
     /// Does what it is told by `inbox`.
@@ -130,28 +119,43 @@ impl TunnelPort {
         self.networks.get(nic.index()).copied().flatten()
     }
 
-    /// Takes errors that came back for what was sent: paths that are narrower than was thought.
+    /// What is due once in a while.
     #[cold]
-    fn hear_errors(&mut self) {
-        let sockets = std::iter::once(&self.inbound).chain(self.doors.iter().map(Door::socket));
-        for socket in sockets {
-            // As many as an underlay may cause in a tick; what is left is read the next time.
-            for _ in 0..64 {
-                let Ok(Some(error)) = self.errors.error(socket) else { break };
-                let narrower = error.errno == outward::EMSGSIZE;
-                if let (true, Some(to), Ok(mtu)) = (narrower, error.to, u16::try_from(error.info)) {
-                    let least = self.vtep.overhead() + 14 + 68;
-                    if let Some(remote) = self.vtep.remotes.find(to.ip()).and_then(|id| self.vtep.remotes.get_mut(id)) {
-                        remote.mtu = remote.mtu.min(mtu.max(least));
-                    }
-                }
+    fn tick(&mut self, cx: &mut Context) {
+        self.ticked = Some(cx.now);
+        self.vtep.sweep(cx.now, SWEEP);
+        if let Under::Station(station) = &mut self.under {
+            station.tick(cx, &self.vtep);
+        }
+    }
+
+    fn send<U: outward::Underlay>(
+        (outward, vtep, under): (&mut Outward, &mut Vtep, &mut U),
+        cx: &mut Context,
+        burst: &mut Burst,
+        network: NetworkId,
+    ) {
+        let to = (network, vtep.tick(cx.now));
+        let (mut last, mut from) = (None, 0);
+        for frame in burst.drain() {
+            let (_, source) = cx.heads.get(&frame).macs();
+            if source != from {
+                from = source;
+                vtep.leaves(network, source, cx.now);
             }
+            outward.go_out(cx, (vtep, under), frame, to, &mut last);
         }
     }
 }
 
 impl Port for TunnelPort {
     fn attach(&mut self, cx: &mut Context) -> io::Result<()> {
+        if let Under::Station(station) = &mut self.under
+            && self.nics.len() == self.vtep.networks()
+        {
+            station.attach(cx);
+            return Ok(());
+        }
         let network = NetworkId(u16::try_from(self.nics.len()).map_err(|_| io::ErrorKind::InvalidInput)?);
         self.nics.push(cx.nic);
         if self.networks.len() <= cx.nic.index() {
@@ -164,49 +168,53 @@ impl Port for TunnelPort {
     }
 
     fn receive(&mut self, cx: &mut Context, _burst: &mut Burst) -> io::Result<()> {
-        if cx.now >= self.ticked + TICK {
-            self.ticked = cx.now;
-            self.vtep.sweep(cx.now, SWEEP);
+        if self.ticked.is_none_or(|ticked| cx.now >= ticked + TICK) {
+            self.tick(cx);
         }
         self.obey(cx.now);
-        self.come_in(cx)
+        if let Under::Sockets(sockets) = &mut self.under {
+            sockets.come_in(cx, &mut self.vtep, &self.nics);
+        }
+        Ok(())
     }
 
     fn transmit(&mut self, cx: &mut Context, burst: &mut Burst) -> io::Result<()> {
+        if let Under::Station(station) = &mut self.under
+            && station.is_at(cx.nic)
+        {
+            station.come_in(cx, &mut self.vtep, &self.nics, burst);
+            return Ok(());
+        }
         let Some(network) = self.network_of(cx.nic) else {
             burst.drain().for_each(|frame| cx.drop(frame, DropReason::NotReady));
             return Ok(());
         };
-        let tick = self.vtep.tick(cx.now);
-        let mut from = 0;
-        for frame in burst.drain() {
-            let (_, source) = cx.heads.get(&frame).macs();
-            if source != from {
-                from = source;
-                self.vtep.leaves(network, source, cx.now);
+        match &mut self.under {
+            Under::Sockets(sockets) => {
+                TunnelPort::send((&mut self.outward, &mut self.vtep, &mut **sockets), cx, burst, network);
             }
-            self.go_out(cx, frame, network, tick);
+            Under::Station(station) => {
+                station.begin();
+                TunnelPort::send((&mut self.outward, &mut self.vtep, &mut **station), cx, burst, network);
+            }
         }
         Ok(())
     }
 
     fn release(&mut self, cx: &mut Context) -> io::Result<()> {
-        let mut failed = false;
-        for door in &mut self.doors {
-            failed |= door.flush(cx);
-        }
-        if failed {
-            self.hear_errors();
+        if let Under::Sockets(sockets) = &mut self.under {
+            sockets.flush(cx, &mut self.vtep);
         }
         Ok(())
     }
 
     fn wake(&mut self, wake: &mut Wake) -> bool {
-        // What is not taken would end every sleep at once.
-        self.hear_errors();
-        wake.readable.push(self.inbound.as_raw_fd());
-        wake.readable.extend(self.doors.iter().map(|door| door.socket().as_raw_fd()));
-        wake.by(self.ticked + TICK);
+        if let Under::Sockets(sockets) = &mut self.under {
+            sockets.wake(&mut self.vtep, wake);
+        }
+        if let Some(ticked) = self.ticked {
+            wake.by(ticked + TICK);
+        }
         true
     }
 }

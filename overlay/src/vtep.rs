@@ -44,6 +44,7 @@ struct Network {
     vni: Vni,
     /// In the order of their numbers.
     flood: Vec<RemoteId>,
+    group: Option<IpAddr>,
     learning: bool,
     anyone: bool,
     suppress: bool,
@@ -134,12 +135,15 @@ impl Vtep {
         for peer in &config.peers {
             self.check(*peer)?;
         }
+        if let Some(group) = config.group {
+            self.check_group(group)?;
+        }
         let at = self.networks.iter().position(Option::is_none).unwrap_or(self.networks.len());
         if at >= MOST_NETWORKS {
             return Err(VtepError::TooMany("networks", MOST_NETWORKS));
         }
         let mut flood: Vec<RemoteId> = Vec::new();
-        for peer in &config.peers {
+        for peer in config.peers.iter().chain(&config.group) {
             let Some(id) = self.remotes.name(*peer) else {
                 flood.into_iter().for_each(|id| self.leave(id));
                 return Err(VtepError::TooMany("remote endpoints", crate::remotes::MOST));
@@ -153,8 +157,9 @@ impl Vtep {
         if self.networks.len() <= at {
             self.networks.resize_with(at + 1, || None);
         }
-        let NetworkConfig { vni, learning, anyone, suppress, .. } = *config;
-        let network = Network { vni, flood, learning, anyone, suppress };
+        let NetworkConfig { vni, group, learning, suppress, .. } = *config;
+        let anyone = config.anyone || group.is_some();
+        let network = Network { vni, flood, group, learning, anyone, suppress };
         if let Some(place) = self.networks.get_mut(at) {
             *place = Some(network);
         }
@@ -222,6 +227,27 @@ impl Vtep {
             _ if group => Err(VtepError::Address(peer)),
             _ => Ok(()),
         }
+    }
+
+    fn check_group(&self, group: IpAddr) -> Result<(), VtepError> {
+        match group {
+            _ if !group.is_multicast() => Err(VtepError::Group(group)),
+            _ if group.is_ipv4() != self.local.is_ipv4() => Err(VtepError::Family { peer: group, local: self.local }),
+            _ => Ok(()),
+        }
+    }
+
+    /// How many networks it has.
+    pub fn networks(&self) -> usize {
+        self.networks.iter().flatten().count()
+    }
+
+    /// The groups of its networks, each once. Allocates.
+    pub fn groups(&self) -> Vec<IpAddr> {
+        let mut all: Vec<IpAddr> = self.networks.iter().flatten().filter_map(|network| network.group).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
     /// Its address in the underlay.
@@ -347,11 +373,22 @@ impl Vtep {
     ///
     /// # Errors
     /// `TunnelLoop`: the frame is a packet of this endpoint itself; `NoDestination`: there is no other endpoint.
-    #[inline]
     pub fn route(&self, network: NetworkId, bytes: &[u8], destination: u64, tick: Tick) -> Result<Way, DropReason> {
-        if self.is_ours(bytes, true) {
-            return Err(DropReason::TunnelLoop);
-        }
+        if self.is_loop(bytes) { Err(DropReason::TunnelLoop) } else { self.way(network, destination, tick) }
+    }
+
+    /// Whether a frame that begins with these bytes is a packet of this endpoint itself. Such a one does not go out.
+    #[inline]
+    pub fn is_loop(&self, bytes: &[u8]) -> bool {
+        self.is_ours(bytes, true)
+    }
+
+    /// Where the frames for a station of a network go. Changes nothing.
+    ///
+    /// # Errors
+    /// `NoDestination`: there is no other endpoint.
+    #[inline]
+    pub fn way(&self, network: NetworkId, destination: u64, tick: Tick) -> Result<Way, DropReason> {
         let known = if Mac::from_bits(destination).is_group() {
             None
         } else {
@@ -361,6 +398,14 @@ impl Vtep {
             Some(nic) => Ok(Way::One(RemoteId(nic.0))),
             None if self.flood(network).is_empty() => Err(DropReason::NoDestination),
             None => Ok(Way::All),
+        }
+    }
+
+    /// The path to an endpoint takes IP packets of `mtu` bytes at most, as somebody on it says.
+    pub fn narrows(&mut self, to: IpAddr, mtu: u16) {
+        let least = self.overhead() + ETHERNET as u16 + 68;
+        if let Some(remote) = self.remotes.find(to).and_then(|id| self.remotes.get_mut(id)) {
+            remote.mtu = remote.mtu.min(mtu.max(least));
         }
     }
 
@@ -417,7 +462,8 @@ impl Vtep {
             let strangers = strangers.filter(|remote| network.flood.binary_search(remote).is_err());
             let behind = &behind;
             network.flood.iter().copied().chain(strangers).filter_map(move |remote| {
-                let known = self.remotes.get(remote)?;
+                // A group is nobody's address.
+                let known = self.remotes.get(remote).filter(|known| !known.address.is_multicast())?;
                 Some(PeerLine {
                     vni: network.vni,
                     address: known.address,

@@ -41,6 +41,7 @@ fn suppressing(local: IpAddr, port: u16, mtu: u16, networks: &[(u32, &[IpAddr])]
             vni: vni(*n),
             peers: peers.to_vec(),
             learning: true,
+            group: None,
             anyone: false,
             suppress,
         })

@@ -10,7 +10,7 @@ use sys::{Lent, arena::Arena};
 
 use crate::{
     clock::Instant,
-    frame::{ANSWERS, Burst, Frame, Head, NicId, Origin},
+    frame::{ANSWERS, Burst, Frame, HEAD_BYTES, Head, NicId, Origin},
     verdict::{Counters, DropReason},
 };
 
@@ -276,7 +276,7 @@ impl Context {
 
     /// A frame of our own with these bytes (an Ethernet frame without FCS), as if received at `origin`; nothing when memory is used up.
     pub fn originate(&mut self, origin: Origin, bytes: &[u8]) -> Option<Frame> {
-        let body = match bytes.get(crate::frame::HEAD_BYTES..) {
+        let body = match bytes.get(HEAD_BYTES..) {
             Some(rest) if !rest.is_empty() => Some(self.arena.pool(rest)?),
             _ => None,
         };
@@ -291,6 +291,54 @@ impl Context {
         }
         self.ledger.originated += 1;
         Some(frame)
+    }
+
+    /// Fills a head up again that headers were taken from: it holds as many of the frame's first bytes as that of any frame.
+    ///
+    /// # Errors
+    /// The frame is lost, with this reason and not yet counted: `NoHeads`, `NoBuffers`, `Stale`.
+    #[inline]
+    pub fn fill_head(&mut self, frame: Frame) -> Result<Frame, DropReason> {
+        if self.heads.body(&frame).is_empty() { Ok(frame) } else { self.filled(&frame) }
+    }
+
+    fn filled(&mut self, frame: &Frame) -> Result<Frame, DropReason> {
+        let head = self.heads.get(frame);
+        let (origin, offload, len) = (head.origin, head.offload, head.len());
+        let (mut bytes, mut have) = ([0; HEAD_BYTES], head.bytes().len().min(HEAD_BYTES));
+        if have == HEAD_BYTES {
+            return Ok(Frame { slot: frame.slot, turn: frame.turn });
+        }
+        bytes.iter_mut().zip(head.bytes()).for_each(|(to, from)| *to = *from);
+        let (new, _) = self.heads.begin(origin, len).ok_or(DropReason::NoHeads)?;
+        let mut at = 0;
+        while let Some(piece) = self.heads.body(frame).get(at).copied() {
+            at += 1;
+            let near = piece.len().min(bytes.len() - have);
+            let rest = match near {
+                0 => Some(piece),
+                _ => {
+                    let part = piece.part(0, near).ok_or(DropReason::Stale)?;
+                    let place = bytes.get_mut(have..have + near).ok_or(DropReason::Stale)?;
+                    if self.arena.read(part, place) != near {
+                        return Err(DropReason::Stale);
+                    }
+                    have += near;
+                    piece.part(near, piece.len() - near)
+                }
+            };
+            if let Some(rest) = rest.filter(|rest| !rest.is_empty())
+                && !self.heads.add_piece(&new, rest)
+            {
+                return Err(DropReason::NoBuffers);
+            }
+        }
+        let head = self.heads.get_mut(&new);
+        head.offload = offload;
+        let fill = head.fill();
+        let n = fill.len();
+        fill.copy_from_slice(bytes.get(..n).ok_or(DropReason::Stale)?);
+        Ok(new)
     }
 
     /// Copies the whole frame into `into` and returns its length, or nothing when it is longer or its memory is gone.

@@ -19,8 +19,8 @@ pub const HEADROOM: usize = 80;
 pub const MAX_FRAME: usize = 65_550;
 /// Frames in a burst, at most.
 pub const BURST: usize = 64;
-/// Answers of a round, at most: a burst of a router or NAT, each frame of which may have become several.
-pub const ANSWERS: usize = 256;
+/// Answers of a round, at most: a burst of a router or NAT, each frame of which may have become several, or a burst of super-frames that a tunnel has cut.
+pub const ANSWERS: usize = 3072;
 
 /// Which NIC of a worker, by its place in the worker's table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -142,6 +142,10 @@ reasons! {
     TunnelLoop = "tunnel_loop",
     /// The underlay could not say that it was congested: the inner packet does not know ECN (RFC 6040).
     Congested = "congested",
+    /// A fragment of a packet to a tunnel endpoint on a network of ours.
+    OuterFragment = "outer_fragment",
+    /// A frame to a tunnel endpoint on a network of ours that it does not take: no packet of a tunnel, no message to it.
+    NotForTunnel = "not_for_tunnel",
 }
 
 impl DropReason {

@@ -1,138 +1,52 @@
-//! What comes in from the underlay: whose it is, whether it may, and frames of it.
+//! What comes in from the underlay, whatever carried it: who sent it, and what the underlay says of congestion.
 //!
 //! Invariant: a frame's origin is the port's NIC in its network, and nothing of a packet is trusted before [`crate::vtep::Vtep::accept`] has taken it.
 //! Read first: [`super`], RFC 6040 section 4.2 (congestion marks).
 
-use std::io;
+use wire::{Context, DropReason, Frame, checksum};
 
-use sys::{Lent, inet::udp::Lending};
-use wire::{Context, DropReason, Frame, Origin, checksum};
-
-use super::TunnelPort;
 use crate::{
-    remotes::RemoteId,
     resolution::Message,
-    vtep::{Inward, NetworkId, Sender},
+    vtep::{NetworkId, Sender, Vtep},
 };
 
-/// Packets of the underlay taken in one go: as many as the frames of them find room for, if none is a run.
-const MOST: usize = 32;
 /// Congestion marks, the low two bits of TOS and traffic class (RFC 3168 section 5).
-const ECN: u8 = 3;
+pub(crate) const ECN: u8 = 3;
 const ECT1: u8 = 1;
 const ECT0: u8 = 2;
 const CE: u8 = 3;
-/// Bytes that say whose a packet is and where its frame goes.
-const FRONT: usize = 8 + 64;
 
-impl TunnelPort {
-    /// Takes what has arrived, as far as there is room for frames.
-    pub(super) fn come_in(&mut self, cx: &mut Context) -> io::Result<()> {
-        let nic = cx.nic;
-        // A run may become as many frames as it has packets; what is expected of the next is what the last was.
-        let mut each = 1;
-        loop {
-            let room = cx.answers.room();
-            if room < wire::BURST {
-                break;
-            }
-            let most = (room / each).clamp(1, MOST);
-            match self.batch.receive(&self.inbound, &mut cx.arena, most) {
-                Ok(came) => {
-                    let before = cx.answers.room();
-                    for at in 0..came {
-                        if let Some(packet) = self.batch.get(at) {
-                            self.take(cx, packet);
-                        }
-                    }
-                    each = (before - cx.answers.room()).div_ceil(came.max(1)).max(1);
-                    if came < most {
-                        break;
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::OutOfMemory => break,
-                // Something that was sent earlier did not arrive; what waits is still there.
-                Err(_) => {
-                    self.hear_errors();
-                    break;
-                }
-            }
-        }
-        cx.nic = nic;
-        Ok(())
+/// Who was heard last in a run of packets from one sender.
+pub(crate) struct Heard {
+    pub(crate) sender: Sender,
+    last: Option<(NetworkId, u64)>,
+}
+
+impl Heard {
+    pub(crate) fn new(sender: Sender) -> Heard {
+        Heard { sender, last: None }
     }
 
-    /// Takes a packet of the underlay, or a run of them from one sender.
-    fn take(&mut self, cx: &mut Context, packet: Lending) {
-        let sender = self.vtep.sender(packet.from.ip());
-        let size = if packet.segment == 0 { packet.bytes.len() } else { usize::from(packet.segment) };
-        let mut heard: Option<(NetworkId, u64)> = None;
-        let mut sender = sender;
-        let mut at = 0;
-        while at < packet.bytes.len() {
-            let len = size.min(packet.bytes.len() - at);
-            let Some(bytes) = packet.bytes.part(at, len) else { break };
-            at += len;
-            let mut front = [0; FRONT];
-            let near = cx.arena.read(bytes, &mut front);
-            let front = front.get(..near).unwrap_or_default();
-            let inward = match self.vtep.accept(sender, front, len) {
-                Ok(inward) => inward,
-                Err(reason) => {
-                    cx.nic = self.nics.first().copied().unwrap_or(cx.nic);
-                    cx.lost(reason);
-                    continue;
-                }
-            };
-            let source = source(front.get(inward.at..).unwrap_or_default());
-            if heard != Some((inward.network, source)) {
-                heard = Some((inward.network, source));
-                if let Some(id) = self.vtep.hear(sender, inward.network, source, cx.now) {
-                    sender = Sender::Known(id);
-                }
-            }
-            if let Sender::Known(id) = sender {
-                self.listen(cx, inward, id, bytes);
-            }
-            let mtu = match sender {
-                Sender::Known(id) => self.vtep.inner_mtu(id),
-                Sender::Stranger(_) => u16::MAX,
-            };
-            self.unwrap(cx, inward, bytes, mtu, packet.tos & ECN);
-        }
-        if let Some(frame) = self.coalesce.finish(cx) {
-            deliver(cx, frame, packet.tos & ECN);
-        }
-    }
-
-    /// Learns of neighbours what an endpoint's frame says.
+    /// A frame of this sender that begins with these bytes was taken for a network.
     #[inline]
-    fn listen(&mut self, cx: &Context, inward: Inward, from: RemoteId, bytes: Lent) {
-        if !self.vtep.looks(inward.network) {
-            return;
-        }
-        let mut front = [0; wire::HEAD_BYTES];
-        let Some(inner) = bytes.part(inward.at, bytes.len() - inward.at) else { return };
-        let near = cx.arena.read(inner, &mut front);
-        let front = front.get(..near).unwrap_or_default();
-        let ethertype =
-            front.get(12..).and_then(|rest| rest.first_chunk()).map_or(0, |field| u16::from_be_bytes(*field));
-        if Message::may_be(ethertype, front) {
-            self.vtep.tell(inward.network, from, front, cx.now);
+    pub(crate) fn hear(&mut self, cx: &Context, vtep: &mut Vtep, network: NetworkId, frame: &[u8]) {
+        let source = source(frame);
+        if self.last != Some((network, source)) {
+            self.last = Some((network, source));
+            if let Some(id) = vtep.hear(self.sender, network, source, cx.now) {
+                self.sender = Sender::Known(id);
+            }
         }
     }
+}
 
-    /// Makes a frame of a packet.
-    fn unwrap(&mut self, cx: &mut Context, inward: Inward, bytes: Lent, mtu: u16, mark: u8) {
-        let Some(nic) = self.nics.get(usize::from(inward.network.0)).copied() else { return };
-        cx.nic = nic;
-        let Some(inner) = bytes.part(inward.at, bytes.len() - inward.at) else { return cx.lost(DropReason::Runt) };
-        match self.coalesce.push(cx, Origin { nic, lane: 0 }, inner, mtu) {
-            Ok(Some(frame)) => deliver(cx, frame, mark),
-            Ok(None) => {}
-            Err(reason) => cx.lost(reason),
-        }
+/// Learns of neighbours what an endpoint's frame says, of which these are the first bytes.
+#[inline]
+pub(crate) fn listen(cx: &Context, vtep: &mut Vtep, network: NetworkId, sender: Sender, front: &[u8]) {
+    let Sender::Known(from) = sender else { return };
+    let ethertype = front.get(12..).and_then(|rest| rest.first_chunk()).map_or(0, |field| u16::from_be_bytes(*field));
+    if Message::may_be(ethertype, front) {
+        vtep.tell(network, from, front, cx.now);
     }
 }
 
@@ -145,7 +59,8 @@ fn source(frame: &[u8]) -> u64 {
 }
 
 /// Gives a frame to the bridge of its network, with what the underlay says of congestion.
-fn deliver(cx: &mut Context, frame: Frame, mark: u8) {
+#[inline]
+pub(crate) fn deliver(cx: &mut Context, frame: Frame, mark: u8) {
     let head = cx.heads.get_mut(&frame);
     let (nic, len) = (head.origin.nic, head.len());
     let marked = match mark {

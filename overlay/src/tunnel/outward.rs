@@ -1,13 +1,10 @@
-//! What goes out into the underlay: which way, in what size, and many datagrams by one system call.
+//! What goes out into the underlay, whatever carries it: which way, in what size.
 //!
-//! Invariant: no packet is longer than the path to its endpoint takes, as far as that is known; who sent what does not fit is told so. A frame counts as
-//! transmitted when the kernel has taken it. Read first: [`super`], udp(7) on UDP_SEGMENT, RFC 6040 section 4.1.
+//! Invariant: no packet is longer than the path to its endpoint takes, as far as that is known; who sent what does not fit is told so.
+//! Read first: [`super`], RFC 6040 section 4.1.
 
-use std::io;
-
-use sys::inet::udp::{Datagrams, Outgoing, SendBatch};
 use wire::{
-    Accepts, Context, DropReason, FlowKey, Frame, NicId, Origin,
+    Accepts, Context, DropReason, FlowKey, Frame, Origin,
     fdb::Tick,
     fit::{Cutter, Fit, fit, fit6, lowered},
     icmp::{self, Owed},
@@ -15,175 +12,86 @@ use wire::{
     segmentation::Settle,
 };
 
-use super::{TTL, TunnelPort};
+use super::TunnelConfig;
 use crate::{
-    encap::HEADER,
-    remotes::RemoteId,
     resolution::{self, Message},
-    vtep::{NetworkId, Way},
+    vtep::{NetworkId, Vtep, Way},
 };
 
-/// Linux's number of "message too long" (errno(3)).
-pub(super) const EMSGSIZE: i32 = 90;
-/// Of "input/output error" and "invalid argument", which the kernel says where it cannot cut datagrams for a device.
-const CANNOT_CUT: [i32; 2] = [5, 22];
-/// Datagrams that the kernel cuts out of one, at most (UDP_MAX_SEGMENTS of the oldest kernels that can), and their bytes.
-const MOST_CUT: u16 = 64;
-const MOST_BYTES: usize = 65_000;
+/// A frame that fits its way, and what its packet says of it.
+pub(crate) struct Packet {
+    /// The frame.
+    pub(crate) frame: Frame,
+    /// Its network.
+    pub(crate) network: NetworkId,
+    /// Where it goes.
+    pub(crate) way: Way,
+    /// TOS or traffic class of the packet.
+    pub(crate) tos: u8,
+    /// The same for all frames of a flow.
+    pub(crate) hash: u32,
+}
 
-/// Whose frames one message of a batch carries.
+/// What carries packets between hosts.
+pub(crate) trait Underlay {
+    /// What frames may still owe when they are given to it.
+    const ACCEPTS: Accepts;
+
+    /// Takes a frame of the network whose NIC is being called: it counts as transmitted or ends with a reason, now or in this turn.
+    fn put(&mut self, cx: &mut Context, vtep: &Vtep, packet: Packet);
+}
+
+/// Where the last frame of a burst went; the next mostly goes there, too.
 #[derive(Clone, Copy)]
-struct Carried {
-    nic: NicId,
-    frames: u32,
-    bytes: u32,
+pub(super) struct Last {
+    to: u64,
+    way: Way,
+    mtu: u16,
 }
 
-/// The message pushed last, while datagrams may still be joined to it.
-#[derive(Clone, Copy)]
-struct Run {
-    remote: RemoteId,
-    nic: NicId,
-    tos: u8,
-    size: usize,
-    bytes: usize,
-    count: u16,
+/// What it takes to send.
+pub(super) struct Outward {
+    config: TunnelConfig,
+    limits: icmp::Limits,
+    /// Room for one frame of our own, and for the packet that it is about.
+    answer: Box<[u8]>,
+    scratch: Box<[u8]>,
 }
 
-/// A socket that packets leave by, and what waits for it.
-pub(super) struct Door {
-    socket: Datagrams,
-    batch: SendBatch,
-    carried: Vec<Carried>,
-    run: Option<Run>,
-    /// The kernel cuts datagrams for the device that they leave by.
-    cuts: bool,
-}
-
-/// One packet.
-struct Packet<'p> {
-    remote: RemoteId,
-    how: Outgoing,
-    nic: NicId,
-    frame: &'p Frame,
-}
-
-impl Door {
-    pub(super) fn new(socket: Datagrams) -> Door {
-        let carried = Vec::with_capacity(sys::inet::udp::BATCH);
-        Door { socket, batch: SendBatch::default(), carried, run: None, cuts: true }
+impl Outward {
+    pub(super) fn new(config: TunnelConfig) -> Outward {
+        let limits = icmp::Limits::new(config.errors);
+        Outward { config, limits, answer: vec![0; 2048].into(), scratch: vec![0; wire::MAX_FRAME].into() }
     }
 
-    pub(super) fn socket(&self) -> &Datagrams {
-        &self.socket
-    }
-
-    /// Puts a packet into the batch; false when there is no room for it.
-    fn put(&mut self, cx: &Context, packet: &Packet) -> bool {
-        let head = cx.heads.get(packet.frame);
-        let (front, pieces) = (head.bytes(), || cx.heads.body(packet.frame).iter().copied());
-        let len = head.len();
-        if let Some(run) = &mut self.run
-            && self.cuts
-            && (run.remote, run.nic, run.tos) == (packet.remote, packet.nic, packet.how.tos)
-            && len <= run.size
-            && run.count < MOST_CUT
-            && run.bytes + len <= MOST_BYTES
-            && self.batch.join(front, pieces())
-        {
-            run.count += 1;
-            run.bytes += len;
-            if let Some(carried) = self.carried.last_mut() {
-                carried.frames += 1;
-                carried.bytes += (len - HEADER) as u32;
-            }
-            // A shorter one is the last.
-            self.run = self.run.filter(|run| len == run.size);
-            return true;
-        }
-        let how = Outgoing { segment: if self.cuts { len as u16 } else { 0 }, ..packet.how };
-        if !self.batch.push(&self.socket, how, front, pieces()) {
-            return false;
-        }
-        self.run =
-            Some(Run { remote: packet.remote, nic: packet.nic, tos: packet.how.tos, size: len, bytes: len, count: 1 });
-        self.carried.push(Carried { nic: packet.nic, frames: 1, bytes: (len - HEADER) as u32 });
-        true
-    }
-
-    /// Sends what waits; true when something came back that is to be heard.
-    pub(super) fn flush(&mut self, cx: &mut Context) -> bool {
-        if self.batch.is_empty() {
-            return false;
-        }
-        let nic = cx.nic;
-        let (mut failed, mut again) = (false, true);
-        let mut from = 0;
-        while from < self.carried.len() {
-            let reason = match self.batch.send(&self.socket, &cx.arena, from) {
-                Ok(0) => DropReason::DeviceError,
-                Ok(sent) => {
-                    for carried in self.carried.iter().skip(from).take(sent) {
-                        cx.nic = carried.nic;
-                        cx.transmitted(carried.frames.into(), carried.bytes.into());
-                    }
-                    from += sent;
-                    again = true;
-                    continue;
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => DropReason::WouldBlock,
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput && error.raw_os_error().is_none() => {
-                    DropReason::Stale
-                }
-                Err(error) => {
-                    failed = true;
-                    match error.raw_os_error() {
-                        Some(EMSGSIZE) => DropReason::MtuExceeded,
-                        Some(errno) if self.cuts && CANNOT_CUT.contains(&errno) => {
-                            self.cuts = false;
-                            DropReason::CannotSegment
-                        }
-                        // What befell an earlier one is told once; this one may go.
-                        _ if again => {
-                            again = false;
-                            continue;
-                        }
-                        _ => DropReason::NoRoute,
-                    }
-                }
-            };
-            // A socket that is full is full for all.
-            let lost = if reason == DropReason::WouldBlock { self.carried.len() - from } else { 1 };
-            for carried in self.carried.iter().skip(from).take(lost) {
-                cx.nic = carried.nic;
-                (0..carried.frames).for_each(|_| cx.drop_one(reason));
-            }
-            from += lost;
-        }
-        cx.nic = nic;
-        self.batch.clear();
-        self.carried.clear();
-        self.run = None;
-        failed
-    }
-}
-
-impl TunnelPort {
-    /// Takes a frame of a network.
-    pub(super) fn go_out(&mut self, cx: &mut Context, frame: Frame, network: NetworkId, tick: Tick) {
+    /// Takes a frame of a network. What `last` says holds for one burst of one network.
+    #[inline]
+    pub(super) fn go_out<U: Underlay>(
+        &mut self,
+        cx: &mut Context,
+        (vtep, under): (&mut Vtep, &mut U),
+        frame: Frame,
+        (network, tick): (NetworkId, Tick),
+        last: &mut Option<Last>,
+    ) {
         let head = cx.heads.get(&frame);
         let (to, _) = head.macs();
-        let way = match self.vtep.route(network, head.bytes(), to, tick) {
-            Ok(way) => way,
-            Err(reason) => return cx.drop(frame, reason),
+        if vtep.is_loop(head.bytes()) {
+            return cx.drop(frame, DropReason::TunnelLoop);
+        }
+        let Last { way, mtu, .. } = match *last {
+            Some(last) if last.to == to => last,
+            _ => match vtep.way(network, to, tick) {
+                Ok(way) => *last.insert(Last { to, way, mtu: vtep.fits(network, way) }),
+                Err(reason) => return cx.drop(frame, reason),
+            },
         };
-        if Message::may_be(head.ethertype(), head.bytes()) && self.is_answered(cx, &frame, network) {
+        if Message::may_be(head.ethertype(), head.bytes()) && is_answered(cx, vtep, &frame, network) {
             // It ends here as one that arrived.
             cx.ledger.transmitted += 1;
             return;
         }
         let head = cx.heads.get(&frame);
-        let mtu = self.vtep.fits(network, way);
         let fits = match head.ethertype() {
             ETHERTYPE_IPV4 => fit(head, mtu),
             ETHERTYPE_IPV6 => fit6(head, mtu),
@@ -196,83 +104,41 @@ impl TunnelPort {
                 let head = cx.heads.get_mut(&frame);
                 head.offload = lowered(head.offload, size);
             }
-            Fit::Cut => return self.cut(cx, frame, network, way, mtu),
+            Fit::Cut => return self.cut(cx, (vtep, under), frame, (network, way), mtu),
             Fit::TooBig => {
                 self.tell(cx, &frame, mtu);
                 return cx.drop(frame, DropReason::MtuExceeded);
             }
         }
-        let mut settle = Settle::new(cx, frame, Accepts::NONE);
+        let mut settle = Settle::new(cx, frame, U::ACCEPTS);
         while let Some(frame) = settle.next(cx) {
-            self.wrap(cx, frame, network, way);
+            self.put(cx, (vtep, under), frame, (network, way));
         }
     }
 
-    /// Whether a message about neighbours was a question that is answered here.
-    #[cold]
-    fn is_answered(&mut self, cx: &mut Context, frame: &Frame, network: NetworkId) -> bool {
-        if !self.vtep.looks(network) {
-            return false;
-        }
-        let head = cx.heads.get(frame);
-        let mut answer = [0; resolution::LONGEST];
-        let made = self.vtep.ask(network, head.origin.nic, head.bytes(), cx.now, &mut answer);
-        let Some(answer) = made.and_then(|len| answer.get(..len)) else { return false };
-        let Some(answer) = cx.originate(Origin { nic: cx.nic, lane: 0 }, answer) else { return false };
-        if let Err(answer) = cx.answers.push(answer) {
-            cx.drop(answer, DropReason::NoBuffers);
-            return false;
-        }
-        true
-    }
-
-    /// Puts a frame that fits and owes nothing on its way.
-    fn wrap(&mut self, cx: &mut Context, frame: Frame, network: NetworkId, way: Way) {
-        let nic = cx.nic;
-        let head = cx.heads.get_mut(&frame);
-        let tos = tos(head.bytes(), self.config.dscp);
-        let hash = FlowKey::of(head.bytes()).hash();
-        let Some(header) = self.vtep.header(network).filter(|_| head.push(HEADER)) else {
-            return cx.drop(frame, DropReason::NotReady);
-        };
-        if let Some(place) = head.bytes_mut().first_chunk_mut() {
-            *place = header;
-        }
-        let door = (u64::from(hash) * self.doors.len() as u64) >> 32;
-        let Some(door) = self.doors.get_mut(door as usize) else { return cx.drop(frame, DropReason::NotReady) };
-        let port = self.vtep.port();
-        let one;
-        let remotes = match way {
-            Way::One(remote) => {
-                one = [remote];
-                &one[..]
-            }
-            Way::All => self.vtep.flood(network),
-        };
-        let mut copies = 0;
-        for remote in remotes.iter().copied() {
-            let Some(address) = self.vtep.remotes.get(remote).map(|remote| remote.address) else { continue };
-            let how = Outgoing { to: (address, port).into(), ttl: TTL, tos, segment: 0 };
-            let packet = Packet { remote, how, nic, frame: &frame };
-            // A batch that is full makes room by being sent.
-            if !door.put(cx, &packet) {
-                door.flush(cx);
-                if !door.put(cx, &packet) {
-                    continue;
-                }
-            }
-            copies += 1;
-        }
-        // Each packet is a frame of its own to the books.
-        match copies {
-            0 => cx.drop(frame, DropReason::TooManyPieces),
-            _ => cx.ledger.copied += copies - 1,
-        }
+    #[inline]
+    fn put<U: Underlay>(
+        &self,
+        cx: &mut Context,
+        (vtep, under): (&Vtep, &mut U),
+        frame: Frame,
+        (network, way): (NetworkId, Way),
+    ) {
+        let bytes = cx.heads.get(&frame).bytes();
+        let (tos, hash) = (tos(bytes, self.config.dscp), FlowKey::of(bytes).hash());
+        under.put(cx, vtep, Packet { frame, network, way, tos, hash });
     }
 
     /// Sends an IPv4 packet in fragments: it may be cut, and does not fit (RFC 791 section 2.3).
     #[cold]
-    fn cut(&mut self, cx: &mut Context, frame: Frame, network: NetworkId, way: Way, mtu: u16) {
+    fn cut<U: Underlay>(
+        &mut self,
+        cx: &mut Context,
+        (vtep, under): (&Vtep, &mut U),
+        frame: Frame,
+        to: (NetworkId, Way),
+        mtu: u16,
+    ) {
         let mut settle = Settle::new(cx, frame, Accepts::NONE);
         while let Some(frame) = settle.next(cx) {
             let origin = cx.heads.get(&frame).origin;
@@ -285,7 +151,7 @@ impl TunnelPort {
                     while let Some(fragment) =
                         cutter.next(&mut piece).and_then(|len| cx.originate(origin, piece.get(..len)?))
                     {
-                        self.wrap(cx, fragment, network, way);
+                        self.put(cx, (vtep, under), fragment, to);
                     }
                 }
                 None => cx.drop(frame, DropReason::Stale),
@@ -326,6 +192,24 @@ impl TunnelPort {
             cx.drop(answer, DropReason::NoBuffers);
         }
     }
+}
+
+/// Whether a message about neighbours was a question that is answered here.
+#[cold]
+fn is_answered(cx: &mut Context, vtep: &mut Vtep, frame: &Frame, network: NetworkId) -> bool {
+    if !vtep.looks(network) {
+        return false;
+    }
+    let head = cx.heads.get(frame);
+    let mut answer = [0; resolution::LONGEST];
+    let made = vtep.ask(network, head.origin.nic, head.bytes(), cx.now, &mut answer);
+    let Some(answer) = made.and_then(|len| answer.get(..len)) else { return false };
+    let Some(answer) = cx.originate(Origin { nic: cx.nic, lane: 0 }, answer) else { return false };
+    if let Err(answer) = cx.answers.push(answer) {
+        cx.drop(answer, DropReason::NoBuffers);
+        return false;
+    }
+    true
 }
 
 /// TOS or traffic class of a packet in the underlay: the inner congestion mark (RFC 6040 section 4.1), and a DSCP that is told or the inner one.

@@ -15,6 +15,8 @@ pub struct NetworkConfig {
     pub vni: Vni,
     /// The endpoints that it stretches to.
     pub peers: Vec<IpAddr>,
+    /// A group of the underlay that frames to everybody go to, which endpoints join, in place of each of these. Who speaks in it is heard.
+    pub group: Option<IpAddr>,
     /// Where stations are is learnt from what comes; false: only control says so.
     pub learning: bool,
     /// Packets of endpoints that are no peers are taken, too.
@@ -64,6 +66,9 @@ pub enum VtepError {
     /// No address of one host.
     #[error("{0} is not the address of one host")]
     Address(IpAddr),
+    /// No group.
+    #[error("{0} is not the address of a group of hosts")]
+    Group(IpAddr),
     /// Too many networks or endpoints.
     #[error("too many {0}; a tunnel endpoint has at most {1}")]
     TooMany(&'static str, usize),

@@ -20,7 +20,7 @@ fn vni(number: u32) -> Vni {
 
 fn network(number: u32, peers: &[u8]) -> NetworkConfig {
     let peers = peers.iter().map(|n| peer(*n)).collect();
-    NetworkConfig { vni: vni(number), peers, learning: true, anyone: false, suppress: false }
+    NetworkConfig { vni: vni(number), peers, group: None, learning: true, anyone: false, suppress: false }
 }
 
 fn config(networks: Vec<NetworkConfig>) -> VtepConfig {
@@ -201,6 +201,7 @@ fn ten_thousand_networks_over_a_thousand_peers_are_told_apart() {
             vni: vni(n * 1000 + 1),
             peers: peers.clone(),
             learning: true,
+            group: None,
             anyone: false,
             suppress: false,
         })

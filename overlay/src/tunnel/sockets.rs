@@ -1,0 +1,230 @@
+//! [`Sockets`]: UDP sockets of the host as what carries packets between hosts; no privilege is needed.
+//!
+//! Invariant: it never waits, and no system call is for one frame where several go the same way.
+//!
+//! Theory of operation: outward, frames of one flow to one endpoint follow each other in one datagram that the kernel cuts (UDP_SEGMENT), out of the
+//! socket that the flow's hash chooses, so that its source port spreads flows over the underlay (RFC 7348 section 5).
+//! Inward, datagrams are received into the pool, in runs where the kernel has joined them (UDP_GRO), and TCP segments become super-frames again.
+//! Read first: [`super`], `docs/decisions/0016-a-tunnel-on-udp-sockets.md`; then `door.rs` beside this file.
+
+use std::{io, net::SocketAddr, os::fd::AsRawFd};
+
+use sys::{
+    Lent,
+    inet::udp::{Datagrams, Kind, LendBatch, Lending, Outgoing, RecvBatch},
+};
+use wire::{Accepts, Context, DropReason, NicId, Origin, Wake, coalesce::Coalesce};
+
+use super::{
+    TTL,
+    door::{Door, EMSGSIZE, Leaving},
+    inward::{ECN, Heard, deliver, listen},
+    outward::{Packet, Underlay},
+};
+use crate::{
+    encap::HEADER,
+    vtep::{Inward, Sender, Vtep, Way},
+};
+
+/// Packets of the underlay taken in one go: as many as the frames of them find room for, if none is a run.
+const MOST: usize = 32;
+/// Frames made of them in one turn, at most.
+const ROUND: usize = 256;
+/// Bytes that say whose a packet is and where its frame goes.
+const FRONT: usize = 8 + 64;
+
+/// See the module's documentation.
+pub(super) struct Sockets {
+    inbound: Datagrams,
+    doors: Vec<Door>,
+    batch: LendBatch,
+    coalesce: Coalesce,
+    /// Errors that came back.
+    errors: RecvBatch,
+}
+
+impl Underlay for Sockets {
+    const ACCEPTS: Accepts = Accepts::NONE;
+
+    fn put(&mut self, cx: &mut Context, vtep: &Vtep, packet: Packet) {
+        let Packet { frame, network, way, tos, hash } = packet;
+        let nic = cx.nic;
+        let head = cx.heads.get_mut(&frame);
+        let Some(header) = vtep.header(network).filter(|_| head.push(HEADER)) else {
+            return cx.drop(frame, DropReason::NotReady);
+        };
+        if let Some(place) = head.bytes_mut().first_chunk_mut() {
+            *place = header;
+        }
+        let door = (u64::from(hash) * self.doors.len() as u64) >> 32;
+        let Some(door) = self.doors.get_mut(door as usize) else { return cx.drop(frame, DropReason::NotReady) };
+        let one;
+        let remotes = match way {
+            Way::One(remote) => {
+                one = [remote];
+                &one[..]
+            }
+            Way::All => vtep.flood(network),
+        };
+        let mut copies = 0;
+        for remote in remotes.iter().copied() {
+            let Some(address) = vtep.remotes.get(remote).map(|remote| remote.address) else { continue };
+            let how = Outgoing { to: (address, vtep.port()).into(), ttl: TTL, tos, segment: 0 };
+            let packet = Leaving { remote, how, nic, frame: &frame };
+            // A batch that is full makes room by being sent.
+            if !door.put(cx, &packet) {
+                door.flush(cx);
+                if !door.put(cx, &packet) {
+                    continue;
+                }
+            }
+            copies += 1;
+        }
+        // Each packet is a frame of its own to the books.
+        match copies {
+            0 => cx.drop(frame, DropReason::TooManyPieces),
+            _ => cx.ledger.copied += copies - 1,
+        }
+    }
+}
+
+impl Sockets {
+    /// Opens the sockets of an endpoint; `sources` of them send.
+    pub(super) fn open(vtep: &Vtep, sources: usize) -> io::Result<Sockets> {
+        let kind = if vtep.local().is_ipv4() { Kind::Udp4 } else { Kind::Udp6 };
+        let open = |port: u16| -> io::Result<Datagrams> {
+            let mut socket = Datagrams::open(kind, SocketAddr::new(vtep.local(), port), TTL, 0)?;
+            // The underlay says what is too long for it instead of cutting it.
+            socket.set_df(true)?;
+            Ok(socket)
+        };
+        Ok(Sockets {
+            inbound: open(vtep.port())?,
+            doors: (0..sources.max(1)).map(|_| open(0).map(Door::new)).collect::<io::Result<_>>()?,
+            batch: LendBatch::default(),
+            coalesce: Coalesce::default(),
+            errors: RecvBatch::default(),
+        })
+    }
+
+    /// Sends what waits.
+    pub(super) fn flush(&mut self, cx: &mut Context, vtep: &mut Vtep) {
+        let mut failed = false;
+        for door in &mut self.doors {
+            failed |= door.flush(cx);
+        }
+        if failed {
+            self.hear_errors(vtep);
+        }
+    }
+
+    /// Says what to sleep on.
+    pub(super) fn wake(&mut self, vtep: &mut Vtep, wake: &mut Wake) {
+        // What is not taken would end every sleep at once.
+        self.hear_errors(vtep);
+        wake.readable.push(self.inbound.as_raw_fd());
+        wake.readable.extend(self.doors.iter().map(|door| door.socket().as_raw_fd()));
+    }
+
+    /// Takes errors that came back for what was sent: paths that are narrower than was thought.
+    #[cold]
+    fn hear_errors(&mut self, vtep: &mut Vtep) {
+        let sockets = std::iter::once(&self.inbound).chain(self.doors.iter().map(Door::socket));
+        for socket in sockets {
+            // As many as an underlay may cause in a tick; what is left is read the next time.
+            for _ in 0..64 {
+                let Ok(Some(error)) = self.errors.error(socket) else { break };
+                if let (EMSGSIZE, Some(to), Ok(mtu)) = (error.errno, error.to, u16::try_from(error.info)) {
+                    vtep.narrows(to.ip(), mtu);
+                }
+            }
+        }
+    }
+
+    /// Takes what has arrived, as far as there is room for frames.
+    pub(super) fn come_in(&mut self, cx: &mut Context, vtep: &mut Vtep, nics: &[NicId]) {
+        let nic = cx.nic;
+        // A run may become as many frames as it has packets; what is expected of the next is what the last was.
+        let mut each = 1;
+        loop {
+            let room = cx.answers.room().saturating_sub(wire::ANSWERS - ROUND);
+            if room < wire::BURST {
+                break;
+            }
+            let most = (room / each).clamp(1, MOST);
+            match self.batch.receive(&self.inbound, &mut cx.arena, most) {
+                Ok(came) => {
+                    let before = cx.answers.room();
+                    for at in 0..came {
+                        if let Some(packet) = self.batch.get(at) {
+                            self.take(cx, vtep, nics, packet);
+                        }
+                    }
+                    each = (before - cx.answers.room()).div_ceil(came.max(1)).max(1);
+                    if came < most {
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::OutOfMemory => break,
+                // Something that was sent earlier did not arrive; what waits is still there.
+                Err(_) => {
+                    self.hear_errors(vtep);
+                    break;
+                }
+            }
+        }
+        cx.nic = nic;
+    }
+
+    /// Takes a packet of the underlay, or a run of them from one sender.
+    fn take(&mut self, cx: &mut Context, vtep: &mut Vtep, nics: &[NicId], packet: Lending) {
+        let mut heard = Heard::new(vtep.sender(packet.from.ip()));
+        let size = if packet.segment == 0 { packet.bytes.len() } else { usize::from(packet.segment) };
+        let mut at = 0;
+        while at < packet.bytes.len() {
+            let len = size.min(packet.bytes.len() - at);
+            let Some(bytes) = packet.bytes.part(at, len) else { break };
+            at += len;
+            let mut front = [0; FRONT];
+            let near = cx.arena.read(bytes, &mut front);
+            let front = front.get(..near).unwrap_or_default();
+            let inward = match vtep.accept(heard.sender, front, len) {
+                Ok(inward) => inward,
+                Err(reason) => {
+                    cx.nic = nics.first().copied().unwrap_or(cx.nic);
+                    cx.lost(reason);
+                    continue;
+                }
+            };
+            heard.hear(cx, vtep, inward.network, front.get(inward.at..).unwrap_or_default());
+            if vtep.looks(inward.network)
+                && let Some(inner) = bytes.part(inward.at, bytes.len() - inward.at)
+            {
+                let mut front = [0; wire::HEAD_BYTES];
+                let near = cx.arena.read(inner, &mut front);
+                listen(cx, vtep, inward.network, heard.sender, front.get(..near).unwrap_or_default());
+            }
+            let mtu = match heard.sender {
+                Sender::Known(id) => vtep.inner_mtu(id),
+                Sender::Stranger(_) => u16::MAX,
+            };
+            self.unwrap(cx, nics, inward, bytes, mtu, packet.tos & ECN);
+        }
+        if let Some(frame) = self.coalesce.finish(cx) {
+            deliver(cx, frame, packet.tos & ECN);
+        }
+    }
+
+    /// Makes a frame of a packet.
+    fn unwrap(&mut self, cx: &mut Context, nics: &[NicId], inward: Inward, bytes: Lent, mtu: u16, mark: u8) {
+        let Some(nic) = nics.get(usize::from(inward.network.0)).copied() else { return };
+        cx.nic = nic;
+        let Some(inner) = bytes.part(inward.at, bytes.len() - inward.at) else { return cx.lost(DropReason::Runt) };
+        match self.coalesce.push(cx, Origin { nic, lane: 0 }, inner, mtu) {
+            Ok(Some(frame)) => deliver(cx, frame, mark),
+            Ok(None) => {}
+            Err(reason) => cx.lost(reason),
+        }
+    }
+}
