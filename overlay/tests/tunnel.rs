@@ -86,6 +86,8 @@ impl Host {
 
     fn answers(&mut self) -> Vec<(u16, Vec<u8>, Offload)> {
         let mut answers = std::mem::take(&mut self.cx.answers);
+        // They are the guest's to count.
+        self.cx.nic = GUEST;
         let mut out = Vec::new();
         for frame in answers.drain() {
             let head = self.cx.heads.get(&frame);
