@@ -94,6 +94,25 @@ pub struct NetworkStatus {
     /// What it lacks of what the file asks for, and why; null where all is as asked.
     #[serde(default)]
     pub reason: Option<String>,
+    /// Stations that moved to and fro, now or within the last ten minutes: there is a loop outside.
+    #[serde(default)]
+    pub flapping: Vec<Flapping>,
+}
+
+/// A station that moves to and fro, and is held where it was first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flapping {
+    /// The VLAN; absent for untagged frames.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
+    /// The address.
+    pub mac: String,
+    /// The ports, or the other hosts' tunnel endpoints, between which it moves: where it is held, and where else it was heard last.
+    pub between: [String; 2],
+    /// Times that it moved.
+    pub moves: u64,
+    /// Seconds for which it is held yet; zero: it was.
+    pub held_s: u64,
 }
 
 /// A VLAN of a network that the network's router is in.
@@ -258,6 +277,7 @@ mod tests {
             ports: vec!["web/0".into()],
             vlans: vec![VlanStatus { vlan: 7, subnet: None, subnet6: None, ports: vec![] }],
             reason: None,
+            flapping: Vec::new(),
         };
         let worker = WorkerStatus { cpu: Some(1), frames: 5, busy_cycles: 6, idle_cycles: 7 };
         let status =
@@ -267,7 +287,7 @@ mod tests {
             "ports": [], "networks": [{
                 "name": "lan", "mode": "isolated", "subnet": null, "subnet6": null, "mtu": 1500, "ports": ["web/0"],
                 "vlans": [{ "vlan": 7, "subnet": null, "subnet6": null, "ports": [] }],
-                "reason": null,
+                "reason": null, "flapping": [],
             }],
         });
         assert_eq!(serde_json::to_value(&status).unwrap(), expected);

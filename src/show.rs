@@ -265,6 +265,7 @@ mod tests {
             ports: vec!["web/0".into(), "t/0".into()],
             vlans: vec![vlan],
             reason: None,
+            flapping: Vec::new(),
         };
         let text = networks(&[network]);
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();

@@ -227,6 +227,7 @@ fn bridge_spec(config: &Config, network: &config::Network) -> io::Result<BridgeS
 }
 
 fn nic_spec(port: &Port) -> NicSpec {
+    let is_tunnel = matches!(port.attach, config::Attach::Tunnel { .. });
     NicSpec {
         membership: match &port.tagging {
             Tagging::Untagged {} => Membership::Untagged,
@@ -238,8 +239,9 @@ fn nic_spec(port: &Port) -> NicSpec {
         role: if port.is_host { Role::Host } else { Role::Guest },
         isolated: port.isolated,
         pass_reserved: port.pass_reserved,
-        // Behind an uplink are many stations, and what holds their storms is the physical network.
-        budgets: if port.is_uplink { UNLIMITED } else { Budgets::default() },
+        // Behind an uplink are many stations, and what holds their storms is the physical network. Behind a tunnel nothing does.
+        budgets: if port.is_uplink && !is_tunnel { UNLIMITED } else { Budgets::default() },
+        budgets_each: is_tunnel,
     }
 }
 

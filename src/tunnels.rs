@@ -7,13 +7,16 @@ use std::{
     collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError, mpsc::sync_channel},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{SyncSender, sync_channel},
+    },
     time::Duration,
 };
 
 use overlay::{
     NetworkConfig, NetworkId, TunnelConfig, TunnelPort, VtepConfig,
-    control::{Command, Remote},
+    control::{Command, FlapLine, PeerLine, Remote},
 };
 use sys::inet::udp;
 use vswitch::{change::Change, fdb::StaticError};
@@ -42,23 +45,33 @@ pub struct Tunnels(Arc<Mutex<Vec<(String, Remote)>>>);
 impl Tunnels {
     /// What is known of the endpoints of other hosts. An endpoint that does not answer is left out.
     pub fn peers(&self) -> Vec<PeerEntry> {
+        let entry = |(vtep, line): (String, PeerLine)| PeerEntry {
+            vtep,
+            vni: line.vni.get(),
+            address: line.address.to_string(),
+            macs: line.macs as u64,
+            mtu: line.mtu,
+            state: if line.silent.is_some_and(|silent| silent < SILENT) { "up" } else { "silent" }.to_owned(),
+            silent_s: line.silent.map(|silent| silent.as_secs()),
+        };
+        self.ask(Command::Show).into_iter().map(entry).collect()
+    }
+
+    /// Stations that move to and fro between endpoints, each with the name of ours.
+    pub fn flapping(&self) -> Vec<(String, FlapLine)> {
+        self.ask(Command::Flapping)
+    }
+
+    /// Asks every endpoint of ours.
+    fn ask<T>(&self, command: impl Fn(SyncSender<Vec<T>>) -> Command) -> Vec<(String, T)> {
         let tunnels = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut all = Vec::new();
         for (vtep, remote) in tunnels {
             let (reply, answer) = sync_channel(1);
-            if !remote.send(Command::Show(reply)) {
-                continue;
+            if remote.send(command(reply)) {
+                let lines = answer.recv_timeout(PATIENCE).unwrap_or_default();
+                all.extend(lines.into_iter().map(|line| (vtep.clone(), line)));
             }
-            let lines = answer.recv_timeout(PATIENCE).unwrap_or_default();
-            all.extend(lines.into_iter().map(|line| PeerEntry {
-                vtep: vtep.clone(),
-                vni: line.vni.get(),
-                address: line.address.to_string(),
-                macs: line.macs as u64,
-                mtu: line.mtu,
-                state: if line.silent.is_some_and(|silent| silent < SILENT) { "up" } else { "silent" }.to_owned(),
-                silent_s: line.silent.map(|silent| silent.as_secs()),
-            }));
         }
         all
     }

@@ -31,6 +31,8 @@ use crate::{
     uplinks::Uplinks,
 };
 
+mod flapping;
+
 /// The configuration that somebody asks about.
 fn read(asked: &Asked) -> Result<Config, String> {
     config::parse(&asked.text, Path::new(&asked.file), &Surroundings::here()).map_err(|error| error.to_string())
@@ -137,12 +139,17 @@ impl View {
             uptime_s: self.started.elapsed().as_secs(),
             workers: workers.collect(),
             ports: self.ports_of(&reports),
-            networks: self.networks(),
+            networks: self.networks_of(&reports),
         }
     }
 
     /// All networks.
     pub fn networks(&self) -> Vec<NetworkStatus> {
+        self.networks_of(&self.reports())
+    }
+
+    fn networks_of(&self, reports: &[Option<Report>]) -> Vec<NetworkStatus> {
+        let flapping = flapping::all(self, reports);
         let status = |network: &Network| NetworkStatus {
             name: network.name.to_string(),
             mode: network.mode.to_string(),
@@ -152,6 +159,11 @@ impl View {
             ports: self.config.ports_of(&network.name).map(|port| port.name.to_string()).collect(),
             vlans: network.segments().filter_map(|segment| self.vlan(&segment)).collect(),
             reason: self.lacks(&network.name),
+            flapping: flapping
+                .iter()
+                .filter(|(name, _)| network.name.as_str() == name)
+                .map(|(_, one)| one.clone())
+                .collect(),
         };
         self.config.networks.iter().map(status).collect()
     }
@@ -225,10 +237,7 @@ impl View {
 
     /// The forwarding table of every network.
     pub fn fdb(&self) -> Vec<FdbEntry> {
-        let ports = self.places.iter().copied().zip(&self.config.ports);
-        let ports = ports.map(|(at, port)| (at, (port.network.to_string(), port.name.to_string())));
-        let routers = self.routers.all.iter().map(|router| (router.at, (router.network.clone(), router.name.clone())));
-        let names: BTreeMap<(usize, NicId), (String, String)> = ports.chain(routers).collect();
+        let names = self.names();
         let mut entries = Vec::new();
         for (worker, report) in self.reports().into_iter().enumerate() {
             for (_, stations) in report.into_iter().flat_map(|report| report.fdb) {
@@ -248,6 +257,14 @@ impl View {
         }
         entries.sort_by(|a, b| (&a.network, a.vlan, &a.mac).cmp(&(&b.network, b.vlan, &b.mac)));
         entries
+    }
+
+    /// The network and the name of every port and router, by worker and NIC.
+    fn names(&self) -> BTreeMap<(usize, NicId), (String, String)> {
+        let ports = self.places.iter().copied().zip(&self.config.ports);
+        let ports = ports.map(|(at, port)| (at, (port.network.to_string(), port.name.to_string())));
+        let routers = self.routers.all.iter().map(|router| (router.at, (router.network.clone(), router.name.clone())));
+        ports.chain(routers).collect()
     }
 
     /// Every drop counter that is not zero.

@@ -105,6 +105,7 @@ impl TunnelPort {
             match command {
                 // Nobody waiting for the answer any more is no fault of ours.
                 Command::Show(reply) => _ = reply.send(self.vtep.peers(now)),
+                Command::Flapping(reply) => _ = reply.send(self.vtep.flapping(now)),
             }
         }
     }

@@ -14,11 +14,11 @@ use std::{collections::HashMap, net::IpAddr};
 
 use wire::{
     DropReason, Instant, Mac, NicId, Segment, Vni,
-    fdb::{Fdb, Key, Learn, StaticError, Tick},
+    fdb::{Fdb, Flap, Key, Learn, StaticError, Tick},
 };
 
 use crate::{
-    control::PeerLine,
+    control::{FlapLine, PeerLine},
     encap::{Encapsulation, HEADER, Malformed},
     neighbours::Neighbours,
     remotes::{RemoteId, Remotes},
@@ -338,11 +338,23 @@ impl Vtep {
         Ok(Inward { network: id, at })
     }
 
-    /// What came in is counted, and its source learnt behind its sender. A stranger that is heard becomes known.
-    pub fn hear(&mut self, sender: Sender, network: NetworkId, source: u64, now: Instant) -> Option<RemoteId> {
+    /// What came in is counted, and its source learnt behind its sender. A stranger that is heard becomes known, if there is room for it.
+    ///
+    /// # Errors
+    /// `Flapping`: the source moved to and fro between endpoints, and is held behind another one.
+    pub fn hear(
+        &mut self,
+        sender: Sender,
+        network: NetworkId,
+        source: u64,
+        now: Instant,
+    ) -> Result<Option<RemoteId>, DropReason> {
         let id = match sender {
             Sender::Known(id) => id,
-            Sender::Stranger(address) => self.meet(address, now)?,
+            Sender::Stranger(address) => match self.meet(address, now) {
+                Some(id) => id,
+                None => return Ok(None),
+            },
         };
         if let Some(remote) = self.remotes.get_mut(id) {
             remote.rx_frames += 1;
@@ -352,10 +364,15 @@ impl Vtep {
             let (key, nic, tick) = (Key::new(Segment(network.0), source), NicId(id.0), self.tick(now));
             match self.stations.consider(key, nic, tick) {
                 Learn::Current => {}
-                learn => _ = self.stations.settle(learn, key, nic, tick),
+                learn => {
+                    self.stations.settle(learn, key, nic, tick);
+                    if matches!(learn, Learn::Held(_)) {
+                        return Err(DropReason::Flapping);
+                    }
+                }
             }
         }
-        Some(id)
+        Ok(Some(id))
     }
 
     #[cold]
@@ -474,6 +491,21 @@ impl Vtep {
             })
         });
         lines.collect()
+    }
+
+    /// Stations that move to and fro between endpoints.
+    pub fn flapping(&self, now: Instant) -> Vec<FlapLine> {
+        let line = |flap: Flap| {
+            let address = |nic: NicId| self.remotes.get(RemoteId(nic.0)).map(|remote| remote.address);
+            Some(FlapLine {
+                vni: self.network(NetworkId(flap.segment.0))?.vni,
+                mac: flap.mac,
+                between: [address(flap.home)?, address(flap.other)?],
+                moves: flap.moves,
+                held: flap.held,
+            })
+        };
+        self.stations.flapping(self.tick(now)).filter_map(line).collect()
     }
 
     /// Frees up to `budget` stations that are silent for too long.

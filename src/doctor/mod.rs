@@ -12,6 +12,7 @@ use crate::{
 
 mod host;
 mod networks;
+mod running;
 
 /// How one thing is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -118,6 +119,7 @@ pub fn examine(config: Result<Config, ConfigError>, around: &Surroundings, repai
         checks.extend(config.networks.iter().flat_map(Network::segments).filter_map(networks::subnet));
         checks.extend(config.networks.iter().filter_map(|network| networks::uplink(&config.host, network)));
         checks.extend(config.networks.iter().filter_map(networks::way_out));
+        checks.extend(running::loops(&config.host.control_socket));
     }
     let ok = checks.iter().all(|check| check.state != State::Problem);
     Report { checks, ok }

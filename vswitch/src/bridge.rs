@@ -9,8 +9,8 @@ use std::{net::IpAddr, time::Duration};
 use wire::{Instant, Mac, NicId, Segment, Vid};
 
 use crate::{
-    budget::{Budgets, Pacers},
-    fdb::{self, Entry, Fdb, FdbStats, StaticError},
+    budget::{Budgets, Payers},
+    fdb::{self, Entry, Fdb, FdbStats, Flap, StaticError},
     guard::{Addresses, Claims, Role},
     membership::{Labels, Membership, Segments},
     vlan::Label,
@@ -57,6 +57,8 @@ pub struct NicSpec {
     pub pass_reserved: bool,
     /// How much it may have copied to everybody.
     pub budgets: Budgets,
+    /// The budgets are not for all of its frames together, but for each lane in [`wire::Origin`]: of a tunnel that is the endpoint that sent a frame.
+    pub budgets_each: bool,
 }
 
 /// One station that a bridge knows.
@@ -72,6 +74,23 @@ pub struct FdbEntry {
     pub age: u32,
     /// Put there by configuration.
     pub fixed: bool,
+}
+
+/// A station that moved to and fro between two NICs, and is held behind one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flapping {
+    /// Its VLAN; nothing in a VLAN-unaware network.
+    pub vlan: Option<Vid>,
+    /// Its address.
+    pub mac: Mac,
+    /// Where it was first, and is held.
+    pub home: NicId,
+    /// Where else it was heard last.
+    pub other: NicId,
+    /// Times that it moved.
+    pub moves: u64,
+    /// Seconds for which it is held yet; zero when it was held within the last ten minutes.
+    pub held: u32,
 }
 
 /// The way to a NIC within a segment.
@@ -97,7 +116,7 @@ pub(crate) struct Member {
     pub(crate) role: Role,
     pub(crate) isolated: bool,
     pub(crate) pass_reserved: bool,
-    pub(crate) pacers: Pacers,
+    pub(crate) pacers: Payers,
     pub(crate) lanes: Vec<u16>,
 }
 
@@ -153,7 +172,7 @@ impl Bridge {
                 role: spec.role,
                 isolated: spec.isolated,
                 pass_reserved: spec.pass_reserved,
-                pacers: Pacers::new(spec.budgets),
+                pacers: Payers::new(spec.budgets, spec.budgets_each),
                 lanes: Vec::new(),
             });
         }
@@ -221,6 +240,19 @@ impl Bridge {
         let entry =
             |Entry { segment, mac, nic, age, fixed }| FdbEntry { vlan: self.vlan(segment), mac, nic, age, fixed };
         self.fdb.iter(self.fdb.tick(now)).map(entry).collect()
+    }
+
+    /// Stations that move to and fro.
+    pub fn flapping(&self, now: Instant) -> Vec<Flapping> {
+        let one = |Flap { segment, mac, home, other, moves, held }| Flapping {
+            vlan: self.vlan(segment),
+            mac,
+            home,
+            other,
+            moves,
+            held,
+        };
+        self.fdb.flapping(self.fdb.tick(now)).map(one).collect()
     }
 
     /// Takes up stations of a snapshot, each under the NIC it names. Those that are too old, known already or whose NIC is no member of

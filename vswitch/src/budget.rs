@@ -138,6 +138,32 @@ impl Pacers {
     }
 }
 
+/// Budgets of each of the endpoints behind a port at most; beyond, endpoints whose numbers have the same remainder have one in common.
+const EACH: usize = 64;
+
+/// Who pays for what a port has copied: all of its lanes together, or each of the endpoints behind it, whose number is the lane of what it sends.
+#[derive(Clone, Debug)]
+pub(crate) struct Payers(Box<[Pacers]>);
+
+impl Payers {
+    pub(crate) fn new(budgets: Budgets, each: bool) -> Payers {
+        Payers(vec![Pacers::new(budgets); if each { EACH } else { 1 }].into())
+    }
+
+    /// Whether one more frame of this kind, from this lane, is within its budget.
+    pub(crate) fn allows(&self, lane: u16, traffic: Traffic, now: Instant) -> bool {
+        self.0.get(usize::from(lane) % self.0.len()).is_some_and(|pacers| pacers.allows(traffic, now))
+    }
+
+    /// One frame of this kind, from this lane, was let through.
+    pub(crate) fn charge(&mut self, lane: u16, traffic: Traffic, now: Instant) {
+        let payers = self.0.len();
+        if let Some(pacers) = self.0.get_mut(usize::from(lane) % payers) {
+            pacers.charge(traffic, now);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;

@@ -7,7 +7,7 @@ use std::{net::IpAddr, sync::mpsc::SyncSender};
 use wire::{Counters, Ledger, Mac, NicId, Port, Vid, filter::RxFilter};
 
 use crate::{
-    bridge::{BridgeSpec, FdbEntry, NicSpec},
+    bridge::{BridgeSpec, FdbEntry, Flapping, NicSpec},
     fdb::StaticError,
 };
 
@@ -144,4 +144,6 @@ pub struct Report {
     pub counters: Vec<(NicId, Counters)>,
     /// What each bridge learnt.
     pub fdb: Vec<(BridgeId, Vec<FdbEntry>)>,
+    /// Stations that move to and fro, of all bridges.
+    pub flapping: Vec<Flapping>,
 }

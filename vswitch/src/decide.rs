@@ -9,7 +9,8 @@
 //!   header      14 bytes (18 with a tag), else Runt
 //!   segment     from tag and membership, else VlanNotAllowed, UntaggedNotAllowed
 //!   reserved    01:80:C2:00:00:0X stays here, unless the NIC passes it
-//!   source      one station's address (BadSource), under guard a declared or static one of this NIC, and nobody else's (SpoofedSource)
+//!   source      one station's address (BadSource), under guard a declared or static one of this NIC, and nobody else's (SpoofedSource), not one
+//!               that moves to and fro (Flapping)
 //!   inspect     what the packet says of its sender: SpoofedAddress, SpoofedArp, SpoofedNd, RogueDhcp, RogueRa (`inspect.rs`)
 //!   learn       the source is behind the origin NIC
 //!   destination known: SamePort, Isolated, NotReady or forward; group or unknown: NoDestination, over budget or flood
@@ -18,7 +19,7 @@
 //! What consecutive frames share is decided once: see `memo.rs`.
 //! Read first: IEEE 802.1Q clause 8.6 (the forwarding process).
 
-use wire::{DropReason, Instant, Mac, NicId, Segment};
+use wire::{DropReason, Instant, Mac, NicId, Origin, Segment};
 
 pub use crate::bridge::Route;
 use crate::{
@@ -56,7 +57,7 @@ pub enum Outcome {
 impl Bridge {
     /// What would become of a frame that NIC `origin` sent and that begins with `bytes`. Changes nothing.
     pub fn decide(&self, origin: NicId, bytes: &[u8], now: Instant) -> Decision {
-        self.judge(&mut self.memo(origin, now), bytes)
+        self.judge(&mut self.memo(Origin { nic: origin, lane: 0 }, now), bytes)
     }
 
     /// The ways a frame takes that `origin` floods in `segment`.
@@ -163,6 +164,7 @@ impl Bridge {
         match learn {
             Learn::Current | Learn::Renew(_) => Ok(learn),
             Learn::Pinned(_) => Err(DropReason::SpoofedSource),
+            Learn::Held(_) => Err(DropReason::Flapping),
             Learn::Insert | Learn::Move { .. } if self.is_claimed(memo.origin, ingress, source) => {
                 Err(DropReason::SpoofedSource)
             }
@@ -215,7 +217,7 @@ impl Bridge {
         }
         let is_free = traffic == Traffic::Unknown && receivers.next().is_none();
         let member = self.members.get(memo.origin.index()).and_then(Option::as_ref);
-        if !is_free && !member.is_some_and(|member| member.pacers.allows(traffic, memo.now)) {
+        if !is_free && !member.is_some_and(|member| member.pacers.allows(memo.lane, traffic, memo.now)) {
             return Outcome::Drop(traffic.over_budget());
         }
         Outcome::Flood(traffic)

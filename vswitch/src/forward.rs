@@ -24,10 +24,10 @@ impl Bridge {
     /// Forwards all frames of `burst` into `egress`; each leaves by the lanes of other NICs or ends with a reason.
     pub fn forward(&mut self, cx: &mut Context, burst: &mut Burst, egress: &mut Egress) {
         let Some(first) = burst.iter().next() else { return };
-        let mut memo = self.memo(cx.heads.get(first).origin.nic, cx.now);
+        let mut memo = self.memo(cx.heads.get(first).origin, cx.now);
         for frame in burst.drain() {
             let head = cx.heads.get_mut(&frame);
-            if memo.covers(head.origin.nic, head.bytes()) {
+            if memo.covers(head.origin, head.bytes()) {
                 head.segment = memo.decision.segment;
                 head.tagged = memo.decision.label.is_tagged();
                 if memo.inspects
@@ -47,8 +47,8 @@ impl Bridge {
     #[inline(never)]
     fn forward_other(&mut self, memo: &mut Memo, cx: &mut Context, frame: Frame, egress: &mut Egress) {
         let head = cx.heads.get_mut(&frame);
-        if head.origin.nic != memo.origin {
-            *memo = self.memo(head.origin.nic, cx.now);
+        if head.origin != memo.whole_origin() {
+            *memo = self.memo(head.origin, cx.now);
         }
         let decision = self.judge(memo, head.bytes());
         head.segment = decision.segment;
@@ -133,7 +133,7 @@ impl Bridge {
     ) {
         let is_free = traffic == Traffic::Unknown && self.receivers(memo.origin, decision.segment).nth(1).is_none();
         if !is_free && let Some(Some(member)) = self.members.get_mut(memo.origin.index()) {
-            member.pacers.charge(traffic, memo.now);
+            member.pacers.charge(memo.lane, traffic, memo.now);
         }
         let mut last = None;
         for route in self.receivers(memo.origin, decision.segment) {

@@ -9,7 +9,7 @@
 //! same NIC a look at how.
 //! Read first: [`crate::decide`].
 
-use wire::{DropReason, Instant, Mac, NicId, Segment};
+use wire::{DropReason, Instant, Mac, NicId, Origin, Segment};
 
 use crate::{
     bridge::Bridge,
@@ -24,6 +24,8 @@ pub(crate) struct Memo {
     pub(crate) now: Instant,
     pub(crate) tick: Tick,
     pub(crate) origin: NicId,
+    /// The origin's lane: whose budgets are charged.
+    pub(crate) lane: u16,
     /// The origin's part of every decision; nothing when it is no member.
     pub(crate) ingress: Option<Ingress>,
     header: Header,
@@ -84,10 +86,16 @@ impl Header {
 }
 
 impl Memo {
+    /// The NIC and lane whose frames it is about.
+    #[inline(always)]
+    pub(crate) fn whole_origin(&self) -> Origin {
+        Origin { nic: self.origin, lane: self.lane }
+    }
+
     /// Whether a frame from `origin` that begins with `bytes` is like the one before.
     #[inline(always)]
-    pub(crate) fn covers(&self, origin: NicId, bytes: &[u8]) -> bool {
-        origin == self.origin && Header::read(bytes).is(self.header)
+    pub(crate) fn covers(&self, origin: Origin, bytes: &[u8]) -> bool {
+        origin == self.whole_origin() && Header::read(bytes).is(self.header)
     }
 
     /// Remembers what was decided about a frame that begins with `bytes`, if it holds for the next such frame.
@@ -105,13 +113,14 @@ impl Memo {
 
 impl Bridge {
     /// A memo of nothing but the origin.
-    pub(crate) fn memo(&self, origin: NicId, now: Instant) -> Memo {
+    pub(crate) fn memo(&self, Origin { nic: origin, lane }: Origin, now: Instant) -> Memo {
         let nowhere = Outcome::Drop(DropReason::NoDestination);
         let member = self.members.get(origin.index()).and_then(Option::as_ref);
         Memo {
             now,
             tick: self.fdb.tick(now),
             origin,
+            lane,
             ingress: member.map(|member| Ingress {
                 vlan_aware: self.vlan_aware,
                 untagged: member.labels.untagged,

@@ -70,10 +70,15 @@ impl Net {
 
     /// One turn: a burst of frames from a NIC. What left is ordered by NIC and lane.
     pub(crate) fn burst(&mut self, nic: u16, frames: &[(Vec<u8>, Offload)]) -> Vec<Sent> {
+        self.burst_of(nic, 0, frames)
+    }
+
+    /// The same, from a lane of the NIC.
+    pub(crate) fn burst_of(&mut self, nic: u16, lane: u16, frames: &[(Vec<u8>, Offload)]) -> Vec<Sent> {
         self.cx.begin_turn(self.cx.now);
         let mut burst = Burst::default();
         for (bytes, offload) in frames {
-            let frame = self.cx.originate(Origin { nic: NicId(nic), lane: 0 }, bytes).unwrap();
+            let frame = self.cx.originate(Origin { nic: NicId(nic), lane }, bytes).unwrap();
             self.cx.heads.get_mut(&frame).offload = *offload;
             burst.push(frame).unwrap();
         }

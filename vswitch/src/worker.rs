@@ -448,6 +448,7 @@ impl Worker {
                 .enumerate()
                 .filter_map(|(id, bridge)| Some((BridgeId(id as u16), bridge.as_ref()?.fdb_entries(self.cx.now))))
                 .collect(),
+            flapping: self.bridges.iter().flatten().flat_map(|bridge| bridge.flapping(self.cx.now)).collect(),
         }
     }
 

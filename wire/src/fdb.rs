@@ -5,7 +5,7 @@
 //!
 //! Theory of operation: an entry is renewed when its station is heard and ignored once that is the ageing time ago; [`Fdb::sweep`] frees such
 //! entries a few at a time. At the bound, the NIC that holds most learnt entries gives up the one it has not heard from for longest, so a
-//! guest that invents addresses evicts its own. Every NIC's entries are threaded oldest first, which makes eviction, expiry and removal of a
+//! guest that invents addresses evicts its own. A station that moves to and fro is held where it was (`fdb/flaps.rs`). Every NIC's entries are threaded oldest first, which makes eviction, expiry and removal of a
 //! NIC proportional to what they remove. Time is counted in whole seconds, shifted by the ageing time so that what is restored at the very
 //! start of a clock can be older than the clock.
 //! Read first: IEEE 802.1Q clause 8.8 (the filtering database), then `fdb/table.rs` and `fdb/holders.rs`.
@@ -17,11 +17,13 @@ use crate::{Instant, Mac, NicId, Segment};
 use self::table::Record;
 pub use self::{
     entry::{Entry, FdbStats, Learn, StaticError},
+    flaps::Flap,
     table::{Key, Slot},
 };
-use self::{holders::Holders, table::Table};
+use self::{flaps::Flaps, holders::Holders, table::Table};
 
 mod entry;
+mod flaps;
 mod holders;
 mod room;
 mod table;
@@ -50,6 +52,7 @@ pub struct Fdb {
     len: usize,
     fixed: usize,
     hand: usize,
+    flaps: Flaps,
     stats: FdbStats,
 }
 
@@ -67,6 +70,7 @@ impl Fdb {
             len: 0,
             fixed: 0,
             hand: 0,
+            flaps: Flaps::new(),
             stats: FdbStats::default(),
         }
     }
@@ -115,6 +119,9 @@ impl Fdb {
             Some((_, record)) if record.nic == nic && (record.stamp == now.0 || record.fixed) => Learn::Current,
             Some((slot, record)) if record.nic == nic => Learn::Renew(slot),
             Some((_, record)) if record.fixed => Learn::Pinned(record.nic),
+            Some((_, record)) if !self.is_expired(&record, now) && self.flaps.holds(key, now) => {
+                Learn::Held(record.nic)
+            }
             Some((slot, record)) => Learn::Move { slot, from: record.nic },
         }
     }
@@ -125,8 +132,13 @@ impl Fdb {
         match learn {
             Learn::Current => true,
             Learn::Pinned(_) => false,
+            Learn::Held(_) => {
+                self.flaps.refused(key, nic);
+                false
+            }
             Learn::Insert => self.insert(Record { key, stamp: now.0, nic, fixed: false }, now),
-            Learn::Renew(slot) | Learn::Move { slot, .. } => self.renew(slot, key, nic, now),
+            Learn::Renew(slot) => self.renew(slot, key, nic, now),
+            Learn::Move { slot, from } => self.shift(slot, key, from, nic, now),
         }
     }
 
@@ -163,6 +175,7 @@ impl Fdb {
     /// Forgets all stations learnt behind a NIC, and the static ones too if `fixed`; returns how many.
     pub fn remove_nic(&mut self, nic: NicId, fixed: bool) -> usize {
         let before = self.len;
+        self.flaps.forget(nic);
         while let Some(slot) =
             self.holders.first(nic, false).or_else(|| self.holders.first(nic, true).filter(|_| fixed))
         {
@@ -241,6 +254,22 @@ impl Fdb {
     #[inline]
     fn is_expired(&self, record: &Record, now: Tick) -> bool {
         now.0.saturating_sub(record.stamp) >= self.ageing && !record.fixed
+    }
+
+    /// The entry at `slot` moves from one NIC to another, unless it has moved too often: then it is held where it was first.
+    fn shift(&mut self, slot: Slot, key: Key, from: NicId, to: NicId, now: Tick) -> bool {
+        let is_known = self.table.get(slot).is_some_and(|record| record.key == key && !self.is_expired(record, now));
+        let home = if is_known { self.flaps.moves(key, from, to, now) } else { None };
+        self.stats.flapping += u64::from(home.is_some());
+        match home {
+            Some(home) => self.renew(slot, key, home, now) && home == to,
+            None => self.renew(slot, key, to, now),
+        }
+    }
+
+    /// Stations that moved to and fro and are held, or were within the last ten minutes.
+    pub fn flapping(&self, now: Tick) -> impl Iterator<Item = Flap> {
+        self.flaps.iter(now)
     }
 
     /// The entry at `slot` was heard at `nic`.

@@ -52,6 +52,8 @@ reasons! {
     BadSource = "bad_source",
     /// Its source is not the address the port was declared with.
     SpoofedSource = "spoofed_source",
+    /// Its source moved to and fro between ports (or tunnel endpoints), and is held behind another one: there is a loop outside.
+    Flapping = "flapping",
     /// Sent to a reserved address (01:80:C2:00:00:0X).
     Reserved = "reserved",
     /// Tagged for a VLAN that the port is not a member of, or tagged on an access port.

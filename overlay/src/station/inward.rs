@@ -77,10 +77,12 @@ impl Station {
             Ok(inward) => inward,
             Err(reason) => return cx.drop(frame, reason),
         };
-        run.heard.hear(cx, vtep, inward.network, front.get(inward.at..).unwrap_or_default());
         let Some(nic) = nics.get(usize::from(inward.network.0)) else { return cx.drop(frame, DropReason::NotReady) };
+        if let Err(reason) = run.heard.hear(cx, vtep, inward.network, front.get(inward.at..).unwrap_or_default()) {
+            return cx.drop_at(*nic, frame, reason);
+        }
         let off = at + inward.at;
-        let (origin, head) = (Origin { nic: *nic, lane: 0 }, cx.heads.get_mut(&frame));
+        let (origin, head) = (Origin { nic: *nic, lane: run.heard.lane() }, cx.heads.get_mut(&frame));
         if !head.pull(off) {
             return cx.drop(frame, DropReason::BadTunnel);
         }

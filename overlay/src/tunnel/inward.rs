@@ -19,7 +19,7 @@ const CE: u8 = 3;
 /// Who was heard last in a run of packets from one sender.
 pub(crate) struct Heard {
     pub(crate) sender: Sender,
-    last: Option<(NetworkId, u64)>,
+    last: Option<(NetworkId, u64, Result<(), DropReason>)>,
 }
 
 impl Heard {
@@ -28,14 +28,37 @@ impl Heard {
     }
 
     /// A frame of this sender that begins with these bytes was taken for a network.
+    ///
+    /// # Errors
+    /// See [`Vtep::hear`].
     #[inline]
-    pub(crate) fn hear(&mut self, cx: &Context, vtep: &mut Vtep, network: NetworkId, frame: &[u8]) {
+    pub(crate) fn hear(
+        &mut self,
+        cx: &Context,
+        vtep: &mut Vtep,
+        network: NetworkId,
+        frame: &[u8],
+    ) -> Result<(), DropReason> {
         let source = source(frame);
-        if self.last != Some((network, source)) {
-            self.last = Some((network, source));
-            if let Some(id) = vtep.hear(self.sender, network, source, cx.now) {
-                self.sender = Sender::Known(id);
-            }
+        if let Some((last, from, may)) = self.last
+            && (last, from) == (network, source)
+        {
+            return may;
+        }
+        let heard = vtep.hear(self.sender, network, source, cx.now);
+        if let Ok(Some(id)) = heard {
+            self.sender = Sender::Known(id);
+        }
+        let may = heard.map(|_| ());
+        self.last = Some((network, source, may));
+        may
+    }
+
+    /// The lane of the frames' origin: whose budgets are charged.
+    pub(crate) fn lane(&self) -> u16 {
+        match self.sender {
+            Sender::Known(id) => id.0,
+            Sender::Stranger(_) => 0,
         }
     }
 }

@@ -197,7 +197,11 @@ impl Sockets {
                     continue;
                 }
             };
-            heard.hear(cx, vtep, inward.network, front.get(inward.at..).unwrap_or_default());
+            if let Err(reason) = heard.hear(cx, vtep, inward.network, front.get(inward.at..).unwrap_or_default()) {
+                cx.nic = nics.get(usize::from(inward.network.0)).copied().unwrap_or(cx.nic);
+                cx.lost(reason);
+                continue;
+            }
             if vtep.looks(inward.network)
                 && let Some(inner) = bytes.part(inward.at, bytes.len() - inward.at)
             {
@@ -209,7 +213,9 @@ impl Sockets {
                 Sender::Known(id) => vtep.inner_mtu(id),
                 Sender::Stranger(_) => u16::MAX,
             };
-            self.unwrap(cx, nics, inward, bytes, mtu, packet.tos & ECN);
+            let Some(nic) = nics.get(usize::from(inward.network.0)).copied() else { continue };
+            let origin = Origin { nic, lane: heard.lane() };
+            self.unwrap(cx, origin, inward, bytes, mtu, packet.tos & ECN);
         }
         if let Some(frame) = self.coalesce.finish(cx) {
             deliver(cx, frame, packet.tos & ECN);
@@ -217,11 +223,10 @@ impl Sockets {
     }
 
     /// Makes a frame of a packet.
-    fn unwrap(&mut self, cx: &mut Context, nics: &[NicId], inward: Inward, bytes: Lent, mtu: u16, mark: u8) {
-        let Some(nic) = nics.get(usize::from(inward.network.0)).copied() else { return };
-        cx.nic = nic;
+    fn unwrap(&mut self, cx: &mut Context, origin: Origin, inward: Inward, bytes: Lent, mtu: u16, mark: u8) {
+        cx.nic = origin.nic;
         let Some(inner) = bytes.part(inward.at, bytes.len() - inward.at) else { return cx.lost(DropReason::Runt) };
-        match self.coalesce.push(cx, Origin { nic, lane: 0 }, inner, mtu) {
+        match self.coalesce.push(cx, origin, inner, mtu) {
             Ok(Some(frame)) => deliver(cx, frame, mark),
             Ok(None) => {}
             Err(reason) => cx.lost(reason),

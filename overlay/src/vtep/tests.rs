@@ -50,7 +50,7 @@ fn take(vtep: &mut Vtep, from: IpAddr, packet: &[u8], now: Instant) -> Result<Ne
     let sender = vtep.sender(from);
     let inward = vtep.accept(sender, packet, packet.len())?;
     let source = packet[14..20].try_into().map(Mac::new).unwrap();
-    vtep.hear(sender, inward.network, source.to_bits(), now);
+    vtep.hear(sender, inward.network, source.to_bits(), now)?;
     Ok(inward.network)
 }
 
@@ -214,4 +214,20 @@ fn ten_thousand_networks_over_a_thousand_peers_are_told_apart() {
         assert_eq!(vtep.flood(NetworkId(n as u16)).len(), 1000);
     }
     assert_eq!(take(&mut vtep, peers[0], &packet(1000, A, &IPV4), at(0)), Err(DropReason::UnknownVni));
+}
+
+#[test]
+fn a_station_that_two_endpoints_send_in_turn_is_held_and_named() {
+    let mut vtep = Vtep::new(config(vec![network(5001, &[2, 3])])).unwrap();
+    let frame = packet(5001, A, &IPV4);
+    for n in 0..100 {
+        let came = take(&mut vtep, peer(2 + n % 2), &frame, at(5));
+        let copy = n > 11 && n % 2 == 1;
+        assert_eq!(came.is_err(), copy, "packet {n}");
+    }
+    assert_eq!(take(&mut vtep, peer(3), &frame, at(5)), Err(DropReason::Flapping));
+    assert_eq!(way(&vtep, NetworkId(0), A, at(5)), Ok(Way::One(vtep.remotes.find(peer(2)).unwrap())));
+    let told = vtep.flapping(at(6));
+    assert_eq!((told.len(), told[0].mac, told[0].between, told[0].held), (1, A, [peer(2), peer(3)], 59));
+    assert_eq!(take(&mut vtep, peer(3), &frame, at(70)), Ok(NetworkId(0)));
 }

@@ -188,6 +188,77 @@ fn every_kind_of_flood_has_its_budget() {
 }
 
 #[test]
+fn each_endpoint_behind_a_tunnel_has_a_budget_of_its_own() {
+    let few = Budget { per_second: 10, burst: 5 };
+    let mut net = Net::plain(2);
+    net.add(
+        2,
+        nic_spec(|spec| (spec.budgets.broadcast, spec.budgets.unknown, spec.budgets_each) = (few, few, true)),
+        1,
+    );
+    let all = vec![(frame(Mac::BROADCAST, mac(1)), Offload::NONE); 64];
+    let unknown = vec![(frame(mac(99), mac(1)), Offload::NONE); 64];
+    let known = vec![(frame(mac(5), mac(1)), Offload::NONE); 64];
+    net.reaches(0, &frame(mac(99), mac(5)));
+    for endpoint in [0, 3] {
+        assert_eq!(net.burst_of(2, endpoint, &all).len(), 2 * 5, "endpoint {endpoint}");
+        assert_eq!(net.burst_of(2, endpoint, &unknown).len(), 2 * 5, "endpoint {endpoint}");
+        assert_eq!(net.burst_of(2, endpoint, &all).len(), 0);
+        assert_eq!(net.burst_of(2, endpoint, &known).len(), 64, "what is for one station is not held");
+    }
+    let drops = |reason| net.cx.counters(NicId(2)).unwrap().drops(reason);
+    assert_eq!((drops(DropReason::BroadcastBudget), drops(DropReason::UnknownBudget)), (2 * (59 + 64), 2 * 59));
+    net.advance(Duration::from_millis(200));
+    // Frames of two endpoints that look alike, in one burst's time: each pays for itself.
+    assert_eq!(net.burst_of(2, 3, &all).len() + net.burst_of(2, 4, &all).len(), 2 * (2 + 5));
+}
+
+#[test]
+fn a_tunnel_does_not_speak_with_the_address_of_a_guest_or_router_that_is_here() {
+    let mut net = Net::plain(1);
+    let tunnel = nic_spec(|spec| spec.budgets_each = true);
+    net.add(1, tunnel, 1);
+    net.add(2, nic_spec(|spec| spec.guard = Some(mac(7))), 1);
+    net.add(3, nic_spec(|spec| (spec.guard, spec.role) = (Some(mac(8)), Role::Router)), 1);
+    for declared in [7, 8] {
+        assert_eq!(net.dropped(1, &frame(Mac::BROADCAST, mac(declared))), DropReason::SpoofedSource);
+    }
+    // A station that was learnt moves.
+    net.reaches(0, &frame(Mac::BROADCAST, mac(1)));
+    net.reaches(1, &frame(Mac::BROADCAST, mac(1)));
+    assert_eq!(net.reaches(2, &frame(mac(1), mac(7))), [1]);
+    // A guest that is not attached here may be elsewhere.
+    net.bridge.set_lanes(NicId(2), &[]);
+    assert_eq!(net.reaches(1, &frame(mac(1), mac(7))), [] as [u16; 0]);
+    assert!(!net.reaches(1, &frame(Mac::BROADCAST, mac(7))).is_empty());
+}
+
+#[test]
+fn where_two_ports_are_joined_outside_copies_are_dropped_and_the_station_stays() {
+    let mut net = Net::plain(4);
+    let from_guest = frame(Mac::BROADCAST, mac(1));
+    net.reaches(0, &from_guest);
+    // What leaves by port 2 comes back by port 3, and the other way round.
+    let mut dropped = 0;
+    for _ in 0..100 {
+        for joined in [2, 3] {
+            dropped += usize::from(net.reaches(joined, &from_guest).is_empty());
+        }
+    }
+    assert!(dropped > 180, "{dropped}");
+    assert_eq!(net.dropped(2, &from_guest), DropReason::Flapping);
+    assert_eq!(net.reaches(1, &frame(mac(1), mac(9))), [0], "where it was first");
+    assert_eq!(net.reaches(0, &from_guest), [1, 2, 3], "the station itself goes on");
+    let flapping = net.bridge.flapping(net.now());
+    let [Flapping { mac: address, home: NicId(0), other: NicId(2 | 3), vlan: None, .. }] = flapping[..] else {
+        panic!("{flapping:?}")
+    };
+    assert_eq!(address, mac(1));
+    net.advance(Duration::from_secs(61));
+    assert_eq!(net.reaches(2, &from_guest), [0, 1, 3], "later it is believed again");
+}
+
+#[test]
 fn an_unknown_address_with_one_possible_place_is_no_flood() {
     let mut net = Net::plain(1);
     let none = Budget { per_second: 0, burst: 0 };

@@ -24,6 +24,8 @@ pub enum Learn {
     Insert,
     /// It is static behind another NIC: nothing is learnt.
     Pinned(NicId),
+    /// It moved too often of late and is held behind another NIC: nothing is learnt.
+    Held(NicId),
 }
 
 /// One station.
@@ -46,6 +48,8 @@ pub struct Entry {
 pub struct FdbStats {
     /// Stations that moved from one NIC to another.
     pub moves: u64,
+    /// Times that a station had moved too often and was held.
+    pub flapping: u64,
     /// Entries that gave way at the bound.
     pub evicted: u64,
     /// Entries that gave way below the bound because both buckets of a new one were full; next to none, unless the seed is known to a guest.

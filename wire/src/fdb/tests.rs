@@ -101,6 +101,61 @@ fn moves_are_counted_unless_the_entry_was_too_old() {
 }
 
 #[test]
+fn a_guest_that_moves_a_few_times_is_followed_every_time() {
+    let mut t = Timed::new(64, 3);
+    t.learn(1, 0);
+    for n in 0..100 {
+        // Ten moves at once, and then a pause.
+        t.go(n / 10 * 11);
+        let to = (1 - n % 2) as u16;
+        assert!(t.learn(1, to));
+        assert_eq!(t.find(1), Some(to));
+    }
+    assert_eq!((t.fdb.stats().moves, t.fdb.stats().flapping, t.fdb.flapping(t.now).count()), (100, 0, 0));
+}
+
+#[test]
+fn who_moves_to_and_fro_is_held_where_it_was_first_and_let_go_again() {
+    let mut t = Timed::new(64, 3);
+    t.go(5);
+    t.learn(1, 0);
+    t.learn(2, 2);
+    for n in 0..1000u64 {
+        t.go(5 + n / 500);
+        t.learn(1, (n % 2) as u16);
+    }
+    assert_eq!((t.find(1), t.find(2)), (Some(0), Some(2)));
+    assert_eq!((t.fdb.stats().moves, t.fdb.stats().flapping), (10, 1), "moves that were believed");
+    assert_eq!(t.fdb.consider(Key::new(S, mac(1).to_bits()), NicId(1), t.now), Learn::Held(NicId(0)));
+    let flaps: Vec<Flap> = t.fdb.flapping(t.now).collect();
+    let [Flap { home: NicId(0), other: NicId(1), moves, held, .. }] = flaps[..] else { panic!("{flaps:?}") };
+    assert!(moves > 400 && held == 59, "{flaps:?}");
+    // It speaks where it is held, and nowhere else is it believed.
+    assert!(t.learn(1, 0) && !t.learn(1, 2));
+    t.go(65);
+    assert!(t.learn(1, 2), "the hold is over");
+    assert_eq!((t.find(1), t.fdb.flapping(t.now).count()), (Some(2), 1), "and remembered for a while");
+    t.go(665);
+    assert_eq!(t.fdb.flapping(t.now).count(), 0);
+    (0..20).for_each(|n| _ = t.learn(1, n % 2));
+    t.fdb.remove_nic(NicId(1), true);
+    assert_eq!(t.fdb.flapping(t.now).count(), 0, "where it would go is gone");
+    assert!(t.learn(1, 2));
+}
+
+#[test]
+fn those_that_are_watched_are_bounded_and_who_is_held_gives_way_last() {
+    let mut t = Timed::new(1024, 2);
+    (0..20).for_each(|n| _ = t.learn(1, n % 2));
+    for n in 100..400 {
+        t.learn(n, 0);
+        t.learn(n, 1);
+    }
+    assert_eq!(t.fdb.flapping(t.now).count(), 1);
+    assert!(!t.learn(1, 1));
+}
+
+#[test]
 fn static_entries_neither_age_nor_move_nor_give_way() {
     let mut t = Timed::new(16, 2);
     t.learn(1, 1);

@@ -64,7 +64,7 @@ const NET: NetworkId = NetworkId(0);
 fn comes(vtep: &mut Vtep, from: u8, frame: &[u8], now: Instant) {
     let id = vtep.remotes.find(peer(from)).unwrap();
     let source = Mac::new(frame[6..12].try_into().unwrap());
-    vtep.hear(Sender::Known(id), NET, source.to_bits(), now);
+    vtep.hear(Sender::Known(id), NET, source.to_bits(), now).unwrap();
     vtep.tell(NET, id, frame, now);
 }
 
@@ -116,7 +116,7 @@ fn nobody_is_answered_for_who_is_on_this_host_or_whose_station_is_not_known() {
     assert_eq!(asks(&mut vtep, &question, at(3)), None);
     // And away again, with the addresses that were known.
     let id = vtep.remotes.find(peer(3)).unwrap();
-    vtep.hear(Sender::Known(id), NET, B.to_bits(), at(4));
+    vtep.hear(Sender::Known(id), NET, B.to_bits(), at(4)).unwrap();
     assert!(asks(&mut vtep, &question, at(4)).is_some());
     assert_eq!(way(&vtep, NET, B, at(4)), Ok(Way::One(id)));
     // A guest here takes the address.
