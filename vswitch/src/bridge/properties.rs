@@ -3,6 +3,8 @@
 //! The oracle here knows nothing of segments, labels and lists: it says from the specs alone which VLAN a frame is in and how a NIC wants
 //! it, and takes frames apart itself.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 use wire::{Gso, Offload};
 
@@ -124,6 +126,8 @@ proptest! {
         for burst in sendings.chunk_by(|a, b| a.from_nic == b.from_nic).flat_map(|same| same.chunks(16)) {
             let Some(origin) = specs.get(usize::from(burst[0].from_nic)) else { continue };
             let frames: Vec<_> = burst.iter().map(|sending| (bytes(sending), owed(sending))).collect();
+            // Slowly enough that stations that move are followed.
+            net.advance(Duration::from_secs(1));
             let sent = net.burst(burst[0].from_nic, &frames);
             for out in &sent {
                 prop_assert_ne!(out.nic, burst[0].from_nic, "never back");
