@@ -115,6 +115,7 @@ fn place(attach: &Attach) -> String {
         Attach::VhostUser { socket, role: Role::Server } => format!("listens on {}", socket.display()),
         Attach::VhostUser { socket, role: Role::Client } => format!("connects to {}", socket.display()),
         Attach::Tunnel { vtep, vni } => format!("VNI {vni} of tunnel endpoint {vtep}"),
+        Attach::Endpoint { vtep } => format!("tunnel endpoint {vtep}"),
         Attach::Uplink { uplink } => format!("interface {uplink}, by its own address"),
         Attach::Tap { tap, netns: None } => format!("interface {tap}"),
         Attach::Tap { tap, netns: Some(netns) } => format!("interface {tap} in namespace {netns}"),
@@ -171,7 +172,7 @@ fn notes(config: &Config) -> Vec<String> {
         }
     }
     for port in &config.ports {
-        if !port.addresses.is_empty() && !port.guard {
+        if !port.addresses.is_empty() && !port.guard && !port.is_host {
             notes.push(format!("port {}: without `mac` and `guard` its `addresses` are not checked", port.name));
         }
         if matches!(port.tagging, Tagging::Trunk { native: None, .. }) {

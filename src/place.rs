@@ -1,6 +1,7 @@
 //! [`Places`]: which worker has which network, and where its bridges and NICs are there.
 //!
-//! Invariant: networks that reach each other over a router are on one worker, for their router is one port; the others are dealt to the workers
+//! Invariant: networks that reach each other over a router are on one worker, for their router is one port, and so are those of one tunnel endpoint with
+//! the one that it is in; the others are dealt to the workers
 //! in turn. A place, once given, is not given again.
 
 use vswitch::change::BridgeId;
@@ -27,7 +28,10 @@ impl Places {
     pub fn new(config: &Config, workers: usize) -> Places {
         let mut used = vec![(0, 0); workers.max(1)];
         let together = sets(&config.networks, |network| {
-            reached(network).chain(outside(network)).chain(beside(&config.networks, network))
+            reached(network)
+                .chain(outside(network))
+                .chain(beside(&config.networks, network))
+                .chain(beneath(config, network))
         });
         let mut workers_of: Vec<(usize, usize)> = Vec::new();
         let mut networks = Vec::new();
@@ -92,6 +96,13 @@ fn beside<'a>(networks: &'a [Network], network: &Network) -> Option<&'a Name> {
     first.map(|first| &first.name).filter(|name| **name != network.name)
 }
 
+/// The network that the tunnel endpoint of this one is in.
+fn beneath<'a>(config: &'a Config, network: &Network) -> Option<&'a Name> {
+    let name = &network.overlay.as_ref()?.vtep;
+    let vtep = config.vteps.iter().find(|vtep| vtep.name == *name)?;
+    vtep.seat.as_ref().map(|seat| &seat.network)
+}
+
 /// The network that is the outside of this one.
 pub fn outside(network: &Network) -> Option<&Name> {
     match &network.nat {
@@ -146,5 +157,14 @@ mod tests {
         assert_eq!(routers(&config), [vec![0], vec![1, 3], vec![2]]);
         assert_eq!((places.nic(1), places.nic(1), places.nic(0)), (NicId(3), NicId(4), NicId(0)));
         assert_eq!((places.bridge(0), places.bridge(1)), (BridgeId(2), BridgeId(3)));
+    }
+
+    #[test]
+    fn networks_of_an_endpoint_share_a_worker_with_the_one_it_is_in() {
+        let text = "[networks.a]\n[networks.fabric]\n[networks.t]\noverlay = { vtep = \"main\", vni = 1 }\n[networks.b]\n\
+                    [networks.u]\noverlay = { vtep = \"main\", vni = 2 }\n[vteps.main]\nnetwork = \"fabric\"\nlocal = \"10.0.0.1/24\"\n";
+        let places = Places::new(&config(text), 2);
+        let workers: Vec<usize> = places.networks.iter().map(|(worker, _)| *worker).collect();
+        assert_eq!(workers, [0, 1, 1, 0, 1]);
     }
 }

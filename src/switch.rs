@@ -235,7 +235,7 @@ fn nic_spec(port: &Port) -> NicSpec {
             Tagging::Trunk { trunk, native } => Membership::Trunk { vlans: trunk.clone(), native: *native },
         },
         guard: port.mac.filter(|_| port.guard),
-        addresses: if port.guard { port.addresses.clone() } else { Vec::new() },
+        addresses: if port.guard || port.is_host { port.addresses.clone() } else { Vec::new() },
         role: if port.is_host { Role::Host } else { Role::Guest },
         isolated: port.isolated,
         pass_reserved: port.pass_reserved,

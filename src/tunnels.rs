@@ -15,7 +15,7 @@ use std::{
 };
 
 use overlay::{
-    NetworkConfig, NetworkId, TunnelConfig, TunnelPort, VtepConfig,
+    NetworkConfig, NetworkId, StationConfig, TunnelConfig, TunnelPort, VtepConfig,
     control::{Command, FlapLine, PeerLine, Remote},
 };
 use sys::inet::udp;
@@ -23,7 +23,7 @@ use vswitch::{change::Change, fdb::StaticError};
 use wire::Vni;
 
 use crate::{
-    config::{Attach, Config, Tagging, Vtep},
+    config::{Attach, Config, Name, Network, Seat, Tagging, Vtep},
     model::{PeerEntry, PortState},
     seed,
     switch::{PATIENCE, Place, States},
@@ -85,7 +85,14 @@ pub fn start(config: &Config, places: &[Place], states: &States, tunnels: &Tunne
     for vtep in &config.vteps {
         let ports: Vec<usize> =
             config.ports.iter().enumerate().filter(|(_, port)| is_of(&port.attach, vtep)).map(|(at, _)| at).collect();
-        let Some((first, others)) = ports.split_first() else { continue };
+        let seat = config.ports.iter().position(|port| is_at(&port.attach, vtep));
+        let Some((first, others)) = ports.split_first() else {
+            let reason = || Some(format!("no network is stretched by tunnel endpoint {}", vtep.name));
+            seat.into_iter().for_each(|at| states.set(at, PortState::Down, reason()));
+            continue;
+        };
+        // In the order in which it is attached: the network that it is in is the last.
+        let others: Vec<usize> = others.iter().copied().chain(seat).collect();
         let (Some(first), seed) = (places.get(*first), seed::random()?) else { continue };
         match open(config, vtep, &ports, seed) {
             Ok(port) => {
@@ -97,12 +104,12 @@ pub fn start(config: &Config, places: &[Place], states: &States, tunnels: &Tunne
                     first.changes.send(Change::AttachToo { nic: other.nic, to: first.nic });
                 }
                 tracing::info!(vtep = vtep.name, local = %vtep.local, port = vtep.port, networks = ports.len(), "a tunnel endpoint listens");
-                ports.iter().for_each(|at| states.set(*at, PortState::Up, None));
+                ports.iter().chain(&seat).for_each(|at| states.set(*at, PortState::Up, None));
             }
             Err(error) => {
                 let reason = format!("tunnel endpoint {}: {error}", vtep.name);
                 tracing::error!(vtep = vtep.name, reason, "networks do not reach other hosts; everything else runs");
-                ports.iter().for_each(|at| states.set(*at, PortState::Down, Some(reason.clone())));
+                ports.iter().chain(&seat).for_each(|at| states.set(*at, PortState::Down, Some(reason.clone())));
             }
         }
     }
@@ -113,6 +120,11 @@ fn is_of(attach: &Attach, vtep: &Vtep) -> bool {
     matches!(attach, Attach::Tunnel { vtep: name, .. } if *name == vtep.name)
 }
 
+/// The port of an endpoint in the network that it is in.
+fn is_at(attach: &Attach, vtep: &Vtep) -> bool {
+    matches!(attach, Attach::Endpoint { vtep: name } if *name == vtep.name)
+}
+
 fn open(config: &Config, vtep: &Vtep, ports: &[usize], seed: u64) -> io::Result<TunnelPort> {
     let network = |at: &usize| {
         let port = config.ports.get(*at)?;
@@ -120,27 +132,32 @@ fn open(config: &Config, vtep: &Vtep, ports: &[usize], seed: u64) -> io::Result<
         let network = config.networks.iter().find(|network| network.name == port.network)?;
         let overlay = network.overlay.as_ref()?;
         let (peers, anyone, suppress) = (overlay.peers.clone(), overlay.anyone, overlay.suppress);
-        Some(NetworkConfig { vni: Vni::new(vni)?, peers, group: None, learning: true, anyone, suppress })
+        Some(NetworkConfig { vni: Vni::new(vni)?, peers, group: overlay.group, learning: true, anyone, suppress })
     };
     let made = VtepConfig {
         local: vtep.local,
         port: vtep.port,
         encapsulation: vtep.encapsulation,
         networks: ports.iter().filter_map(network).collect(),
-        mtu: MTU,
+        mtu: vtep.seat.as_ref().map_or(MTU, |seat| mtu_of(&config.networks, &seat.network)),
         stations: STATIONS,
         ageing: AGEING,
         seed,
     };
     let mut made = overlay::Vtep::new(made).map_err(io::Error::other)?;
     let known: Vec<_> = made.remotes.iter().map(|(id, remote)| (id, remote.address)).collect();
-    for (id, address) in known {
+    // In a network of ours all paths are as wide as it is, until somebody says otherwise.
+    for (id, address) in known.into_iter().filter(|_| vtep.seat.is_none()) {
         if let (Ok(mtu), Some(remote)) = (path_mtu(vtep, address), made.remotes.get_mut(id)) {
             remote.mtu = mtu;
         }
     }
     for (at, id) in ports.iter().zip(0..) {
         place_stations(config, *at, &mut made, NetworkId(id)).map_err(io::Error::other)?;
+    }
+    if let Some(Seat { prefix, gateway, mac, checksum, .. }) = vtep.seat {
+        let station = StationConfig { mac, prefix, gateway, checksum };
+        return Ok(TunnelPort::on(made, TunnelConfig::default(), station));
     }
     TunnelPort::open(made, TunnelConfig::default()).map_err(|error| explained(vtep, error))
 }
@@ -170,17 +187,25 @@ fn path_mtu(vtep: &Vtep, peer: IpAddr) -> io::Result<u16> {
     udp::path_mtu(vtep.local, SocketAddr::new(peer, vtep.port))
 }
 
+/// The longest IP packet of a network.
+fn mtu_of(networks: &[Network], name: &Name) -> u16 {
+    networks.iter().find(|network| network.name == *name).and_then(|network| network.mtu).unwrap_or(MTU)
+}
+
 /// Fills in the MTU of networks that stretch over hosts where the file gives none: what the narrowest route to a peer leaves.
 pub fn work_out_mtu(config: &mut Config) {
     // Networks have many peers in common, and each is asked about once.
     let mut known: HashMap<(IpAddr, IpAddr), u16> = HashMap::new();
     let Config { vteps, networks, .. } = config;
+    let seats: Vec<Option<u16>> =
+        vteps.iter().map(|vtep| vtep.seat.as_ref().map(|seat| mtu_of(networks, &seat.network))).collect();
     for network in networks.iter_mut().filter(|network| network.mtu.is_none()) {
         let Some(overlay) = &network.overlay else { continue };
-        let Some(vtep) = vteps.iter().find(|vtep| vtep.name == overlay.vtep) else { continue };
+        let Some((vtep, seat)) = vteps.iter().zip(&seats).find(|(vtep, _)| vtep.name == overlay.vtep) else { continue };
         let mut of =
             |peer: IpAddr| *known.entry((vtep.local, peer)).or_insert_with(|| path_mtu(vtep, peer).unwrap_or(MTU));
-        let narrowest = overlay.peers.iter().map(|peer| of(*peer)).min().unwrap_or(MTU);
+        let paths = overlay.peers.iter().chain(&overlay.group).map(|peer| of(*peer)).min();
+        let narrowest = seat.or(paths).unwrap_or(MTU);
         let around = if vtep.local.is_ipv4() { 20 } else { 40 } + 8 + 8 + 14;
         network.mtu = Some(narrowest.saturating_sub(around));
     }

@@ -22,6 +22,7 @@ mod overlay;
 mod own_ports;
 mod publish;
 mod reader;
+mod seat;
 mod segment;
 mod station;
 mod surroundings;
@@ -38,6 +39,7 @@ pub use nat::{Nat, NatEngine, Proto, Publish, Target, Via};
 
 pub use network::MTU_MAX;
 pub use overlay::Vtep;
+pub use seat::Seat;
 pub use segment::{Segment, Vlan};
 pub use surroundings::Surroundings;
 pub use types::{Attach, Config, Dhcp6, Engine, Guest, Host, Idle, Mode, Network, Port, Role, Station, Tagging};
@@ -134,12 +136,14 @@ fn read(text: &str, file: &Path, around: &Surroundings) -> Result<Config, Fault>
     let mut vteps = overlay::read_vteps(&root, &mut reading)?;
     let networks = network::read(&root, &host, &mut vteps, &mut reading)?;
     let (guests, mut ports) = guest::read(&root, &host, &networks, &mut reading)?;
+    seat::check(&root, &vteps, &networks)?;
     publish::check(&root, &networks, &guests, &ports)?;
     behind::check(std::mem::take(&mut reading.unless), &ports)?;
     ports.extend(networks.iter().filter_map(Network::host_port));
     let uplinks: Vec<Port> = networks.iter().filter_map(|network| network.uplink_port(&ports)).collect();
     ports.extend(uplinks);
     ports.extend(networks.iter().flat_map(Network::tunnel_ports));
+    ports.extend(seat::ports(&vteps, &networks));
 
     match reading.refused.into_iter().min_by_key(|fault| fault.span.start) {
         Some(first) => Err(first),

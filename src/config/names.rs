@@ -100,6 +100,11 @@ impl PortName {
         PortName(vlan.map_or(format!("{network}/overlay"), |vlan| format!("{network}/overlay/{vlan}")))
     }
 
+    /// The name of the port of a tunnel endpoint that is in a network.
+    pub fn endpoint(network: &Name, vtep: &str) -> PortName {
+        PortName(format!("{network}/endpoint/{vtep}"))
+    }
+
     /// The default name of port number `index` (from 0) of `guest`.
     pub fn of(guest: &Name, index: usize) -> PortName {
         PortName(format!("{guest}/{index}"))

@@ -15,11 +15,13 @@ use super::{
     error::Fault,
     names::{Name, PortName},
     reader::{Entry, Section, nearest},
+    seat::{self, Seat},
     types::{Attach, Network, Port, Station, Tagging},
 };
 
-const VTEP_KEYS: &[&str] = &["local", "port", "encapsulation", "peers", "control", "speaker", "as"];
-const OVERLAY_KEYS: &[&str] = &["vtep", "vni", "local", "peers", "port", "anyone", "suppress", "stations"];
+pub(super) const VTEP_KEYS: &[&str] =
+    &["local", "port", "encapsulation", "peers", "control", "speaker", "as", "network", "gateway", "mac", "checksum"];
+const OVERLAY_KEYS: &[&str] = &["vtep", "vni", "local", "peers", "group", "port", "anyone", "suppress", "stations"];
 const ENCAPSULATIONS: [(&str, Encapsulation); 2] = [("vxlan", Encapsulation::Vxlan), ("geneve", Encapsulation::Geneve)];
 
 /// A tunnel endpoint of this host.
@@ -37,6 +39,9 @@ pub struct Vtep {
     /// The tunnel endpoints of the other hosts, of networks that name none of their own. Default: none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<IpAddr>,
+    /// The network of ours that it is in. Default: none, it is on a socket of the host.
+    #[serde(flatten)]
+    pub seat: Option<Seat>,
 }
 
 /// How a network stretches to other hosts.
@@ -46,6 +51,9 @@ pub struct Overlay {
     pub vtep: String,
     /// The tunnel endpoints of the other hosts. Default: none.
     pub peers: Vec<IpAddr>,
+    /// A group of the underlay that frames to everybody go to, in place of `peers`. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<IpAddr>,
     /// Packets of endpoints that are not named are taken, too. Default: false.
     pub anyone: bool,
     /// Guests that ask for a neighbour who is known behind an endpoint are answered here. Default: false.
@@ -75,12 +83,13 @@ pub(super) fn read_vteps(root: &Section<'_>, reading: &mut Reading) -> Result<Ve
     for (name, entry) in vteps.named()? {
         let name: Name = name.parse().map_err(|error: super::names::NameError| entry.key_fault(error.to_string()))?;
         let section = entry.section(VTEP_KEYS)?;
-        let local = section.need("local", "local is an IP address of this host, for example \"198.51.100.1\"")?;
+        let (local, seat) = seat::read(&section)?;
         let encapsulation = section.map("encapsulation", |entry| entry.choice(&ENCAPSULATIONS))?.unwrap_or_default();
         let port = section.map("port", udp_port)?.unwrap_or(encapsulation.port());
-        let mut vtep = Vtep { name: name.to_string(), local: address(&local)?, port, encapsulation, peers: Vec::new() };
+        let mut vtep = Vtep { name: name.to_string(), local, port, encapsulation, peers: Vec::new(), seat };
         vtep.peers = section.map("peers", |entry| peers(entry, &vtep))?.unwrap_or_default();
-        reading.claims.claim("address of a tunnel endpoint", at(&vtep), &format!("[vteps.{name}]"), &local)?;
+        let given = section.get("local").unwrap_or_else(|| entry.clone());
+        reading.claims.claim("address of a tunnel endpoint", at(&vtep), &format!("[vteps.{name}]"), &given)?;
         let choices = [("static", false), ("evpn", true)];
         let evpn = section.map("control", |entry| entry.choice(&choices))?.unwrap_or(false);
         section.map("as", |entry| entry.integer(1u32, u32::MAX))?;
@@ -96,10 +105,12 @@ pub(super) fn read_vteps(root: &Section<'_>, reading: &mut Reading) -> Result<Ve
 }
 
 fn at(vtep: &Vtep) -> String {
-    std::net::SocketAddr::new(vtep.local, vtep.port).to_string()
+    let at = std::net::SocketAddr::new(vtep.local, vtep.port);
+    // An address in a network of ours is none of the host's.
+    vtep.seat.as_ref().map_or_else(|| at.to_string(), |seat| format!("{at} in network {}", seat.network))
 }
 
-fn address(entry: &Entry<'_>) -> Result<IpAddr, Fault> {
+pub(super) fn address(entry: &Entry<'_>) -> Result<IpAddr, Fault> {
     let address: IpAddr = entry.parse()?;
     if address.is_unspecified() || address.is_multicast() || address == IpAddr::from([255; 4]) {
         return Err(entry.fault(format!("{address} is not the address of one host")));
@@ -169,11 +180,32 @@ pub(super) fn read(
     }
     let peers = inner.map("peers", |entry| peers(entry, &vtep))?;
     let anyone = inner.map("anyone", Entry::boolean)?.unwrap_or(false);
-    let peers = peers.unwrap_or(vtep.peers);
+    let group = inner.map("group", |entry| group(entry, &vtep))?;
+    if let (Some(_), Some(entry)) = (&group, inner.get("peers")) {
+        let what = "`group` and `peers` exclude each other: who has joined the group is a peer";
+        return Err(entry.key_fault(what));
+    }
+    let peers = if group.is_some() { Vec::new() } else { peers.unwrap_or(vtep.peers) };
     let suppress = inner.map("suppress", Entry::boolean)?.unwrap_or(false);
     let read = |entry: &Entry<'_>| behind::read(entry, network, &peers, &segments, reading);
     let stations = inner.map("stations", read)?.unwrap_or_default();
-    Ok(Some(Overlay { vtep: vtep.name, peers, anyone, suppress, stations, segments }))
+    Ok(Some(Overlay { vtep: vtep.name, peers, group, anyone, suppress, stations, segments }))
+}
+
+/// A group of the underlay that endpoints join.
+fn group(entry: &Entry<'_>, vtep: &Vtep) -> Result<IpAddr, Fault> {
+    let group: IpAddr = entry.parse()?;
+    if !group.is_multicast() {
+        let what = format!("{group} is not the address of a group");
+        return Err(entry
+            .fault(what)
+            .help("groups are 224.0.0.0/4 and ff00::/8; your own are in 239.0.0.0/8 and ff05::/16"));
+    }
+    if group.is_ipv4() != vtep.local.is_ipv4() {
+        let what = format!("{group} cannot be joined from {}: one is IPv4, the other IPv6", vtep.local);
+        return Err(entry.fault(what));
+    }
+    Ok(group)
 }
 
 fn peers(entry: &Entry<'_>, vtep: &Vtep) -> Result<Vec<IpAddr>, Fault> {
@@ -206,11 +238,19 @@ fn endpoint(
         (None, Some(entry)) => {
             let local = address(&entry)?;
             let port = section.map("port", udp_port)?.unwrap_or(Encapsulation::Vxlan.port());
-            if let Some(known) = vteps.iter().find(|vtep| (vtep.local, vtep.port) == (local, port)) {
+            if let Some(known) =
+                vteps.iter().find(|vtep| vtep.seat.is_none() && (vtep.local, vtep.port) == (local, port))
+            {
                 return Ok(known.clone());
             }
-            let mut vtep =
-                Vtep { name: String::new(), local, port, encapsulation: Encapsulation::Vxlan, peers: Vec::new() };
+            let mut vtep = Vtep {
+                name: String::new(),
+                local,
+                port,
+                encapsulation: Encapsulation::Vxlan,
+                peers: Vec::new(),
+                seat: None,
+            };
             vtep.name = at(&vtep);
             reading.claims.claim("address of a tunnel endpoint", at(&vtep), &format!("network {network}"), &entry)?;
             vteps.push(vtep.clone());
@@ -312,6 +352,18 @@ mod tests {
                 2,
                 "networks.t.overlay.peers[0]",
                 "IPv4, the other IPv6",
+            ),
+            (
+                "[networks.t]\noverlay = { vni = 1, local = \"192.0.2.1\", group = \"192.0.2.2\" }",
+                2,
+                "networks.t.overlay.group",
+                "not the address of a group",
+            ),
+            (
+                "[networks.t]\noverlay = { vni = 1, local = \"192.0.2.1\", group = \"239.1.1.1\", peers = [] }",
+                2,
+                "networks.t.overlay.peers",
+                "exclude each other",
             ),
             (
                 "[networks.t]\noverlay = { vni = 1, local = \"0.0.0.0\" }",

@@ -351,6 +351,11 @@ pub enum Attach {
         /// The number of the segment in the underlay.
         vni: u32,
     },
+    /// A tunnel endpoint of this host that is in the network.
+    Endpoint {
+        /// Its name.
+        vtep: String,
+    },
     /// An interface of the host, as it is, whose MAC address all guests of the network go out by.
     Uplink {
         /// Interface name.
@@ -365,6 +370,7 @@ impl Attach {
             Attach::VhostUser { .. } => "vhost-user",
             Attach::Tap { .. } => "tap",
             Attach::Tunnel { .. } => "tunnel",
+            Attach::Endpoint { .. } => "endpoint",
             Attach::Uplink { .. } => "uplink",
         }
     }

@@ -101,7 +101,10 @@ impl Net {
     pub(super) fn socket(&self, port: &str) -> Option<PathBuf> {
         match &self.config.ports.get(self.index(port)?)?.attach {
             config::Attach::VhostUser { socket, .. } => Some(socket.clone()),
-            config::Attach::Tap { .. } | config::Attach::Tunnel { .. } | config::Attach::Uplink { .. } => None,
+            config::Attach::Tap { .. }
+            | config::Attach::Tunnel { .. }
+            | config::Attach::Endpoint { .. }
+            | config::Attach::Uplink { .. } => None,
         }
     }
 

@@ -1,0 +1,270 @@
+//! A tunnel endpoint in a network of ours: what it says there, what it answers, and what its packets look like to others.
+
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+
+mod world;
+
+use std::{collections::VecDeque, net::IpAddr, time::Duration};
+
+use wire::{DropReason, Gso, Mac, NicId, Offload};
+use world::{Host, Hub, Net, Owing, UNDER, Under, address, host, mac_of, settle, tcp, udp};
+
+/// Two endpoints of the IP version asked for, and the hub with somebody who looks on.
+fn pair(v6: bool, checksum: bool) -> (Host, Host, Hub) {
+    let hub = Hub::default();
+    let under = Under::Station { hub: hub.clone(), checksum };
+    let (one, two) = (address(1, v6), address(2, v6));
+    let mut a = host(&under, one, 4789, 1500, &[Net::new(5001, &[two])]);
+    let mut b = host(&under, two, 4789, 1500, &[Net::new(5001, &[one])]);
+    settle(&mut [&mut a, &mut b]);
+    hub.borrow_mut().push(VecDeque::new());
+    (a, b, hub)
+}
+
+fn seen(hub: &Hub) -> Vec<Owing> {
+    hub.borrow_mut()[2].drain(..).collect()
+}
+
+/// One endpoint alone, and what it says.
+fn alone(v6: bool, net: Net) -> (Host, Hub) {
+    let hub = Hub::default();
+    let host = host(&Under::Station { hub: hub.clone(), checksum: false }, address(1, v6), 4789, 1500, &[net]);
+    hub.borrow_mut().push(VecDeque::new());
+    (host, hub)
+}
+
+fn said(hub: &Hub) -> Vec<Vec<u8>> {
+    hub.borrow_mut()[1].drain(..).map(|(bytes, _)| bytes).collect()
+}
+
+fn arp(operation: u8, (mac, by): (Mac, IpAddr), target: IpAddr) -> Vec<u8> {
+    let (IpAddr::V4(by), IpAddr::V4(target)) = (by, target) else { panic!("no IPv4") };
+    let fixed = [8, 6, 0, 1, 8, 0, 6, 4, 0, operation];
+    [&[0xff; 6][..], &mac.bytes(), &fixed, &mac.bytes(), &by.octets(), &[0; 6], &target.octets()].concat()
+}
+
+/// The inner frame of a packet and the UDP source port, after its headers were found right.
+fn opened(bytes: &[u8], v6: bool, checksum: bool) -> (Vec<u8>, u16) {
+    let packet = etherparse::SlicedPacket::from_ethernet(bytes).unwrap();
+    let Some(etherparse::TransportSlice::Udp(udp)) = &packet.transport else { panic!("no UDP: {bytes:x?}") };
+    let payload = udp.payload().to_vec();
+    assert_eq!((udp.destination_port(), usize::from(udp.length())), (4789, payload.len() + 8));
+    assert!(udp.source_port() >= 49_152);
+    match packet.net.unwrap() {
+        etherparse::NetSlice::Ipv4(ip) => {
+            let header = ip.header().to_header();
+            assert!(!v6 && header.dont_fragment && header.time_to_live == 64);
+            assert_eq!(header.header_checksum, header.calc_header_checksum());
+            let right = udp.to_header().calc_checksum_ipv4(&header, &payload).unwrap();
+            assert_eq!(udp.checksum(), if checksum { right } else { 0 });
+        }
+        etherparse::NetSlice::Ipv6(ip) => {
+            let header = ip.header().to_header();
+            assert!(v6 && usize::from(header.payload_length) == payload.len() + 8);
+            assert_eq!(udp.checksum(), udp.to_header().calc_checksum_ipv6(&header, &payload).unwrap());
+        }
+        _ => panic!("no IP"),
+    }
+    assert_eq!(payload[..8], [8, 0, 0, 0, 0, 0x13, 0x89, 0]);
+    (payload[8..].to_vec(), udp.source_port())
+}
+
+#[test]
+fn packets_are_whole_and_right_and_flows_have_their_ports() {
+    for (v6, checksum) in [(false, false), (false, true), (true, false)] {
+        let (mut a, mut b, hub) = pair(v6, checksum);
+        let mut ports = Vec::new();
+        for inner in [udp(2, 18, false, true), udp(2, 90, true, true), udp(2, 1300, true, true)] {
+            a.send(0, &[(inner.clone(), Offload::NONE)]);
+            let [(packet, offload)] = &seen(&hub)[..] else { panic!("one packet") };
+            assert!(offload.is_none());
+            let (frame, port) = opened(packet, v6, checksum);
+            assert!(frame == inner);
+            ports.push(port);
+            let [(0, frame, offload)] = &b.turn()[..] else { panic!("one frame") };
+            assert!(*frame == inner && offload.is_none());
+        }
+        assert_eq!(ports[1], ports[2], "one flow");
+        assert_ne!(ports[0], ports[1]);
+    }
+}
+
+#[test]
+fn what_a_frame_owes_it_owes_still_and_the_outer_checksum_counts_it() {
+    for (v6, checksum) in [(false, true), (true, true)] {
+        let (mut a, mut b, hub) = pair(v6, checksum);
+        a.send(0, &[tcp(5000, 1300)]);
+        let packets = seen(&hub);
+        assert_eq!(packets.len(), 4);
+        let off: usize = if v6 { 70 } else { 50 };
+        for (packet, offload) in &packets {
+            assert_eq!((offload.gso(), usize::from(offload.checksum_start())), (Gso::None, off + 34));
+            // Whoever takes it out of the network completes it: the outer checksum is right then.
+            let (mut whole, at) = (packet.clone(), off + 34);
+            let mut sum = wire::checksum::Checksum::new();
+            sum.add_bytes(&whole[at..]);
+            whole[at + 16..at + 18].copy_from_slice(&sum.finish().to_be_bytes());
+            opened(&whole, v6, checksum);
+        }
+        let got = b.turn();
+        assert_eq!(got.iter().map(|(_, bytes, _)| bytes.len() - 54).sum::<usize>(), 5000);
+        assert!(got.iter().all(|(_, _, offload)| offload.checksum_start() == 34 && offload.needs_checksum()));
+    }
+}
+
+#[test]
+fn it_announces_itself_asks_for_its_peers_and_is_asked() {
+    for v6 in [false, true] {
+        let peer = address(2, v6);
+        let (mut a, hub) = alone(v6, Net::new(5001, &[peer]));
+        let mut all = Vec::new();
+        for _ in 0..20 {
+            a.turn();
+            all.extend(said(&hub));
+            a.now = a.now + Duration::from_secs(1);
+        }
+        // Three announcements, three questions, and then one in ten seconds.
+        assert_eq!(all.len(), 3 + 4);
+        assert!(all.iter().all(|frame| frame[6..12] == mac_of(address(1, v6)).bytes()));
+        let to: Vec<&[u8]> = all.iter().map(|frame| &frame[..6]).collect();
+        if v6 {
+            assert_eq!(to[..2], [&[0x33, 0x33, 0, 0, 0, 1], &[0x33, 0x33, 0xff, 0, 0, 2]]);
+            assert!(all.iter().all(|frame| wire::icmp::sum_v6(frame) == Some([0; 2]) && frame[21] == 255));
+        } else {
+            assert_eq!(to[..2], [&[0xff; 6], &[0xff; 6]]);
+            assert_eq!((&all[0][38..42], &all[1][38..42]), (&[127, 0, 9, 1][..], &[127, 0, 9, 2][..]));
+        }
+        // A packet has no way until somebody answers.
+        a.send(0, &[(udp(2, 18, false, true), Offload::NONE)]);
+        assert_eq!(a.drops(0, DropReason::Unresolved), 1);
+        assert!(said(&hub).is_empty(), "questions are paced");
+    }
+    let (mut a, hub) = alone(false, Net::new(5001, &[address(2, false)]));
+    a.turn();
+    said(&hub);
+    let other = (Mac::new([2, 9, 9, 9, 9, 9]), address(2, false));
+    a.come(&[(arp(1, other, address(1, false)), Offload::NONE)]);
+    let [answer] = &said(&hub)[..] else { panic!("an answer") };
+    assert_eq!((&answer[..6], answer[21], &answer[28..32]), (&other.0.bytes()[..], 2, &[127, 0, 9, 1][..]));
+    // Who asked is known.
+    a.send(0, &[(udp(2, 18, false, true), Offload::NONE)]);
+    assert_eq!(said(&hub)[0][..6], other.0.bytes());
+    // Nobody is filled in whom no packet goes to, and a group is nobody's MAC.
+    a.come(&[(arp(2, (Mac::new([3; 6]), address(2, false)), address(1, false)), Offload::NONE)]);
+    a.send(0, &[(udp(2, 18, false, true), Offload::NONE)]);
+    assert_eq!(said(&hub)[0][..6], other.0.bytes());
+}
+
+#[test]
+fn a_peer_that_moves_is_followed_and_one_elsewhere_is_behind_the_gateway() {
+    let far: IpAddr = [10, 9, 9, 9].into();
+    let (mut a, hub) = alone(false, Net::new(5001, &[far]));
+    a.turn();
+    let gateway = (Mac::new([2, 1, 1, 1, 1, 1]), IpAddr::from([127, 0, 9, 254]));
+    assert_eq!(said(&hub)[1][38..42], [127, 0, 9, 254], "it is the gateway that is asked for");
+    for mac in [gateway.0, Mac::new([2, 1, 1, 1, 1, 2])] {
+        a.come(&[(arp(2, (mac, gateway.1), address(1, false)), Offload::NONE)]);
+        a.send(0, &[(udp(2, 18, false, true), Offload::NONE)]);
+        let packet = &said(&hub)[0];
+        assert_eq!((&packet[..6], &packet[30..34]), (&mac.bytes()[..], &[10, 9, 9, 9][..]));
+    }
+}
+
+fn icmp4(kind: [u8; 2], rest: [u8; 4], payload: &[u8]) -> Vec<u8> {
+    let ethernet = etherparse::PacketBuilder::ethernet2([2, 7, 7, 7, 7, 7], mac_of(address(1, false)).bytes());
+    let mut bytes = Vec::new();
+    let IpAddr::V4(us) = address(1, false) else { panic!("IPv4") };
+    let packet = ethernet.ipv4([127, 0, 9, 7], us.octets(), 9).icmpv4_raw(kind[0], kind[1], rest);
+    packet.write(&mut bytes, payload).unwrap();
+    bytes
+}
+
+#[test]
+fn pings_are_answered_and_what_routers_say_of_the_path_is_followed() {
+    let (mut a, mut b, hub) = pair(false, false);
+    a.come(&[(icmp4([8, 0], [0, 1, 0, 2], b"are you there"), Offload::NONE)]);
+    let [(pong, _)] = &seen(&hub)[..] else { panic!("an answer") };
+    let packet = etherparse::SlicedPacket::from_ethernet(pong).unwrap();
+    let Some(etherparse::TransportSlice::Icmpv4(icmp)) = packet.transport else { panic!("no ICMP") };
+    assert_eq!((icmp.type_u8(), icmp.bytes5to8(), icmp.payload()), (0, [0, 1, 0, 2], &b"are you there"[..]));
+    assert_eq!(icmp.checksum(), icmp.header().icmp_type.calc_checksum(icmp.payload()));
+    b.turn();
+    // A router quotes what we sent.
+    a.send(0, &[(udp(2, 1300, false, true), Offload::NONE)]);
+    let (sent, _) = seen(&hub).remove(0);
+    a.come(&[(icmp4([3, 4], [0, 0, 0x05, 0x00], &sent[14..42]), Offload::NONE)]);
+    let told = a.send(0, &[(udp(2, 1300, false, true), Offload::NONE)]);
+    assert_eq!(u16::from_be_bytes([told[0][40], told[0][41]]), 1280 - 50);
+    // Of what we did not send nothing is learnt.
+    let mut other = sent[14..42].to_vec();
+    other[15] = 77;
+    a.come(&[(icmp4([3, 4], [0, 0, 0x03, 0x00], &other), Offload::NONE)]);
+    assert_eq!(a.port.vtep().fits(overlay::NetworkId(0), overlay::vtep::Way::All), 1230);
+}
+
+#[test]
+fn what_is_no_whole_packet_for_it_is_counted() {
+    let (mut a, mut b, hub) = pair(false, true);
+    a.send(0, &[(udp(2, 100, false, true), Offload::NONE)]);
+    let (packet, _) = seen(&hub).remove(0);
+    let mut wrong = packet.clone();
+    wrong[60] ^= 1;
+    let mut cut = packet.clone();
+    cut[20] = 0x20;
+    cut[24..26].fill(0);
+    let sum = wire::bytes::sum(&cut[14..34]);
+    cut[24..26].copy_from_slice(&sum);
+    let mut header = packet.clone();
+    header[24] ^= 1;
+    let mut elsewhere = packet.clone();
+    elsewhere[0] = 4;
+    let owing = Offload::new(Gso::None, 0, 0, 34, 6);
+    b.turn();
+    for bytes in [wrong.clone(), cut, header, elsewhere] {
+        assert!(b.come(&[(bytes, Offload::NONE)]).is_empty());
+    }
+    let drops = |b: &Host, reason| b.drops(UNDER.0, reason);
+    assert_eq!(drops(&b, DropReason::BadPacket), 1, "the checksum is wrong");
+    assert_eq!((drops(&b, DropReason::OuterFragment), drops(&b, DropReason::NotForTunnel)), (1, 2));
+    assert_eq!(b.come(&[(wrong, owing)]).len(), 1, "one that is owed is not looked at");
+    assert_eq!(b.cx.counters(NicId(0)).unwrap().rx_frames, 2);
+}
+
+#[test]
+fn frames_to_everybody_go_to_the_group_and_who_speaks_there_is_learnt() {
+    for v6 in [false, true] {
+        let group: IpAddr = if v6 { "ff05::77:1".parse().unwrap() } else { [239, 129, 1, 1].into() };
+        let net = || Net { vni: 5001, group: Some(group), ..Net::default() };
+        let hub = Hub::default();
+        let under = Under::Station { hub: hub.clone(), checksum: false };
+        let mut hosts = [1, 2, 3].map(|n| host(&under, address(n, v6), 4789, 1500, &[net()]));
+        hub.borrow_mut().push(VecDeque::new());
+        hosts[0].turn();
+        let reports: Vec<Vec<u8>> = hub.borrow_mut()[3].drain(..).map(|(bytes, _)| bytes).collect();
+        let mac = if v6 { [0x33, 0x33, 0, 0x77, 0, 1] } else { [1, 0, 0x5e, 1, 1, 1] };
+        assert_eq!((reports.len(), &reports[1][..6]), (2, &mac[..]), "an announcement, and a report");
+        let at = if v6 { 62 } else { 38 };
+        assert_eq!(reports[1][at], if v6 { 131 } else { 0x16 });
+        settle(&mut hosts.each_mut());
+        let mut frame = udp(2, 40, false, true);
+        frame[..6].fill(0xff);
+        hosts[0].send(0, &[(frame.clone(), Offload::NONE)]);
+        let packets: Vec<Owing> = hub.borrow_mut()[3].drain(..).collect();
+        let (packet, _) = packets.last().unwrap();
+        assert_eq!(packet[..6], mac);
+        assert_eq!(hosts[0].cx.ledger.copied, 0, "one for all");
+        for other in &mut hosts[1..] {
+            let got = other.turn();
+            assert_eq!(got.iter().filter(|(_, bytes, _)| *bytes == frame).count(), 1);
+        }
+        // The answer is for one: its MAC is asked for, and then it goes there alone.
+        let mut answer = udp(1, 40, false, true);
+        answer[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 2]);
+        hosts[1].send(0, &[(answer.clone(), Offload::NONE)]);
+        settle(&mut hosts.each_mut());
+        hosts[1].send(0, &[(answer.clone(), Offload::NONE)]);
+        let got = hosts[0].turn();
+        assert_eq!(got.iter().filter(|(_, bytes, _)| *bytes == answer).count(), 1);
+        assert!(hosts[2].turn().is_empty() && hosts[2].drops(UNDER.0, DropReason::NotForTunnel) > 0);
+    }
+}
