@@ -7,103 +7,14 @@
 mod lab;
 
 use lab::daemon::Daemon;
+use lab::iperf::{Iperf, iperf};
 use lab::netns::NetNs;
 use lab::process::Place;
+use lab::site::Site;
 use lab::{Lab, Unable, need_program, require, wait_for};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(15);
-const BYTES: usize = 50_000_000;
-
-/// Two hosts on one link, each with a guest.
-struct Site {
-    hosts: [NetNs; 2],
-    guests: [NetNs; 2],
-    v6: bool,
-}
-
-impl Site {
-    fn new(lab: &Lab, v6: bool) -> Result<Site, Unable> {
-        need_program("busybox", "busybox-static")?;
-        let ns = |label: &str| NetNs::new(lab, label);
-        let site = Site { hosts: [ns("h1")?, ns("h2")?], guests: [ns("g1")?, ns("g2")?], v6 };
-        let [one, two] = &site.hosts;
-        one.veth("u0", two, "u0");
-        for (n, host) in site.hosts.iter().enumerate() {
-            host.ip(&format!("address add 192.0.2.{}/24 dev u0", n + 1));
-            host.ip(&format!("address add 2001:db8::{}/64 dev u0 nodad", n + 1));
-            host.ip("link set u0 up");
-        }
-        Ok(site)
-    }
-
-    fn address(&self, host: usize) -> String {
-        if self.v6 { format!("2001:db8::{}", host + 1) } else { format!("192.0.2.{}", host + 1) }
-    }
-
-    /// Our daemon on a host, with its guest.
-    fn ours(&self, lab: &Lab, host: usize) -> Daemon {
-        self.ours_with(lab, host, "")
-    }
-
-    /// The same, with more keys of the overlay.
-    fn ours_with(&self, lab: &Lab, host: usize, more: &str) -> Daemon {
-        let (local, peer) = (self.address(host), self.address(1 - host));
-        let netns = self.guests[host].netns_name();
-        let text = format!(
-            "[networks.tenant]\noverlay = {{ vni = 5001, local = \"{local}\", peers = [\"{peer}\"]{more} }}\n\
-             [guests.g]\nports = [{{ network = \"tenant\", attach = \"tap\", tap = \"eth0\", netns = \"{netns}\" }}]\n"
-        );
-        Daemon::start_beside(lab, &self.hosts[host], &format!("hv{}", host + 1), &text)
-    }
-
-    /// The kernel's tunnel on a host, bridged to its guest.
-    fn kernel(&self, host: usize) -> Result<(), Unable> {
-        let (ns, guest) = (&self.hosts[host], &self.guests[host]);
-        let (local, peer) = (self.address(host), self.address(1 - host));
-        let link = format!("ip link add vx0 type vxlan id 5001 dev u0 local {local} remote {peer} dstport 4789");
-        let made = ns.run(&link, PATIENCE);
-        if !made.ok() {
-            return Err(Unable(format!("this kernel makes no VXLAN interfaces: {}", made.output.trim())));
-        }
-        ns.veth("g0", guest, "eth0");
-        ns.ip("link add br0 type bridge");
-        for interface in ["vx0", "g0"] {
-            ns.ip(&format!("link set {interface} master br0 up"));
-        }
-        ns.ip("link set br0 up");
-        let mtu = if self.v6 { 1430 } else { 1450 };
-        guest.ip(&format!("link set eth0 mtu {mtu}"));
-        Ok(())
-    }
-
-    /// Gives the guests addresses, and has them do everything with each other.
-    fn everything(&self, what: &str, log: impl Fn() -> String) {
-        for (n, guest) in self.guests.iter().enumerate() {
-            guest.ip(&format!("address add 10.7.0.{}/24 dev eth0", n + 1));
-            guest.ip(&format!("address add fd07::{}/64 dev eth0 nodad", n + 1));
-            guest.ip("link set eth0 up");
-        }
-        let [a, b] = &self.guests;
-        assert!(a.reaches("10.7.0.2", PATIENCE).is_some(), "{what}: {}", log());
-        assert!(b.reaches("10.7.0.1", PATIENCE).is_some(), "{what}: {}", log());
-        assert!(a.reaches("fd07::2", PATIENCE).is_some(), "{what}: {}", log());
-        // A broadcast that is not ARP.
-        let broadcast = a.run("ping -b -c 3 -i 0.2 -W 2 10.7.0.255", PATIENCE);
-        let heard = b.sh("nstat -az IpExtInBcastPkts | tail -1");
-        assert!(!heard.contains("IpExtInBcastPkts                0 "), "{what}: {heard} {}", broadcast.output);
-        for (from, to, address) in [(a, b, "10.7.0.2"), (b, a, "10.7.0.1"), (a, b, "fd07::2")] {
-            let mut server = to.spawn("exec busybox nc -l -p 5000 -e md5sum");
-            wait_for("nc to listen", PATIENCE, || {
-                to.run("grep -q ':1388 .* 0A ' /proc/net/tcp /proc/net/tcp6", PATIENCE).ok()
-            });
-            let sent = format!("head -c {BYTES} /dev/zero");
-            let there = from.sh(&format!("{sent} | busybox nc {address} 5000"));
-            assert_eq!(there.trim(), from.sh(&format!("{sent} | md5sum")).trim(), "{what}: {}", log());
-            server.kill();
-        }
-    }
-}
 
 #[test]
 fn guests_of_two_hosts_of_ours_are_on_one_segment() {
@@ -317,4 +228,69 @@ fn a_guest_of_ours_is_on_one_segment_with_one_behind_open_vswitch() {
     ));
     theirs.address("brphy", "192.0.2.2/24");
     site.everything("Open vSwitch", || daemon.ctl(&["show", "drops"]).output);
+}
+
+#[test]
+fn endpoints_in_networks_of_ours_stretch_networks_to_each_other_and_to_sockets_and_the_kernel() {
+    let lab = require!(Lab::new());
+    for v6 in [false, true] {
+        for other in ["network", "sockets", "kernel"] {
+            let site = require!(Site::new(&lab, v6));
+            let peer = |host: usize| format!("peers = [\"{}\"]", site.address(1 - host));
+            let daemon = site.ours_in_a_network(&lab, 0, &peer(0));
+            let _other = match other {
+                "network" => Some(site.ours_in_a_network(&lab, 1, &peer(1))),
+                "sockets" => Some(site.ours(&lab, 1)),
+                _ => {
+                    require!(site.kernel(1));
+                    None
+                }
+            };
+            let what = format!("{other}, v6 {v6}");
+            site.everything(&what, || daemon.ctl(&["show", "drops"]).output);
+            let [a, b] = &site.guests;
+            for reverse in [false, true] {
+                let load = Iperf { seconds: 1, reverse, ..Iperf::default() };
+                let got = iperf(b, a, "10.7.0.2", &load).unwrap();
+                println!("{what}, reverse {reverse}: {:.2} Gbit/s", got.bits_per_second / 1e9);
+                assert!(got.bits_per_second > 0.0);
+            }
+            let mtu = if v6 { 1430 } else { 1450 };
+            assert_eq!(daemon.json(&["show", "networks", "--json"])[1]["mtu"], mtu);
+            let pinged = site.address(0);
+            if other != "network" {
+                assert!(site.hosts[1].reaches(&pinged, PATIENCE).is_some(), "{what}: the endpoint answers pings");
+            }
+            let drops = daemon.ctl(&["show", "drops"]).output;
+            for reason in ["bad_packet", "bad_tunnel", "outer_fragment", "unknown_vtep", "no_buffers"] {
+                assert!(!drops.contains(reason), "{what}: {drops}");
+            }
+        }
+    }
+}
+
+#[test]
+fn frames_to_everybody_go_to_a_group_that_the_kernel_is_in_too() {
+    let lab = require!(Lab::new());
+    for v6 in [false, true] {
+        for kind in ["sockets", "network"] {
+            let site = require!(Site::new(&lab, v6));
+            let group = if v6 { "ff05::77:1" } else { "239.1.1.1" };
+            let to = format!("group = \"{group}\"");
+            let daemon = if kind == "network" {
+                site.ours_in_a_network(&lab, 0, &to)
+            } else {
+                let (local, netns) = (site.address(0), site.guests[0].netns_name());
+                let text = format!(
+                    "[networks.tenant]\noverlay = {{ vni = 5001, local = \"{local}\", {to} }}\n\
+                     [guests.g]\nports = [{{ network = \"tenant\", attach = \"tap\", tap = \"eth0\", netns = \"{netns}\" }}]\n"
+                );
+                Daemon::start_beside(&lab, &site.hosts[0], "hv1", &text)
+            };
+            require!(site.kernel_to(1, &format!("group {group} ttl 4")));
+            site.everything(&format!("{kind}, group {group}"), || daemon.ctl(&["show", "drops"]).output);
+            let peers = daemon.json(&["show", "peers", "--json"]);
+            assert_eq!((&peers[0]["address"], &peers[0]["state"]), (&site.address(1).into(), &"up".into()), "{peers}");
+        }
+    }
 }

@@ -113,6 +113,24 @@ fn what_a_frame_owes_it_owes_still_and_the_outer_checksum_counts_it() {
 }
 
 #[test]
+fn packets_that_came_as_one_super_frame_are_taken_one_by_one() {
+    let (mut a, mut b, hub) = pair(false, false);
+    let inner: Vec<Vec<u8>> = (0..3).map(|_| udp(2, 1000, false, true)).collect();
+    a.send(0, &[(inner[0].clone(), Offload::NONE)]);
+    let (packet, _) = seen(&hub).remove(0);
+    b.turn();
+    let one = &packet[42..];
+    let mut whole = [&packet[..42], one, one, &one[..500]].concat();
+    let len = (whole.len() - 14) as u16;
+    whole[16..18].copy_from_slice(&len.to_be_bytes());
+    whole[38..40].copy_from_slice(&(len - 20).to_be_bytes());
+    let owing = Offload::new(Gso::Udp, 42, one.len() as u16, 34, 6);
+    let got = b.come(&[(whole, owing)]);
+    assert_eq!(got.iter().map(|(_, bytes, _)| bytes.len()).collect::<Vec<_>>(), [1042, 1042, 492]);
+    assert!(got[0].1 == inner[0] && got[1].1 == inner[0] && got[2].1 == inner[0][..492]);
+}
+
+#[test]
 fn it_announces_itself_asks_for_its_peers_and_is_asked() {
     for v6 in [false, true] {
         let peer = address(2, v6);

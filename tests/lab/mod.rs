@@ -37,6 +37,7 @@ pub mod pings;
 pub mod process;
 pub mod qemu;
 pub mod qmp;
+pub mod site;
 pub mod uml;
 
 use std::fmt;

@@ -53,7 +53,11 @@ impl Station {
             }
             let mut settle = Settle::new(cx, frame, Accepts::CSUM);
             while let Some(frame) = settle.next(cx) {
-                self.take(cx, vtep, nics, frame, &mut run);
+                // Of the payload of what was cut next to nothing is in the head.
+                match cx.fill_head(frame) {
+                    Ok(frame) => self.take(cx, vtep, nics, frame, &mut run),
+                    Err(reason) => cx.drop_one(reason),
+                }
                 cx.nic = nic;
             }
         }

@@ -35,7 +35,8 @@ const FRONT: usize = 8 + 64;
 
 /// See the module's documentation.
 pub(super) struct Sockets {
-    inbound: Datagrams,
+    /// What is sent to the endpoint, and to the groups that it is in.
+    inbound: Vec<Datagrams>,
     doors: Vec<Door>,
     batch: LendBatch,
     coalesce: Coalesce,
@@ -98,9 +99,21 @@ impl Sockets {
             socket.set_df(true)?;
             Ok(socket)
         };
+        let mut inbound = vec![open(vtep.port())?];
+        let groups = vtep.groups();
+        for group in &groups {
+            inbound.push(Datagrams::join(SocketAddr::new(*group, vtep.port()), vtep.local())?);
+        }
+        let door = |_| {
+            let socket = open(0)?;
+            if !groups.is_empty() {
+                socket.reach_groups(vtep.local(), TTL)?;
+            }
+            Ok(Door::new(socket))
+        };
         Ok(Sockets {
-            inbound: open(vtep.port())?,
-            doors: (0..sources.max(1)).map(|_| open(0).map(Door::new)).collect::<io::Result<_>>()?,
+            inbound,
+            doors: (0..sources.max(1)).map(door).collect::<io::Result<_>>()?,
             batch: LendBatch::default(),
             coalesce: Coalesce::default(),
             errors: RecvBatch::default(),
@@ -122,14 +135,14 @@ impl Sockets {
     pub(super) fn wake(&mut self, vtep: &mut Vtep, wake: &mut Wake) {
         // What is not taken would end every sleep at once.
         self.hear_errors(vtep);
-        wake.readable.push(self.inbound.as_raw_fd());
+        wake.readable.extend(self.inbound.iter().map(AsRawFd::as_raw_fd));
         wake.readable.extend(self.doors.iter().map(|door| door.socket().as_raw_fd()));
     }
 
     /// Takes errors that came back for what was sent: paths that are narrower than was thought.
     #[cold]
     fn hear_errors(&mut self, vtep: &mut Vtep) {
-        let sockets = std::iter::once(&self.inbound).chain(self.doors.iter().map(Door::socket));
+        let sockets = self.inbound.iter().chain(self.doors.iter().map(Door::socket));
         for socket in sockets {
             // As many as an underlay may cause in a tick; what is left is read the next time.
             for _ in 0..64 {
@@ -144,15 +157,20 @@ impl Sockets {
     /// Takes what has arrived, as far as there is room for frames.
     pub(super) fn come_in(&mut self, cx: &mut Context, vtep: &mut Vtep, nics: &[NicId]) {
         let nic = cx.nic;
+        for at in 0..self.inbound.len() {
+            self.come_in_by(at, cx, vtep, nics);
+        }
+        cx.nic = nic;
+    }
+
+    fn come_in_by(&mut self, at: usize, cx: &mut Context, vtep: &mut Vtep, nics: &[NicId]) {
         // A run may become as many frames as it has packets; what is expected of the next is what the last was.
         let mut each = 1;
         loop {
             let room = cx.answers.room().saturating_sub(wire::ANSWERS - ROUND);
-            if room < wire::BURST {
-                break;
-            }
+            let Some(socket) = self.inbound.get(at).filter(|_| room >= wire::BURST) else { break };
             let most = (room / each).clamp(1, MOST);
-            match self.batch.receive(&self.inbound, &mut cx.arena, most) {
+            match self.batch.receive(socket, &mut cx.arena, most) {
                 Ok(came) => {
                     let before = cx.answers.room();
                     for at in 0..came {
@@ -174,7 +192,6 @@ impl Sockets {
                 }
             }
         }
-        cx.nic = nic;
     }
 
     /// Takes a packet of the underlay, or a run of them from one sender.

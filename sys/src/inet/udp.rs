@@ -16,6 +16,7 @@ use std::{
 use super::name::Name;
 use crate::call::check;
 
+mod group;
 mod lend;
 mod receive;
 mod send;
@@ -72,6 +73,11 @@ impl Datagrams {
     /// `PermissionDenied` for ping sockets where net.ipv4.ping_group_range does not hold a group of ours and for low ports,
     /// `AddrInUse`; else what socket(2), setsockopt(2) and bind(2) report.
     pub fn open(kind: Kind, at: SocketAddr, ttl: u8, tos: u8) -> io::Result<Datagrams> {
+        Datagrams::open_as(kind, at, (ttl, tos), false)
+    }
+
+    /// [`Datagrams::open`]; with `shared` others may be bound to the same address.
+    fn open_as(kind: Kind, at: SocketAddr, (ttl, tos): (u8, u8), shared: bool) -> io::Result<Datagrams> {
         let family = if kind.is_v6() { libc::AF_INET6 } else { libc::AF_INET };
         let protocol = match kind {
             Kind::Udp4 | Kind::Udp6 => libc::IPPROTO_UDP,
@@ -109,6 +115,9 @@ impl Datagrams {
         if matches!(kind, Kind::Ping4 | Kind::Ping6) {
             // Ping sockets share identifiers unless told not to, and then one of them gets all replies.
             socket.set(libc::SOL_SOCKET, libc::SO_REUSEADDR, 0)?;
+        }
+        if shared {
+            socket.set(libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
         }
         // As much as the host allows, which is for the host to say.
         let _ = socket.set(libc::SOL_SOCKET, libc::SO_RCVBUF, SOCKET_BUFFER);

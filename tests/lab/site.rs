@@ -1,0 +1,130 @@
+//! Two hosts on one link, each with a guest; what stretches between them is ours or the kernel's.
+
+use super::daemon::Daemon;
+use super::netns::NetNs;
+use super::process::Place;
+use super::{Lab, Unable, need_program, wait_for};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(15);
+const BYTES: usize = 50_000_000;
+
+/// Two hosts on one link, each with a guest.
+pub struct Site {
+    /// The hosts.
+    pub hosts: [NetNs; 2],
+    /// Their guests.
+    pub guests: [NetNs; 2],
+    /// The hosts speak IPv6.
+    pub v6: bool,
+}
+
+impl Site {
+    /// Two hosts that reach each other.
+    pub fn new(lab: &Lab, v6: bool) -> Result<Site, Unable> {
+        need_program("busybox", "busybox-static")?;
+        let ns = |label: &str| NetNs::new(lab, label);
+        let site = Site { hosts: [ns("h1")?, ns("h2")?], guests: [ns("g1")?, ns("g2")?], v6 };
+        let [one, two] = &site.hosts;
+        one.veth("u0", two, "u0");
+        for (n, host) in site.hosts.iter().enumerate() {
+            host.ip(&format!("address add 192.0.2.{}/24 dev u0", n + 1));
+            host.ip(&format!("address add 2001:db8::{}/64 dev u0 nodad", n + 1));
+            host.ip("link set u0 up");
+        }
+        Ok(site)
+    }
+
+    /// Of a host.
+    pub fn address(&self, host: usize) -> String {
+        if self.v6 { format!("2001:db8::{}", host + 1) } else { format!("192.0.2.{}", host + 1) }
+    }
+
+    /// Our daemon on a host, with its guest.
+    pub fn ours(&self, lab: &Lab, host: usize) -> Daemon {
+        self.ours_with(lab, host, "")
+    }
+
+    /// The same, with more keys of the overlay.
+    pub fn ours_with(&self, lab: &Lab, host: usize, more: &str) -> Daemon {
+        let (local, peer) = (self.address(host), self.address(1 - host));
+        let netns = self.guests[host].netns_name();
+        let text = format!(
+            "[networks.tenant]\noverlay = {{ vni = 5001, local = \"{local}\", peers = [\"{peer}\"]{more} }}\n\
+             [guests.g]\nports = [{{ network = \"tenant\", attach = \"tap\", tap = \"eth0\", netns = \"{netns}\" }}]\n"
+        );
+        Daemon::start_beside(lab, &self.hosts[host], &format!("hv{}", host + 1), &text)
+    }
+
+    /// Our daemon on a host, whose endpoint is in a network of ours that a TAP joins to the link; `to` says who the peers are.
+    pub fn ours_in_a_network(&self, lab: &Lab, host: usize, to: &str) -> Daemon {
+        let (ns, local) = (&self.hosts[host], self.address(host));
+        let (prefix, netns) = (if self.v6 { 64 } else { 24 }, self.guests[host].netns_name());
+        let text = format!(
+            "[networks.fabric]\n[networks.tenant]\noverlay = {{ vni = 5001, vtep = \"main\", {to} }}\n\
+             [vteps.main]\nnetwork = \"fabric\"\nlocal = \"{local}/{prefix}\"\n\
+             [guests.up]\nports = [{{ network = \"fabric\", attach = \"tap\", tap = \"f0\" }}]\n\
+             [guests.g]\nports = [{{ network = \"tenant\", attach = \"tap\", tap = \"eth0\", netns = \"{netns}\" }}]\n"
+        );
+        let daemon = Daemon::start_beside(lab, ns, &format!("hv{}", host + 1), &text);
+        ns.ip("address flush dev u0");
+        ns.ip("link add brf type bridge mcast_snooping 0");
+        for interface in ["u0", "f0", "brf"] {
+            let master = if interface == "brf" { "" } else { "master brf" };
+            ns.ip(&format!("link set {interface} {master} up"));
+        }
+        daemon
+    }
+
+    /// The kernel's tunnel on a host, bridged to its guest.
+    pub fn kernel(&self, host: usize) -> Result<(), Unable> {
+        self.kernel_to(host, &format!("remote {}", self.address(1 - host)))
+    }
+
+    /// The same, to a peer or a group.
+    pub fn kernel_to(&self, host: usize, to: &str) -> Result<(), Unable> {
+        let (ns, guest) = (&self.hosts[host], &self.guests[host]);
+        let local = self.address(host);
+        let link = format!("ip link add vx0 type vxlan id 5001 dev u0 local {local} {to} dstport 4789");
+        let made = ns.run(&link, PATIENCE);
+        if !made.ok() {
+            return Err(Unable(format!("this kernel makes no VXLAN interfaces: {}", made.output.trim())));
+        }
+        ns.veth("g0", guest, "eth0");
+        ns.ip("link add br0 type bridge");
+        for interface in ["vx0", "g0"] {
+            ns.ip(&format!("link set {interface} master br0 up"));
+        }
+        ns.ip("link set br0 up");
+        let mtu = if self.v6 { 1430 } else { 1450 };
+        guest.ip(&format!("link set eth0 mtu {mtu}"));
+        Ok(())
+    }
+
+    /// Gives the guests addresses, and has them do everything with each other.
+    pub fn everything(&self, what: &str, log: impl Fn() -> String) {
+        for (n, guest) in self.guests.iter().enumerate() {
+            guest.ip(&format!("address add 10.7.0.{}/24 dev eth0", n + 1));
+            guest.ip(&format!("address add fd07::{}/64 dev eth0 nodad", n + 1));
+            guest.ip("link set eth0 up");
+        }
+        let [a, b] = &self.guests;
+        assert!(a.reaches("10.7.0.2", PATIENCE).is_some(), "{what}: {}", log());
+        assert!(b.reaches("10.7.0.1", PATIENCE).is_some(), "{what}: {}", log());
+        assert!(a.reaches("fd07::2", PATIENCE).is_some(), "{what}: {}", log());
+        // A broadcast that is not ARP.
+        let broadcast = a.run("ping -b -c 3 -i 0.2 -W 2 10.7.0.255", PATIENCE);
+        let heard = b.sh("nstat -az IpExtInBcastPkts | tail -1");
+        assert!(!heard.contains("IpExtInBcastPkts                0 "), "{what}: {heard} {}", broadcast.output);
+        for (from, to, address) in [(a, b, "10.7.0.2"), (b, a, "10.7.0.1"), (a, b, "fd07::2")] {
+            let mut server = to.spawn("exec busybox nc -l -p 5000 -e md5sum");
+            wait_for("nc to listen", PATIENCE, || {
+                to.run("grep -q ':1388 .* 0A ' /proc/net/tcp /proc/net/tcp6", PATIENCE).ok()
+            });
+            let sent = format!("head -c {BYTES} /dev/zero");
+            let there = from.sh(&format!("{sent} | busybox nc {address} 5000"));
+            assert_eq!(there.trim(), from.sh(&format!("{sent} | md5sum")).trim(), "{what}: {}", log());
+            server.kill();
+        }
+    }
+}
