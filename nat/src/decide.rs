@@ -345,7 +345,8 @@ impl<A: Family> NatTable<A> {
         let tcp = tcp::after(record.tcp, from, flags);
         let state = tcp::state(tcp);
         // The end of a connection is not put off by what still comes.
-        let renew = state != State::Closing || record.state != State::Closing;
+        let ended = state == State::Closing && record.state == State::Closing;
+        let renew = !ended && !tcp::refuses(record.tcp, from, flags);
         Leg::Use { slot, key: record.key, tcp, state, renew, anew: false, permit: None }
     }
 

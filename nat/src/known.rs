@@ -261,7 +261,8 @@ impl NatTable<Ipv4Addr> {
 fn follow(record: &Record, from: Side, flags: u8) -> (u8, State, bool) {
     let marks = tcp::after(record.tcp, from, flags);
     let state = tcp::state(marks);
-    (marks, state, state != State::Closing || record.state != State::Closing)
+    let ended = state == State::Closing && record.state == State::Closing;
+    (marks, state, !ended && !tcp::refuses(record.tcp, from, flags))
 }
 
 /// Writes two bytes; what that adds to a checksum that covers them, in the CPU's byte order (RFC 1071 section 2(B)).

@@ -40,6 +40,13 @@ pub(crate) fn state(marks: u8) -> State {
     }
 }
 
+/// Whether a segment is the inside's refusal of what it has not opened. It puts off no end (RFC 7857 section 7.1): else whoever knocks would keep a
+/// mapping alive.
+#[inline]
+pub(crate) fn refuses(marks: u8, from: Side, flags: u8) -> bool {
+    flags & RST != 0 && from == Side::Inside && marks & OPEN_OUT == 0
+}
+
 /// The marks after a segment from one side.
 #[inline]
 pub(crate) fn after(marks: u8, from: Side, flags: u8) -> u8 {
@@ -47,6 +54,9 @@ pub(crate) fn after(marks: u8, from: Side, flags: u8) -> u8 {
         Side::Inside => (OPEN_OUT, CLOSED_OUT),
         Side::Outside => (OPEN_IN, CLOSED_IN),
     };
+    if refuses(marks, from, flags) {
+        return marks;
+    }
     if flags & RST != 0 {
         return marks | RESET;
     }
@@ -84,6 +94,12 @@ mod tests {
         assert_eq!(state(marks), State::Closing);
         assert_eq!(state(after(marks, Side::Outside, ACK)), State::Closing);
         assert_eq!(after(marks, Side::Inside, SYN), OPEN_OUT, "the next connection");
+    }
+
+    #[test]
+    fn a_refusal_changes_nothing() {
+        assert_eq!(after(OPEN_IN, Side::Inside, RST | ACK), OPEN_IN);
+        assert!(!refuses(OPEN_IN | OPEN_OUT, Side::Inside, RST) && !refuses(OPEN_IN, Side::Outside, RST));
     }
 
     #[test]

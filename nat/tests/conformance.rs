@@ -5,7 +5,7 @@
 
 use std::{fmt::Write, fs, path::Path};
 
-const SUITES: [&str; 13] = [
+const SUITES: [&str; 15] = [
     "suites/rfc4787",
     "rfc4787",
     "sockets_rfc4787",
@@ -15,6 +15,8 @@ const SUITES: [&str; 13] = [
     "suites/rfc5508",
     "rfc5508",
     "sockets_rfc5508",
+    "suites/rfc7857",
+    "sockets_rfc7857",
     "suites/rfc6888",
     "rfc6888",
     "nat66",
@@ -27,7 +29,8 @@ fn page() -> String {
         "# What the NAT conforms to\n\nMade of the tests in `nat/tests` by `TRUNKLINE_WRITE_DOCS=1 cargo test -p trunkline-nat --test conformance`; every line \
          names the test that shows it. What the packet engine does it does over IPv4 (NAT44) and over IPv6 (NAT66, with ports) alike, and each of its tests is run over both, but \
          for the lines that name one version of IP. Those RFCs are about IPv4; what they say of \"fragmentation needed\" is said of \"packet too big\", and so on by RFC 4443.\nWhere a requirement is not met, its test shows what is done instead. The numbers of requirements and what they ask for have been compared with \
-         RFC 4787, 5382, 5508 and 6888, by a list that quotes the first sentences of each; the items below a requirement (a, b, ...) and RFC 7857 have not.\n\n\
+         RFC 4787, 5382, 5508 and 6888, by a list that quotes the first sentences of each; the items below a requirement (a, b, ...) have not. \
+         The sections of RFC 7857 have been compared with a list of its headings and of sentences of some of them.\n\n\
          | requirement | engine | met | how, or why not | test |\n| --- | --- | --- | --- | --- |\n",
     );
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");

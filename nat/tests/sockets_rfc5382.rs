@@ -11,7 +11,7 @@ use std::{
 
 use nat::{Protocol, Publication, SocketsConfig};
 use scripted::{
-    tcp::{ACK, End, FIN, SYN, accept, connected, listener, lives, segment},
+    tcp::{End, SYN, accept, connected, listener, lives, segment},
     *,
 };
 
@@ -180,23 +180,5 @@ fn rfc5382_req10_sockets_errors_end_what_is_opening() {
     for _ in 0..2 {
         assert_eq!(told(&lab.ask(0, &guest.frame(SYN, b""))[0]).kind, 3);
         assert!(lab.show().is_empty());
-    }
-}
-
-/// RFC 7857 TCP, new connection while the old one closes | sockets | met | A SYN between the same endpoints opens the next connection.
-#[test]
-fn rfc7857_sockets_the_next_connection_may_have_the_same_endpoints() {
-    let mut lab = Lab::new(config());
-    let (listener, name) = listener(false);
-    for _ in 0..3 {
-        let mut guest = End::new(0, at(GUEST), name);
-        guest.open(&mut lab);
-        let mut host = accept(&listener);
-        guest.end(&mut lab);
-        assert_eq!(host.read(&mut [0]).unwrap(), 0);
-        drop(host);
-        guest.until(&mut lab, |guest| guest.fin);
-        let said = guest.say(&mut lab, &guest.frame_at(guest.seq.wrapping_sub(1), ACK | FIN, b""));
-        assert!(said.iter().all(|said| (said.flags, said.ack) == (ACK, guest.seq)), "what comes late: {said:?}");
     }
 }
