@@ -77,3 +77,9 @@ fn bridged_by_a_bridge_a_user_mode_linux_has_all_it_needs() {
     let lab = require!(Lab::new());
     require!(in_uml(&lab, Mode::Bridged));
 }
+
+#[test]
+fn bridged_by_mac_nat_a_guest_in_qemu_has_all_it_needs() {
+    let lab = require!(Lab::new());
+    require!(in_qemu(&lab, Mode::MacNat));
+}

@@ -40,7 +40,7 @@ fn dhcp(world: &World, place: &dyn Place) -> String {
     let told = place.run(asked, PATIENCE).output;
     let address = told.split("took ").nth(1).and_then(|rest| rest.split(' ').next());
     let address = address.unwrap_or_else(|| panic!("no lease: {told}\n{}", world.story())).to_owned();
-    let prefix = if matches!(world.mode, Mode::BridgedNic | Mode::Bridged) { "192.0.2." } else { "10.9.0." };
+    let prefix = if world.mode.is_bridged() { "192.0.2." } else { "10.9.0." };
     assert!(address.starts_with(prefix), "{address}");
     address
 }
@@ -53,7 +53,7 @@ impl Guest<'_> {
     }
 
     fn is_bridged(&self) -> bool {
-        matches!(self.world.mode, Mode::BridgedNic | Mode::Bridged)
+        self.world.mode.is_bridged()
     }
 
     /// An IPv6 address of its own making, and a way by IPv6 where there is one.

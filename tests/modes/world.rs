@@ -31,11 +31,14 @@ pub enum Mode {
     BridgedNic,
     /// By a bridge that is there.
     Bridged,
+    /// By a NIC that sends with no address but its own.
+    MacNat,
 }
 
 impl Mode {
-    fn is_bridged(self) -> bool {
-        matches!(self, Mode::BridgedNic | Mode::Bridged)
+    /// Whether the guest is in the network of the host's NIC.
+    pub fn is_bridged(self) -> bool {
+        matches!(self, Mode::BridgedNic | Mode::Bridged | Mode::MacNat)
     }
 
     fn keys(self) -> &'static str {
@@ -52,6 +55,7 @@ impl Mode {
             Mode::HostOnly => "mode = \"host-only\"\nsubnet = \"10.9.0.0/24\"\nsubnet6 = \"fd09::/64\"\n",
             Mode::BridgedNic => "mode = \"bridged\"\nuplink = \"up0\"\n",
             Mode::Bridged => "mode = \"bridged\"\nbridge = \"br0\"\n",
+            Mode::MacNat => "mode = \"bridged\"\nuplink = \"up0\"\nmac_nat = true\n",
         }
     }
 }
