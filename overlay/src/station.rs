@@ -69,8 +69,16 @@ struct Front {
     of: Option<(RemoteId, NetworkId)>,
     v4: [u8; OUTER4],
     v6: [u8; OUTER6],
-    /// The sum of what does not change in the header of IPv4.
-    sum: Checksum,
+    /// The sum of what does not change in the header of IPv4, folded.
+    sum: u32,
+}
+
+/// What a burst came to: frames, their bytes, and those of their packets.
+#[derive(Default)]
+struct Sent {
+    frames: u64,
+    inner: u64,
+    outer: u64,
 }
 
 /// See the module's documentation.
@@ -82,6 +90,7 @@ pub(crate) struct Station {
     hops: Hops,
     paths: Vec<Option<Path>>,
     front: Front,
+    sent: Sent,
     limits: icmp::Limits,
     announced: u8,
     /// Peers are asked for in turns.
@@ -99,6 +108,15 @@ impl Underlay for Station {
             Way::All => self.flood(cx, vtep, packet),
         }
     }
+
+    /// What was sent has left its network, and is sent anew in the endpoint's.
+    fn end(&mut self, cx: &mut Context) {
+        let (Some(nic), Sent { frames, inner, outer }) = (self.nic, std::mem::take(&mut self.sent)) else { return };
+        cx.transmitted(frames, inner);
+        let from = std::mem::replace(&mut cx.nic, nic);
+        cx.received(frames, outer);
+        cx.nic = from;
+    }
 }
 
 impl Station {
@@ -111,7 +129,8 @@ impl Station {
             nic: None,
             hops: Hops::default(),
             paths: Vec::new(),
-            front: Front { of: None, v4: [0; OUTER4], v6: [0; OUTER6], sum: Checksum::new() },
+            front: Front { of: None, v4: [0; OUTER4], v6: [0; OUTER6], sum: 0 },
+            sent: Sent::default(),
             limits: icmp::Limits::new(ANSWERED),
             announced: 0,
             next: 0,
@@ -252,7 +271,6 @@ impl Station {
         let mac = self.resolve(cx, remote, address)?;
         let Front { of, v4, v6, sum } = &mut self.front;
         *of = Some((remote, network));
-        *sum = Checksum::new();
         let port = vtep.port().to_be_bytes();
         // Every place lies within the template.
         match (self.own.address, address) {
@@ -265,7 +283,9 @@ impl Station {
                 put(v4, 30, &to.octets());
                 put(v4, 36, &port);
                 put(v4, 42, &header);
-                sum.add_bytes(v4.get(14..34).unwrap_or_default());
+                let mut of_header = Checksum::new();
+                of_header.add_bytes(v4.get(14..34).unwrap_or_default());
+                *sum = of_header.fold().into();
             }
             (IpAddr::V6(us), IpAddr::V6(to)) => {
                 put(v6, 0, &mac.bytes());
@@ -300,17 +320,14 @@ impl Station {
         if let Err(reason) = done {
             return cx.drop(frame, reason);
         }
-        // It has left its network, and is sent anew in the endpoint's.
-        cx.transmitted(1, inner as u64);
-        let from = std::mem::replace(&mut cx.nic, nic);
         let head = cx.heads.get_mut(&frame);
         head.origin = Origin { nic, lane: 0 };
-        let len = head.len();
-        cx.received(1, len as u64);
+        self.sent.frames += 1;
+        self.sent.inner += inner as u64;
+        self.sent.outer += head.len() as u64;
         if let Err(frame) = cx.answers.push(frame) {
-            cx.drop(frame, DropReason::NoBuffers);
+            cx.drop_at(nic, frame, DropReason::NoBuffers);
         }
-        cx.nic = from;
     }
 
     #[inline]
@@ -326,10 +343,9 @@ impl Station {
         *outer = self.front.v4;
         outer[15] = tos;
         [outer[16], outer[17]] = total.to_be_bytes();
-        let mut sum = self.front.sum;
-        sum.add_u16(u16::from(tos));
-        sum.add_u16(total);
-        [outer[24], outer[25]] = sum.finish().to_be_bytes();
+        let sum = self.front.sum + u32::from(tos) + u32::from(total);
+        let sum = (sum & 0xffff) + (sum >> 16);
+        [outer[24], outer[25]] = (!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes();
         [outer[34], outer[35]] = source_port(hash).to_be_bytes();
         [outer[38], outer[39]] = (total - 20).to_be_bytes();
         if self.config.checksum {

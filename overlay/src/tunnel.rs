@@ -146,6 +146,7 @@ impl TunnelPort {
             }
             outward.go_out(cx, (vtep, under), frame, to, &mut last);
         }
+        under.end(cx);
     }
 }
 

@@ -57,7 +57,7 @@ impl FlowKey {
         let [a, b, c, d, e, f, g, h, i, j, k, l] = self.macs;
         let [ethertype_high, ethertype_low] = self.ethertype.to_be_bytes();
         let [p, q, r, s] = self.ports;
-        let mut hash = 0x9e37_79b9_7f4a_7c15;
+        let mut hash = SEED;
         for word in [
             u64::from_le_bytes([a, b, c, d, e, f, g, h]),
             u64::from_le_bytes([i, j, k, l, ethertype_high, ethertype_low, self.protocol, 0]),
@@ -66,11 +66,30 @@ impl FlowKey {
         .into_iter()
         .chain([u128::from_le_bytes(self.source), u128::from_le_bytes(self.destination)].into_iter().flat_map(halves))
         {
-            hash = fold(hash ^ word, 0xd6e8_feb8_6659_fd93);
+            hash = fold(hash ^ word, FACTOR);
         }
         (hash ^ hash >> 32) as u32
     }
 }
+
+/// A number that is the same for all frames of a flow that begin with these bytes, and spreads flows over its 32 bits. Quicker than that of the
+/// [`FlowKey`], and another one: of whole TCP and UDP packets without options only addresses and ports are looked at.
+#[inline]
+pub fn quick_hash(bytes: &[u8]) -> u32 {
+    if let Some([0x08, 0x00, 0x45, _, _, _, _, _, flags, 0, _, protocol @ (6 | 17), _, _, rest @ ..]) =
+        bytes.get(12..).and_then(|rest| rest.first_chunk::<26>())
+        && flags & 0x3f == 0
+        && let ([addresses @ .., _, _, _, _], Some(ports)) = (rest, rest.last_chunk::<4>())
+    {
+        let ports = u64::from(u32::from_le_bytes(*ports)) | u64::from(*protocol) << 32;
+        let hash = fold(fold(u64::from_le_bytes(*addresses) ^ SEED, FACTOR) ^ ports, FACTOR);
+        return (hash ^ hash >> 32) as u32;
+    }
+    FlowKey::of(bytes).hash()
+}
+
+const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
+const FACTOR: u64 = 0xd6e8_feb8_6659_fd93;
 
 /// Both halves of the 128-bit product, one over the other: every bit of the result depends on every bit of `a`.
 fn fold(a: u64, b: u64) -> u64 {
@@ -138,6 +157,23 @@ mod tests {
         assert_eq!(two.source[15], 5);
         assert_eq!(three.ports, [0, 5, 0, 0]);
         assert!(one.hash() != two.hash() && two.hash() != three.hash());
+    }
+
+    #[test]
+    fn the_quick_hash_tells_flows_apart_and_fragments_only_by_address() {
+        let hash = |from: u8, port: u8, flags: u16| {
+            let mut bytes = tcp4(from, flags);
+            bytes[35] = port;
+            quick_hash(&bytes)
+        };
+        assert_eq!(hash(1, 5, 0), hash(1, 5, 0x4000), "not to be cut");
+        assert!(hash(1, 5, 0) != hash(1, 6, 0) && hash(1, 5, 0) != hash(2, 5, 0));
+        assert_eq!(hash(1, 5, 0x2000), hash(1, 6, 0x0010));
+        let mut counts = [0u32; 8];
+        for from in 0..=255 {
+            (0..16).for_each(|port| counts[(hash(from, port, 0) >> 29) as usize] += 1);
+        }
+        assert!(counts.iter().all(|n| n.abs_diff(512) < 100), "{counts:?}");
     }
 
     #[test]

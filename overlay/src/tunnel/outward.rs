@@ -4,9 +4,10 @@
 //! Read first: [`super`], RFC 6040 section 4.1.
 
 use wire::{
-    Accepts, Context, DropReason, FlowKey, Frame, Origin,
+    Accepts, Context, DropReason, Frame, Origin,
     fdb::Tick,
     fit::{Cutter, Fit, fit, fit6, lowered},
+    flow::quick_hash,
     icmp::{self, Owed},
     layers::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6},
     segmentation::Settle,
@@ -39,6 +40,9 @@ pub(crate) trait Underlay {
 
     /// Takes a frame of the network whose NIC is being called: it counts as transmitted or ends with a reason, now or in this turn.
     fn put(&mut self, cx: &mut Context, vtep: &Vtep, packet: Packet);
+
+    /// Counts what was taken of a burst, as far as that is not done yet.
+    fn end(&mut self, cx: &mut Context);
 }
 
 /// Where the last frame of a burst went; the next mostly goes there, too.
@@ -110,6 +114,9 @@ impl Outward {
                 return cx.drop(frame, DropReason::MtuExceeded);
             }
         }
+        if cx.heads.get(&frame).offload.is_none() {
+            return self.put(cx, (vtep, under), frame, (network, way));
+        }
         let mut settle = Settle::new(cx, frame, U::ACCEPTS);
         while let Some(frame) = settle.next(cx) {
             self.put(cx, (vtep, under), frame, (network, way));
@@ -125,7 +132,7 @@ impl Outward {
         (network, way): (NetworkId, Way),
     ) {
         let bytes = cx.heads.get(&frame).bytes();
-        let (tos, hash) = (tos(bytes, self.config.dscp), FlowKey::of(bytes).hash());
+        let (tos, hash) = (tos(bytes, self.config.dscp), quick_hash(bytes));
         under.put(cx, vtep, Packet { frame, network, way, tos, hash });
     }
 
