@@ -3,6 +3,7 @@
 //! Invariant: exit code 0 when all went well, 1 when something failed while running, 2 on wrong usage or a wrong file; what
 //! was asked for is on stdout, messages and log are on stderr.
 
+mod announce;
 mod api;
 mod args;
 mod bench;

@@ -4,6 +4,7 @@
 //! reported down.
 
 use crate::{
+    announce,
     api::{self, Query},
     bridged::{self, mac_nat},
     config::{Attach, Config, Port, Role},
@@ -79,11 +80,12 @@ fn run(mut config: Config, control: std::os::unix::net::UnixListener) -> Result<
     };
     let mut switch = Switch::start(config, file)?;
     let (places, states) = (switch.places(), switch.states());
-    let names = switch.config().ports.iter().map(|port| port.name.to_string()).collect();
-    let wiring = SwitchWiring::new(names, places.clone(), states.clone());
-    let sessions = SessionThread::spawn(vhost_user_ports(switch.config(), &states), Box::new(wiring))?;
     let taps = taps::attach(switch.config(), &places, &states);
     tunnels::start(switch.config(), &places, &states, switch.view().tunnels())?;
+    // Who comes up is announced to all, so the ways to other hosts are there before.
+    announce::taps(switch.config(), &places, &states);
+    let wiring = SwitchWiring::new(&switch.config().ports, places.clone(), states.clone());
+    let sessions = SessionThread::spawn(vhost_user_ports(switch.config(), &states), Box::new(wiring))?;
     let mac_nats = mac_nat::start(switch.config(), &places, &states);
     start_guests(switch.config());
     switch.view().settle_nats();

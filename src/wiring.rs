@@ -7,21 +7,32 @@ use vswitch::change::Change;
 use wire::{Mac, Port};
 
 use crate::{
-    model,
+    announce::Announcement,
+    config, model,
     switch::{Place, States},
 };
 
 /// Knows where each port of the configuration is; the key of a NIC is the port's number there.
 pub struct SwitchWiring {
     names: Vec<String>,
+    announcements: Vec<Announcement>,
     places: Vec<Place>,
     states: States,
 }
 
 impl SwitchWiring {
     /// The way to these ports, given in the order of the configuration.
-    pub fn new(names: Vec<String>, places: Vec<Place>, states: States) -> Self {
-        SwitchWiring { names, places, states }
+    pub fn new(ports: &[config::Port], places: Vec<Place>, states: States) -> Self {
+        let names = ports.iter().map(|port| port.name.to_string()).collect();
+        SwitchWiring { names, announcements: ports.iter().map(Announcement::of).collect(), places, states }
+    }
+
+    /// Tells everybody where a guest is, by the MAC that is told of it or the declared one.
+    fn tell(&self, nic: NicKey, mac: Option<Mac>) {
+        let at = nic.0 as usize;
+        if let (Some(announcement), Some(place)) = (self.announcements.get(at), self.places.get(at)) {
+            announcement.send(mac, place);
+        }
     }
 
     fn send(&self, nic: NicKey, change: impl FnOnce(&Place) -> Change) {
@@ -47,7 +58,7 @@ impl Wiring for SwitchWiring {
 
     fn announce(&mut self, nic: NicKey, mac: Mac) {
         tracing::info!(port = self.name(nic), %mac, "the guest has moved here and is announced");
-        self.send(nic, |place| Change::Originate { nic: place.nic, bytes: rarp(mac).to_vec() });
+        self.tell(nic, Some(mac));
     }
 
     fn state(&mut self, nic: NicKey, state: PortState) {
@@ -62,6 +73,10 @@ impl Wiring for SwitchWiring {
             Some(reason) => tracing::info!(port, reason, "the port waits"),
             None => tracing::info!(port, "the port is up"),
         }
+        let was = self.states.get(nic.0 as usize).state;
+        if state == model::PortState::Up && was != state {
+            self.tell(nic, None);
+        }
         self.states.set(nic.0 as usize, state, reason);
     }
 
@@ -71,34 +86,5 @@ impl Wiring for SwitchWiring {
 
     fn pairs(&mut self, nic: NicKey, pairs: u16) {
         self.send(nic, |place| Change::Pairs { nic: place.nic, pairs });
-    }
-}
-
-/// The broadcast that tells switches where `mac` is: a reverse ARP request for its own address (RFC 903), 60 bytes.
-fn rarp(mac: Mac) -> [u8; 60] {
-    let mut frame = [0; 60];
-    let fields: [&[u8]; 8] = [
-        &[0xff; 6],
-        &mac.bytes(),
-        &[0x80, 0x35],
-        &[0, 1, 8, 0, 6, 4, 0, 3],
-        &mac.bytes(),
-        &[0; 4],
-        &mac.bytes(),
-        &[0; 4],
-    ];
-    frame.iter_mut().zip(fields.concat()).for_each(|(to, byte)| *to = byte);
-    frame
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn the_announcement_is_a_reverse_arp_request() {
-        let frame = super::rarp("02:00:00:00:00:07".parse().unwrap());
-        assert_eq!(frame[..14], [255, 255, 255, 255, 255, 255, 2, 0, 0, 0, 0, 7, 0x80, 0x35]);
-        assert_eq!(frame[14..22], [0, 1, 8, 0, 6, 4, 0, 3], "Ethernet, IPv4, request reverse");
-        assert_eq!(frame[22..28], frame[32..38], "sender and target are the guest");
-        assert_eq!(frame[38..], [0; 22]);
     }
 }

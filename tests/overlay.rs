@@ -122,6 +122,38 @@ fn three_hosts_in_a_mesh_reach_each_other_and_one_comes_back() {
 }
 
 #[test]
+fn a_guest_that_moves_is_found_at_its_new_host_before_it_says_a_word() {
+    let lab = require!(Lab::new());
+    let (_middle, mut hosts) = require!(mesh(&lab, 3));
+    // The third knows the first guest where it is.
+    assert!(hosts[0].1.reaches("10.7.0.3", PATIENCE).is_some());
+    let behind = |hosts: &[Ours], host: usize| {
+        let peers = hosts[2].2.json(&["show", "peers", "--json"]);
+        let peer = peers.as_array().unwrap().iter().find(|peer| peer["address"] == format!("192.0.2.{host}")).cloned();
+        peer.unwrap()["macs"].as_u64().unwrap()
+    };
+    let before = behind(&hosts, 2);
+    assert_eq!(behind(&hosts, 1), 1);
+    hosts[0].2.terminate();
+    // At the second host its port comes up, in a namespace that says nothing.
+    let silent = require!(NetNs::new(&lab, "silent"));
+    silent.sh("sysctl -q -w net.ipv6.conf.default.disable_ipv6=1");
+    hosts[1].2.terminate();
+    let text = format!(
+        "[networks.tenant]\noverlay = {{ vni = 77, local = \"192.0.2.2\", peers = [\"192.0.2.1\", \"192.0.2.3\"] }}\n\
+         [guests.moved]\nports = [{{ network = \"tenant\", mac = \"02:00:00:00:00:01\", addresses = [\"10.7.0.1\"], \
+         attach = \"tap\", tap = \"eth0\", netns = \"{}\" }}]\n",
+        silent.netns_name()
+    );
+    let second = Daemon::start_beside(&lab, &hosts[1].0, "hv2b", &text);
+    wait_for("the guest to be found", PATIENCE, || behind(&hosts, 1) == 0 && behind(&hosts, 2) == before + 1);
+    assert_eq!(second.port("moved/0")["rx_frames"], 0, "it said nothing");
+    // Its address is told, too: the third host's guest finds it in its cache where it had it before.
+    let known = hosts[2].1.sh("ip neigh show 10.7.0.1 dev eth0");
+    assert!(known.contains("02:00:00:00:00:01"), "{known}");
+}
+
+#[test]
 fn a_known_neighbour_costs_no_arp_and_no_solicitation_on_the_underlay() {
     let lab = require!(Lab::new());
     require!(need_program("tshark", "tshark"));

@@ -68,8 +68,7 @@ impl Net {
         let config = config.map_err(io::Error::other)?;
         let switch = Switch::start(config.clone(), config.clone())?;
         let (places, states) = (switch.places(), switch.states());
-        let names = config.ports.iter().map(|port| port.name.to_string()).collect();
-        let wiring = SwitchWiring::new(names, places.clone(), states.clone());
+        let wiring = SwitchWiring::new(&config.ports, places.clone(), states.clone());
         let sessions = SessionThread::spawn(run::vhost_user_ports(&config, &states), Box::new(wiring))?;
         let (taps, no_tap) = match own_network {
             Ok(()) => (taps::attach(&config, &places, &states), None),
