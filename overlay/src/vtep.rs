@@ -10,21 +10,21 @@
 //! endpoint, one to a group or to nobody known to every endpoint of the network (head-end replication, RFC 7348 section 4.2 without multicast).
 //! Read first: RFC 7348 sections 4 and 5, [`crate::encap`], [`wire::fdb`].
 
-use std::{collections::HashMap, net::IpAddr};
+use std::net::IpAddr;
 
 use wire::{
     DropReason, Instant, Mac, NicId, Segment, Vni,
-    fdb::{Fdb, Flap, Key, Learn, StaticError, Tick},
+    fdb::{Fdb, Key, Learn, StaticError, Tick},
 };
 
 use crate::{
-    control::{FlapLine, PeerLine},
     encap::{Encapsulation, HEADER, Malformed},
     neighbours::Neighbours,
     remotes::{RemoteId, Remotes},
 };
 
 mod config;
+mod show;
 mod suppress;
 #[cfg(test)]
 mod tests;
@@ -463,49 +463,6 @@ impl Vtep {
     pub fn stations(&self, now: Instant) -> impl Iterator<Item = (NetworkId, Mac, RemoteId, bool)> {
         let entries = self.stations.iter(self.tick(now));
         entries.map(|entry| (NetworkId(entry.segment.0), entry.mac, RemoteId(entry.nic.0), entry.fixed))
-    }
-
-    /// What is known of every endpoint, network by network.
-    pub fn peers(&self, now: Instant) -> Vec<PeerLine> {
-        let mut behind: HashMap<(NetworkId, RemoteId), usize> = HashMap::new();
-        for (network, _, remote, _) in self.stations(now) {
-            *behind.entry((network, remote)).or_default() += 1;
-        }
-        let networks = self.networks.iter().enumerate().filter_map(|(at, place)| Some((at, place.as_ref()?)));
-        let lines = networks.flat_map(|(at, network)| {
-            let id = NetworkId(at as u16);
-            // Those that it names, and strangers that it has heard.
-            let strangers = behind.keys().filter(move |(of, _)| *of == id).map(|(_, remote)| *remote);
-            let strangers = strangers.filter(|remote| network.flood.binary_search(remote).is_err());
-            let behind = &behind;
-            network.flood.iter().copied().chain(strangers).filter_map(move |remote| {
-                // A group is nobody's address.
-                let known = self.remotes.get(remote).filter(|known| !known.address.is_multicast())?;
-                Some(PeerLine {
-                    vni: network.vni,
-                    address: known.address,
-                    macs: behind.get(&(id, remote)).copied().unwrap_or(0),
-                    mtu: self.inner_mtu(remote),
-                    silent: known.heard.map(|heard| now.since(heard)),
-                })
-            })
-        });
-        lines.collect()
-    }
-
-    /// Stations that move to and fro between endpoints.
-    pub fn flapping(&self, now: Instant) -> Vec<FlapLine> {
-        let line = |flap: Flap| {
-            let address = |nic: NicId| self.remotes.get(RemoteId(nic.0)).map(|remote| remote.address);
-            Some(FlapLine {
-                vni: self.network(NetworkId(flap.segment.0))?.vni,
-                mac: flap.mac,
-                between: [address(flap.home)?, address(flap.other)?],
-                moves: flap.moves,
-                held: flap.held,
-            })
-        };
-        self.stations.flapping(self.tick(now)).filter_map(line).collect()
     }
 
     /// Frees up to `budget` stations that are silent for too long.

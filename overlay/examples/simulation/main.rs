@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release -p trunkline-overlay --example simulation -- HOSTS GUESTS NETWORKS TALK STATIONS SEED`; what is left out is 1000, 100, 1000, 4, 65536, 1.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stdout, clippy::print_stderr, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::print_stdout, missing_docs)]
 
 mod simulation;
 
