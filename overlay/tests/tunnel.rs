@@ -4,7 +4,10 @@
 
 mod world;
 
-use std::{net::UdpSocket, time::Duration};
+use std::{
+    net::{IpAddr, UdpSocket},
+    time::Duration,
+};
 
 use overlay::Encapsulation;
 use wire::{DropReason, Gso, NicId, Offload};
@@ -171,37 +174,42 @@ fn a_question_for_a_known_neighbour_is_answered_and_stays_here() {
 
 #[test]
 fn a_guest_that_is_announced_elsewhere_is_found_there_and_keeps_its_addresses() {
-    let all @ [one, two, _] = [1, 2, 3].map(|n| address(n, false));
-    let port = free_port(one);
-    let others = |own: IpAddr| all.into_iter().filter(|other| *other != own).collect::<Vec<_>>();
-    let [mut a, mut b, mut c] = all.map(|own| suppressing(own, port, 1500, &[(7, &others(own))], true));
-    let remote = |host: &Host, address: IpAddr| host.port.vtep().remotes.find(address);
-    let found = |host: &Host| host.port.vtep().stations(host.now).map(|(_, _, remote, _)| remote).next();
-    // The guest speaks at the first host, with its address.
-    let guest = [2, 0, 0, 0, 0, 1];
-    let mut said = [&[0xff; 6][..], &guest, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1], &guest, &[10, 0, 0, 1]].concat();
-    said.extend([&[0; 6][..], &[10, 0, 0, 2], &[0; 18]].concat());
-    a.send(0, &[(said, Offload::NONE)]);
-    b.receive(1);
-    c.receive(1);
-    assert_eq!(found(&c), remote(&c, one));
-    // It is at the second: the switch there says so by its MAC alone.
-    let mut rarp = [&[0xff; 6][..], &guest, &[0x80, 0x35, 0, 1, 8, 0, 6, 4, 0, 3], &guest, &[0; 4], &guest].concat();
-    rarp.resize(60, 0);
-    b.send(0, &[(rarp, Offload::NONE)]);
-    a.receive(1);
-    c.receive(1);
-    assert_eq!((found(&c), found(&a), found(&b)), (remote(&c, two), remote(&a, two), None));
-    // A guest at the third is answered for it without a packet, and what it sends goes to the second.
-    let mut question =
-        [&[0xff; 6][..], &[2, 0, 0, 0, 0, 3], &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 3]].concat();
-    question.extend([&[10, 0, 0, 3][..], &[0; 6], &[10, 0, 0, 1], &[0; 18]].concat());
-    let answers = c.send(0, &[(question.clone(), Offload::NONE)]);
-    assert_eq!((answers.len(), &answers[0][6..12]), (1, &guest[..]));
-    let mut packet = udp(1, 18, false, true);
-    packet[11] = 3;
-    c.send(0, &[(packet.clone(), Offload::NONE)]);
-    assert_eq!(b.receive(1)[0].1, packet);
-    // At the second host, where it is, nobody is answered for it.
-    assert!(b.send(0, &[(question, Offload::NONE)]).is_empty());
+    for under in Under::both() {
+        let all @ [one, two, _] = [1, 2, 3].map(|n| address(n, false));
+        let port = free_port(one);
+        let others = |own: IpAddr| all.into_iter().filter(|other| *other != own).collect::<Vec<_>>();
+        let [mut a, mut b, mut c] =
+            all.map(|own| host(&under, own, port, 1500, &[Net { suppress: true, ..Net::new(7, &others(own)) }]));
+        settle(&mut [&mut a, &mut b, &mut c]);
+        let remote = |host: &Host, address: IpAddr| host.port.vtep().remotes.find(address);
+        let found = |host: &Host| host.port.vtep().stations(host.now).map(|(_, _, remote, _)| remote).next();
+        // The guest speaks at the first host, with its address.
+        let guest = [2, 0, 0, 0, 0, 1];
+        let mut said = [&[0xff; 6][..], &guest, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1], &guest, &[10, 0, 0, 1]].concat();
+        said.extend([&[0; 6][..], &[10, 0, 0, 2], &[0; 18]].concat());
+        a.send(0, &[(said, Offload::NONE)]);
+        b.receive(1);
+        c.receive(1);
+        assert_eq!(found(&c), remote(&c, one));
+        // It is at the second: the switch there says so by its MAC alone.
+        let mut rarp =
+            [&[0xff; 6][..], &guest, &[0x80, 0x35, 0, 1, 8, 0, 6, 4, 0, 3], &guest, &[0; 4], &guest].concat();
+        rarp.resize(60, 0);
+        b.send(0, &[(rarp, Offload::NONE)]);
+        a.receive(1);
+        c.receive(1);
+        assert_eq!((found(&c), found(&a), found(&b)), (remote(&c, two), remote(&a, two), None));
+        // A guest at the third is answered for it without a packet, and what it sends goes to the second.
+        let mut question =
+            [&[0xff; 6][..], &[2, 0, 0, 0, 0, 3], &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 3]].concat();
+        question.extend([&[10, 0, 0, 3][..], &[0; 6], &[10, 0, 0, 1], &[0; 18]].concat());
+        let answers = c.send(0, &[(question.clone(), Offload::NONE)]);
+        assert_eq!((answers.len(), &answers[0][6..12]), (1, &guest[..]));
+        let mut packet = udp(1, 18, false, true);
+        packet[11] = 3;
+        c.send(0, &[(packet.clone(), Offload::NONE)]);
+        assert_eq!(b.receive(1)[0].1, packet);
+        // At the second host, where it is, nobody is answered for it.
+        assert!(b.send(0, &[(question, Offload::NONE)]).is_empty());
+    }
 }
