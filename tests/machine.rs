@@ -25,7 +25,7 @@ fn need_kvm() -> Result<(), Unable> {
     }
 }
 
-/// A network with two built-in guests, a place for a guest of somebody else, and a TAP in a namespace, whose MAC is the same whenever it is made.
+/// A network with two built-in guests, a place for a guest of somebody else, and a TAP in a namespace, whose MAC is the same whenever it is made; it may be a DHCP server.
 fn config(ns: &NetNs) -> String {
     let netns = ns.netns_name();
     format!(
@@ -33,7 +33,7 @@ fn config(ns: &NetNs) -> String {
          [guests.one]\nengine = \"machine\"\nports = [{{ network = \"lan\", addresses = [\"10.0.0.1\"], mac = \"02:00:00:00:00:01\" }}]\n\
          [guests.two]\nengine = \"machine\"\nports = [{{ network = \"lan\", addresses = [\"10.0.0.2\"] }}]\n\
          [guests.linux]\nports = [{{ network = \"lan\", socket = \"$DIR/linux.sock\" }}]\n\
-         [guests.tap]\nports = [{{ network = \"lan\", mac = \"02:00:00:00:00:09\", attach = \"tap\", tap = \"eth0\", netns = \"{netns}\" }}]\n"
+         [guests.tap]\nports = [{{ network = \"lan\", mac = \"02:00:00:00:00:09\", guard = false, attach = \"tap\", tap = \"eth0\", netns = \"{netns}\" }}]\n"
     )
 }
 
