@@ -6,7 +6,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use wire::{Instant, Mac, NicId, Segment, Vid};
+use wire::{ByNic, Instant, Mac, NicId, Segment, Vid};
 
 use crate::{
     budget::{Budgets, Payers},
@@ -130,8 +130,7 @@ impl Member {
 pub struct Bridge {
     pub(crate) fdb: Fdb,
     pub(crate) segments: Segments,
-    /// By NIC.
-    pub(crate) members: Vec<Option<Member>>,
+    pub(crate) members: ByNic<Member>,
     /// By segment: the members with lanes.
     pub(crate) receivers: Vec<Vec<Route>>,
     pub(crate) claims: Claims,
@@ -144,7 +143,7 @@ impl Bridge {
         Bridge {
             fdb: Fdb::new(spec.fdb_capacity, spec.ageing, spec.seed),
             segments: Segments::new(),
-            members: Vec::new(),
+            members: ByNic::default(),
             receivers: Vec::new(),
             claims: Claims::default(),
             vlan_aware: false,
@@ -154,35 +153,31 @@ impl Bridge {
     /// A NIC joins, without lanes. One that is there already leaves first.
     pub fn add_nic(&mut self, nic: NicId, spec: NicSpec) {
         self.remove_nic(nic);
-        if self.members.len() <= nic.index() {
-            self.members.resize_with(nic.index() + 1, || None);
-        }
         self.fdb.add_nic(nic);
         if let Some(mac) = spec.guard {
             self.claims.add(mac, nic);
         }
         let addresses = Addresses::new(&spec.addresses, spec.guard);
         self.claims.add_addresses(&addresses, nic);
-        if let Some(place) = self.members.get_mut(nic.index()) {
-            *place = Some(Member {
-                labels: self.segments.labels(&spec.membership),
-                vlan_aware: spec.membership.is_vlan_aware(),
-                guard: spec.guard,
-                addresses,
-                role: spec.role,
-                isolated: spec.isolated,
-                pass_reserved: spec.pass_reserved,
-                pacers: Payers::new(spec.budgets, spec.budgets_each),
-                lanes: Vec::new(),
-            });
-        }
+        let member = Member {
+            labels: self.segments.labels(&spec.membership),
+            vlan_aware: spec.membership.is_vlan_aware(),
+            guard: spec.guard,
+            addresses,
+            role: spec.role,
+            isolated: spec.isolated,
+            pass_reserved: spec.pass_reserved,
+            pacers: Payers::new(spec.budgets, spec.budgets_each),
+            lanes: Vec::new(),
+        };
+        self.members.insert(nic, member);
         self.receivers.resize_with(self.segments.len(), Vec::new);
-        self.vlan_aware = self.members.iter().flatten().any(|member| member.vlan_aware);
+        self.vlan_aware = self.members.iter().any(|(_, member)| member.vlan_aware);
     }
 
     /// A NIC is declared with these IP addresses, and no others ([`NicSpec::addresses`]).
     pub fn set_addresses(&mut self, nic: NicId, addresses: &[IpAddr]) {
-        let Some(Some(member)) = self.members.get_mut(nic.index()) else { return };
+        let Some(member) = self.members.get_mut(nic) else { return };
         member.addresses = Addresses::new(addresses, member.guard);
         self.claims.remove_addresses(nic);
         self.claims.add_addresses(&member.addresses, nic);
@@ -191,17 +186,17 @@ impl Bridge {
     /// A NIC leaves; what was learnt or declared behind it is forgotten.
     pub fn remove_nic(&mut self, nic: NicId) {
         self.set_lanes(nic, &[]);
-        if self.members.get_mut(nic.index()).and_then(Option::take).is_none() {
+        if self.members.remove(nic).is_none() {
             return;
         }
         self.claims.remove(nic);
         self.fdb.remove_nic(nic, true);
-        self.vlan_aware = self.members.iter().flatten().any(|member| member.vlan_aware);
+        self.vlan_aware = self.members.iter().any(|(_, member)| member.vlan_aware);
     }
 
     /// The worker-wide numbers of a NIC's lanes; with none it gets no frames, but keeps its place and its entries.
     pub fn set_lanes(&mut self, nic: NicId, lanes: &[u16]) {
-        let Some(Some(member)) = self.members.get_mut(nic.index()) else { return };
+        let Some(member) = self.members.get_mut(nic) else { return };
         member.lanes = lanes.to_vec();
         let segments = member.labels.segments.clone();
         for segment in segments {
@@ -292,7 +287,7 @@ impl Bridge {
 
     /// The way to a NIC within a segment; nothing when it is no member.
     pub(crate) fn route(&self, nic: NicId, segment: Segment) -> Option<Route> {
-        let member = self.members.get(nic.index())?.as_ref().filter(|member| member.is_in(segment))?;
+        let member = self.members.get(nic).filter(|member| member.is_in(segment))?;
         let label = match self.segments.vid(segment) {
             Some(vid) if member.labels.untagged != Some(segment) => Label::tagged(vid),
             _ => Label::NONE,
@@ -303,6 +298,6 @@ impl Bridge {
     }
 
     pub(crate) fn is_member(&self, nic: NicId, segment: Segment) -> bool {
-        self.members.get(nic.index()).and_then(Option::as_ref).is_some_and(|member| member.is_in(segment))
+        self.members.get(nic).is_some_and(|member| member.is_in(segment))
     }
 }

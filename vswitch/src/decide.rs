@@ -62,7 +62,7 @@ impl Bridge {
 
     /// The ways a frame takes that `origin` floods in `segment`.
     pub fn receivers(&self, origin: NicId, segment: Segment) -> impl Iterator<Item = Route> {
-        let isolated = self.members.get(origin.index()).and_then(Option::as_ref).is_some_and(|member| member.isolated);
+        let isolated = self.members.get(origin).is_some_and(|member| member.isolated);
         let list = self.receivers.get(usize::from(segment.0)).map_or([].as_slice(), Vec::as_slice);
         list.iter().copied().filter(move |route| route.nic != origin && !(isolated && route.isolated))
     }
@@ -147,7 +147,7 @@ impl Bridge {
 
     /// The segment of a tagged frame, if the origin is a member with that tag.
     fn tagged_segment(&self, origin: NicId, label: Label) -> Option<Segment> {
-        let member = self.members.get(origin.index())?.as_ref()?;
+        let member = self.members.get(origin)?;
         let allowed = member.labels.tagged.as_ref().is_some_and(|vids| vids.has(label.vid()));
         self.segments.segment(label.vid()).filter(|_| allowed)
     }
@@ -176,7 +176,7 @@ impl Bridge {
     fn is_claimed(&self, origin: NicId, ingress: &Ingress, source: Key) -> bool {
         ingress.guard != source.mac()
             && self.claims.claimants(source.mac()).any(|nic| {
-                let member = self.members.get(nic.index()).and_then(Option::as_ref);
+                let member = self.members.get(nic);
                 nic != origin && member.is_some_and(|member| !member.lanes.is_empty() && member.is_in(source.segment()))
             })
     }
@@ -216,7 +216,7 @@ impl Bridge {
             return Outcome::Drop(DropReason::NoDestination);
         }
         let is_free = traffic == Traffic::Unknown && receivers.next().is_none();
-        let member = self.members.get(memo.origin.index()).and_then(Option::as_ref);
+        let member = self.members.get(memo.origin);
         if !is_free && !member.is_some_and(|member| member.pacers.allows(memo.lane, traffic, memo.now)) {
             return Outcome::Drop(traffic.over_budget());
         }

@@ -116,7 +116,7 @@ impl Bridge {
     fn spread(&self, cx: &Context, frame: &Frame, route: Route) -> u16 {
         let hash = wire::FlowKey::of(cx.heads.get(frame).bytes()).hash();
         let choice = (u64::from(hash) * u64::from(route.lanes)) >> 32;
-        let member = self.members.get(route.nic.index()).and_then(Option::as_ref);
+        let member = self.members.get(route.nic);
         member.and_then(|member| member.lanes.get(choice as usize)).copied().unwrap_or(route.lane)
     }
 
@@ -132,7 +132,7 @@ impl Bridge {
         egress: &mut Egress,
     ) {
         let is_free = traffic == Traffic::Unknown && self.receivers(memo.origin, decision.segment).nth(1).is_none();
-        if !is_free && let Some(Some(member)) = self.members.get_mut(memo.origin.index()) {
+        if !is_free && let Some(member) = self.members.get_mut(memo.origin) {
             member.pacers.charge(memo.lane, traffic, memo.now);
         }
         let mut last = None;

@@ -87,7 +87,7 @@ type Checked = Result<(), DropReason>;
 impl Bridge {
     /// Which frames of a member are looked into.
     pub(crate) fn inspection(&self, member: &Member) -> Inspection {
-        let others_advertise = || self.members.iter().flatten().any(|member| member.role == Role::Router);
+        let others_advertise = || self.members.iter().any(|(_, member)| member.role == Role::Router);
         match member.role {
             Role::Router => Inspection::Nothing,
             _ if member.guard.is_some() => Inspection::Everything,
@@ -100,7 +100,7 @@ impl Bridge {
     /// Whether what a frame from `nic` in `segment`, which begins with `bytes`, says of its sender may be.
     #[inline(never)]
     pub(crate) fn inspect(&self, nic: NicId, segment: Segment, bytes: &[u8]) -> Checked {
-        let Some(Some(member)) = self.members.get(nic.index()) else { return Ok(()) };
+        let Some(member) = self.members.get(nic) else { return Ok(()) };
         let source = Mac::new(array(bytes, 6).unwrap_or_default());
         let speaker = Speaker { bridge: self, member, nic, segment, source };
         let (mut at, mut ethertype) = (ETHERNET_LEN, be16(bytes, 12).unwrap_or(0));
@@ -145,7 +145,7 @@ impl Speaker<'_> {
     /// Whether a router of ours is in the segment.
     fn has_router(&self) -> bool {
         let is_router = |member: &&Member| member.role == Role::Router && member.is_in(self.segment);
-        self.bridge.members.iter().flatten().any(|member| is_router(&member))
+        self.bridge.members.iter().any(|(_, member)| is_router(&member))
     }
 
     /// Whether an attached NIC of the segment, and not this one, was declared with `address`.
@@ -155,7 +155,7 @@ impl Speaker<'_> {
             if nic == self.nic {
                 return false;
             }
-            let member = self.bridge.members.get(nic.index()).and_then(Option::as_ref);
+            let member = self.bridge.members.get(nic);
             others |= member.is_some_and(|member| !member.lanes.is_empty() && member.is_in(self.segment));
         }
         others

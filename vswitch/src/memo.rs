@@ -115,7 +115,7 @@ impl Bridge {
     /// A memo of nothing but the origin.
     pub(crate) fn memo(&self, Origin { nic: origin, lane }: Origin, now: Instant) -> Memo {
         let nowhere = Outcome::Drop(DropReason::NoDestination);
-        let member = self.members.get(origin.index()).and_then(Option::as_ref);
+        let member = self.members.get(origin);
         Memo {
             now,
             tick: self.fdb.tick(now),

@@ -187,9 +187,10 @@ impl Fdb {
     /// Frees up to `budget` entries that were not heard within the ageing time; returns how many. Looks at every NIC's oldest entry.
     pub fn sweep(&mut self, now: Tick, budget: usize) -> usize {
         let mut freed = 0;
-        for _ in 0..self.holders.nics() {
-            let nic = NicId(self.hand as u16);
+        for _ in 0..self.holders.places() {
+            let nic = self.holders.at(self.hand);
             while freed < budget
+                && let Some(nic) = nic
                 && let Some(slot) = self.holders.first(nic, false)
                 && self.table.get(slot).is_some_and(|record| self.is_expired(record, now))
             {
@@ -199,7 +200,7 @@ impl Fdb {
             if freed == budget {
                 break;
             }
-            self.hand = (self.hand + 1) % self.holders.nics();
+            self.hand = (self.hand + 1) % self.holders.places();
         }
         self.stats.expired += freed as u64;
         freed

@@ -10,6 +10,7 @@
 //! ```
 
 mod addr;
+mod by_nic;
 pub mod bytes;
 pub mod checksum;
 pub mod clock;
@@ -30,6 +31,7 @@ pub mod segmentation;
 pub mod verdict;
 
 pub use addr::{AddrError, Mac, Vid, Vni};
+pub use by_nic::ByNic;
 pub use clock::{Clock, Instant, SystemClock, VirtualClock};
 pub use context::{Context, Heads, Ledger, Sizes};
 pub use flow::FlowKey;

@@ -4,7 +4,7 @@
 //! ordered by stamp, oldest first, so the entry to evict or to expire is always its first. Lists are threaded through one array as long as
 //! the table; nothing is allocated but in [`Holders::add`].
 
-use crate::NicId;
+use crate::{ByNic, NicId};
 
 use super::table::Slot;
 
@@ -33,30 +33,35 @@ type Lists = [List; 2];
 /// See the module's documentation.
 pub(crate) struct Holders {
     links: Box<[Link]>,
-    nics: Vec<Lists>,
+    nics: ByNic<Lists>,
 }
 
 impl Holders {
     pub(crate) fn new(slots: usize) -> Holders {
-        Holders { links: vec![Link { before: END, after: END }; slots].into(), nics: Vec::new() }
+        Holders { links: vec![Link { before: END, after: END }; slots].into(), nics: ByNic::default() }
     }
 
-    /// NICs up to `nic` may hold records from here on. Allocates.
+    /// A NIC may hold records from here on. Allocates.
     pub(crate) fn add(&mut self, nic: NicId) {
-        if self.nics.len() <= nic.index() {
-            self.nics.resize(nic.index() + 1, [List::EMPTY; 2]);
+        if !self.knows(nic) {
+            self.nics.insert(nic, [List::EMPTY; 2]);
         }
     }
 
     /// Whether `nic` may hold records.
     #[inline]
     pub(crate) fn knows(&self, nic: NicId) -> bool {
-        nic.index() < self.nics.len()
+        self.nics.get(nic).is_some()
     }
 
-    /// How many NICs may hold records.
-    pub(crate) fn nics(&self) -> usize {
-        self.nics.len()
+    /// How many places of NICs there are; see [`ByNic::places`].
+    pub(crate) fn places(&self) -> usize {
+        self.nics.places()
+    }
+
+    /// The NIC at a place that may hold records.
+    pub(crate) fn at(&self, place: usize) -> Option<NicId> {
+        self.nics.at(place).map(|(nic, _)| nic)
     }
 
     /// How many records a NIC holds, learnt or static.
@@ -78,8 +83,8 @@ impl Holders {
 
     /// The NIC with most learnt records. Looks at every NIC's count, in one array.
     pub(crate) fn heaviest(&self) -> Option<NicId> {
-        let counts = self.nics.iter().enumerate().map(|(nic, [learnt, _])| (nic, learnt.count));
-        counts.filter(|(_, count)| *count > 0).max_by_key(|(_, count)| *count).map(|(nic, _)| NicId(nic as u16))
+        let counts = self.nics.iter().map(|(nic, [learnt, _])| (nic, learnt.count));
+        counts.filter(|(_, count)| *count > 0).max_by_key(|(_, count)| *count).map(|(nic, _)| nic)
     }
 
     /// Puts a record at the end of a list.
@@ -126,12 +131,12 @@ impl Holders {
     }
 
     fn list(&self, nic: NicId, fixed: bool) -> Option<&List> {
-        let [learnt, statics] = self.nics.get(nic.index())?;
+        let [learnt, statics] = self.nics.get(nic)?;
         Some(if fixed { statics } else { learnt })
     }
 
     fn list_mut(&mut self, nic: NicId, fixed: bool) -> Option<&mut List> {
-        let [learnt, statics] = self.nics.get_mut(nic.index())?;
+        let [learnt, statics] = self.nics.get_mut(nic)?;
         Some(if fixed { statics } else { learnt })
     }
 

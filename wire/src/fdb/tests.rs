@@ -49,7 +49,7 @@ fn check(fdb: &Fdb, now: Tick) {
     assert!(fdb.len <= fdb.capacity);
     assert_eq!(fdb.table.iter().count(), fdb.len);
     let mut listed = 0;
-    for nic in (0..fdb.holders.nics() as u16).map(NicId) {
+    for nic in (0..fdb.holders.places()).filter_map(|place| fdb.holders.at(place)) {
         listed += fdb.holders.count(nic, false) + fdb.holders.count(nic, true);
         let records = || fdb.table.iter().filter(|record| record.nic == nic);
         assert_eq!(records().filter(|record| record.fixed).count(), fdb.holders.count(nic, true) as usize);
