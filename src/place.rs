@@ -4,6 +4,8 @@
 //! the one that it is in; the others are dealt to the workers
 //! in turn. A place, once given, is not given again.
 
+use std::collections::HashMap;
+
 use vswitch::change::BridgeId;
 use wire::NicId;
 
@@ -43,9 +45,10 @@ impl Places {
             }
             networks.push((worker, BridgeId(take(&mut used, worker, |used| &mut used.0))));
         }
+        let worker_of: HashMap<&Name, usize> =
+            config.networks.iter().zip(&networks).map(|(network, (worker, _))| (&network.name, *worker)).collect();
         let ports = config.ports.iter().map(|port| {
-            let network = config.networks.iter().position(|network| network.name == port.network);
-            let worker = network.and_then(|at| networks.get(at)).map_or(0, |(worker, _)| *worker);
+            let worker = worker_of.get(&port.network).copied().unwrap_or(0);
             (worker, NicId(take(&mut used, worker, |used| &mut used.1)))
         });
         let ports = ports.collect();
@@ -113,15 +116,30 @@ pub fn outside(network: &Network) -> Option<&Name> {
 
 /// For each network the number of its set, where those that name each other, directly or over others, are in one.
 fn sets<'a, I: Iterator<Item = &'a Name>>(networks: &'a [Network], names: impl Fn(&'a Network) -> I) -> Vec<usize> {
-    let mut set_of: Vec<usize> = (0..networks.len()).collect();
+    let at_of: HashMap<&Name, usize> = networks.iter().zip(0..).map(|(network, at)| (&network.name, at)).collect();
+    // A network points to another of its set, or to itself: then it has the set's number.
+    let mut to: Vec<usize> = (0..networks.len()).collect();
     for (at, network) in networks.iter().enumerate() {
-        for name in names(network) {
-            let Some(other) = networks.iter().position(|other| other.name == *name) else { continue };
-            let (Some(&one), Some(&two)) = (set_of.get(at), set_of.get(other)) else { continue };
-            set_of.iter_mut().filter(|set| **set == two).for_each(|set| *set = one);
+        for other in names(network).filter_map(|name| at_of.get(name)) {
+            let (one, two) = (set(&mut to, at), set(&mut to, *other));
+            if let Some(place) = to.get_mut(one.max(two)) {
+                *place = one.min(two);
+            }
         }
     }
-    set_of
+    (0..networks.len()).map(|at| set(&mut to, at)).collect()
+}
+
+/// The number of a network's set; ways there become shorter.
+fn set(to: &mut [usize], mut at: usize) -> usize {
+    while let Some(next) = to.get(at).copied().filter(|next| *next != at) {
+        let further = to.get(next).copied().unwrap_or(next);
+        if let Some(place) = to.get_mut(at) {
+            *place = further;
+        }
+        at = further;
+    }
+    at
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use vswitch::{
 use wire::{NicId, Sizes};
 
 use crate::{
-    config::{self, Config, Port, Station, Tagging},
+    config::{self, Config, Name, Port, Station, Tagging},
     gateways::Leases,
     model::PortState,
     nat::Nats,
@@ -115,11 +115,13 @@ impl Switch {
             workers.push(WorkerHandle::spawn(spec, failures(ports, states.clone(), &config, of_uplinks))?);
         }
         let inboxes: Vec<Changes> = workers.iter().map(WorkerHandle::changes).collect();
+        let mut ports_of: HashMap<&Name, Vec<usize>> = HashMap::new();
+        config.ports.iter().enumerate().for_each(|(at, port)| ports_of.entry(&port.network).or_default().push(at));
         for (network, (worker, id)) in config.networks.iter().zip(&places.networks) {
             let Some(inbox) = inboxes.get(*worker) else { continue };
             inbox.send(Change::AddBridge { id: *id, spec: bridge_spec(&config, network)? });
-            for (index, port) in config.ports.iter().enumerate().filter(|(_, port)| port.network == network.name) {
-                if let Some((_, nic)) = places.ports.get(index) {
+            for index in ports_of.get(&network.name).into_iter().flatten() {
+                if let (Some(port), Some((_, nic))) = (config.ports.get(*index), places.ports.get(*index)) {
                     inbox.send(Change::AddNic { nic: *nic, bridge: *id, spec: nic_spec(port) });
                     add_stations(inbox, *id, *nic, port)?;
                 }

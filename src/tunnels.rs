@@ -23,7 +23,7 @@ use vswitch::{change::Change, fdb::StaticError};
 use wire::Vni;
 
 use crate::{
-    config::{Attach, Config, Name, Network, Seat, Tagging, Vtep},
+    config::{Attach, Config, Name, Network, Port, Seat, Tagging, Vtep},
     model::{PeerEntry, PortState},
     seed,
     switch::{PATIENCE, Place, States},
@@ -126,10 +126,11 @@ fn is_at(attach: &Attach, vtep: &Vtep) -> bool {
 }
 
 fn open(config: &Config, vtep: &Vtep, ports: &[usize], seed: u64) -> io::Result<TunnelPort> {
+    let by_name: HashMap<&Name, &Network> = config.networks.iter().map(|network| (&network.name, network)).collect();
     let network = |at: &usize| {
         let port = config.ports.get(*at)?;
         let Attach::Tunnel { vni, .. } = port.attach else { return None };
-        let network = config.networks.iter().find(|network| network.name == port.network)?;
+        let network = by_name.get(&port.network)?;
         let overlay = network.overlay.as_ref()?;
         let (peers, anyone, suppress) = (overlay.peers.clone(), overlay.anyone, overlay.suppress);
         Some(NetworkConfig { vni: Vni::new(vni)?, peers, group: overlay.group, learning: true, anyone, suppress })
@@ -153,7 +154,11 @@ fn open(config: &Config, vtep: &Vtep, ports: &[usize], seed: u64) -> io::Result<
         }
     }
     for (at, id) in ports.iter().zip(0..) {
-        place_stations(config, *at, &mut made, NetworkId(id)).map_err(io::Error::other)?;
+        if let Some(port) = config.ports.get(*at)
+            && let Some(network) = by_name.get(&port.network)
+        {
+            place_stations(network, port, &mut made, NetworkId(id)).map_err(io::Error::other)?;
+        }
     }
     if let Some(Seat { prefix, gateway, mac, checksum, .. }) = vtep.seat {
         let station = StationConfig { mac, prefix, gateway, checksum };
@@ -163,9 +168,7 @@ fn open(config: &Config, vtep: &Vtep, ports: &[usize], seed: u64) -> io::Result<
 }
 
 /// Puts the stations that the file names behind their endpoints.
-fn place_stations(config: &Config, port: usize, vtep: &mut overlay::Vtep, id: NetworkId) -> Result<(), StaticError> {
-    let Some(port) = config.ports.get(port) else { return Ok(()) };
-    let Some(network) = config.networks.iter().find(|network| network.name == port.network) else { return Ok(()) };
+fn place_stations(network: &Network, port: &Port, vtep: &mut overlay::Vtep, id: NetworkId) -> Result<(), StaticError> {
     let vlan = match port.tagging {
         Tagging::Access { vlan } => Some(vlan),
         _ => None,
