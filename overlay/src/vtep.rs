@@ -132,7 +132,7 @@ impl Vtep {
         if self.vnis.find(config.vni.get()).is_some() {
             return Err(VtepError::Twice(config.vni));
         }
-        for peer in &config.peers {
+        for peer in config.peers.iter() {
             self.check(*peer)?;
         }
         if let Some(group) = config.group {

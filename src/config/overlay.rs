@@ -3,7 +3,7 @@
 //! Invariant: a VNI is one network of one tunnel endpoint, an endpoint has a local address and port of its own, and its peers are other hosts that
 //! can be reached from it. Read first: RFC 7348 sections 4 and 5 (VXLAN), RFC 8365 (EVPN for overlays).
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use overlay::Encapsulation;
 use serde::Serialize;
@@ -37,8 +37,8 @@ pub struct Vtep {
     #[serde(serialize_with = "word")]
     pub encapsulation: Encapsulation,
     /// The tunnel endpoints of the other hosts, of networks that name none of their own. Default: none.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub peers: Vec<IpAddr>,
+    #[serde(skip_serializing_if = "is_empty")]
+    pub peers: Arc<[IpAddr]>,
     /// The network of ours that it is in. Default: none, it is on a socket of the host.
     #[serde(flatten)]
     pub seat: Option<Seat>,
@@ -50,7 +50,7 @@ pub struct Overlay {
     /// The name of the tunnel endpoint.
     pub vtep: String,
     /// The tunnel endpoints of the other hosts. Default: none.
-    pub peers: Vec<IpAddr>,
+    pub peers: Arc<[IpAddr]>,
     /// A group of the underlay that frames to everybody go to, in place of `peers`. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<IpAddr>,
@@ -86,7 +86,7 @@ pub(super) fn read_vteps(root: &Section<'_>, reading: &mut Reading) -> Result<Ve
         let (local, seat) = seat::read(&section)?;
         let encapsulation = section.map("encapsulation", |entry| entry.choice(&ENCAPSULATIONS))?.unwrap_or_default();
         let port = section.map("port", udp_port)?.unwrap_or(encapsulation.port());
-        let mut vtep = Vtep { name: name.to_string(), local, port, encapsulation, peers: Vec::new(), seat };
+        let mut vtep = Vtep { name: name.to_string(), local, port, encapsulation, peers: Arc::default(), seat };
         vtep.peers = section.map("peers", |entry| peers(entry, &vtep))?.unwrap_or_default();
         let given = section.get("local").unwrap_or_else(|| entry.clone());
         reading.claims.claim("address of a tunnel endpoint", at(&vtep), &format!("[vteps.{name}]"), &given)?;
@@ -185,7 +185,7 @@ pub(super) fn read(
         let what = "`group` and `peers` exclude each other: who has joined the group is a peer";
         return Err(entry.key_fault(what));
     }
-    let peers = if group.is_some() { Vec::new() } else { peers.unwrap_or(vtep.peers) };
+    let peers = if group.is_some() { Arc::default() } else { peers.unwrap_or(vtep.peers) };
     let suppress = inner.map("suppress", Entry::boolean)?.unwrap_or(false);
     let read = |entry: &Entry<'_>| behind::read(entry, network, &peers, &segments, reading);
     let stations = inner.map("stations", read)?.unwrap_or_default();
@@ -208,7 +208,7 @@ fn group(entry: &Entry<'_>, vtep: &Vtep) -> Result<IpAddr, Fault> {
     Ok(group)
 }
 
-fn peers(entry: &Entry<'_>, vtep: &Vtep) -> Result<Vec<IpAddr>, Fault> {
+fn peers(entry: &Entry<'_>, vtep: &Vtep) -> Result<Arc<[IpAddr]>, Fault> {
     entry.list()?.iter().map(|peer| self::peer(peer, vtep)).collect()
 }
 
@@ -248,7 +248,7 @@ fn endpoint(
                 local,
                 port,
                 encapsulation: Encapsulation::Vxlan,
-                peers: Vec::new(),
+                peers: Arc::default(),
                 seat: None,
             };
             vtep.name = at(&vtep);
@@ -288,6 +288,10 @@ impl Network {
             Port { is_uplink: true, fdb, ..port }
         })
     }
+}
+
+fn is_empty(peers: &Arc<[IpAddr]>) -> bool {
+    peers.is_empty()
 }
 
 fn word<S: serde::Serializer>(encapsulation: &Encapsulation, serializer: S) -> Result<S::Ok, S::Error> {

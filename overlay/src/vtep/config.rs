@@ -2,7 +2,7 @@
 //!
 //! Invariant: plain data. Read first: [`super`].
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use wire::Vni;
 
@@ -14,7 +14,7 @@ pub struct NetworkConfig {
     /// Its identifier in the underlay.
     pub vni: Vni,
     /// The endpoints that it stretches to.
-    pub peers: Vec<IpAddr>,
+    pub peers: Arc<[IpAddr]>,
     /// A group of the underlay that frames to everybody go to, which endpoints join, in place of each of these. Who speaks in it is heard.
     pub group: Option<IpAddr>,
     /// Where stations are is learnt from what comes; false: only control says so.

@@ -1,6 +1,6 @@
 //! What an endpoint takes, learns and refuses, in virtual time.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::*;
 
@@ -158,9 +158,9 @@ fn networks_and_peers_come_and_go() {
     let mut vtep = Vtep::new(config(vec![network(5001, &[2])])).unwrap();
     assert_eq!(vtep.add(&network(5001, &[3])), Err(VtepError::Twice(vni(5001))));
     assert_eq!(vtep.add(&network(5002, &[1])), Err(VtepError::Ourselves(LOCAL)));
-    let v6 = NetworkConfig { peers: vec!["fd99::2".parse().unwrap()], ..network(5002, &[]) };
+    let v6 = NetworkConfig { peers: ["fd99::2".parse().unwrap()].into(), ..network(5002, &[]) };
     assert!(matches!(vtep.add(&v6), Err(VtepError::Family { .. })));
-    let group = NetworkConfig { peers: vec![[239, 1, 1, 1].into()], ..network(5002, &[]) };
+    let group = NetworkConfig { peers: [[239, 1, 1, 1].into()].into(), ..network(5002, &[]) };
     assert!(matches!(vtep.add(&group), Err(VtepError::Address(_))));
     assert_eq!(vtep.remotes.len(), 1, "nothing has changed");
     let second = vtep.add(&network(5002, &[2, 3, 3])).unwrap();
@@ -189,13 +189,13 @@ fn the_path_says_what_fits() {
     let v6 = VtepConfig { local: "fd99::1".parse().unwrap(), ..config(Vec::new()) };
     let mut vtep = Vtep::new(v6).unwrap();
     let peers = vec!["fd99::2".parse().unwrap()];
-    let id = vtep.add(&NetworkConfig { peers, ..network(1, &[]) }).unwrap();
+    let id = vtep.add(&NetworkConfig { peers: peers.into(), ..network(1, &[]) }).unwrap();
     assert_eq!(vtep.fits(id, Way::All), 1430);
 }
 
 #[test]
 fn ten_thousand_networks_over_a_thousand_peers_are_told_apart() {
-    let peers: Vec<IpAddr> = (0..1000u16).map(|n| [10, 9, (n >> 8) as u8, n as u8].into()).collect();
+    let peers: Arc<[IpAddr]> = (0..1000u16).map(|n| [10, 9, (n >> 8) as u8, n as u8].into()).collect();
     let networks = (0..10_000)
         .map(|n| NetworkConfig {
             vni: vni(n * 1000 + 1),

@@ -7,6 +7,7 @@ use std::{
     collections::VecDeque,
     net::{IpAddr, UdpSocket},
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
@@ -52,14 +53,14 @@ pub struct Host {
 #[derive(Clone, Default)]
 pub struct Net {
     pub vni: u32,
-    pub peers: Vec<IpAddr>,
+    pub peers: Arc<[IpAddr]>,
     pub group: Option<IpAddr>,
     pub suppress: bool,
 }
 
 impl Net {
     pub fn new(vni: u32, peers: &[IpAddr]) -> Net {
-        Net { vni, peers: peers.to_vec(), ..Net::default() }
+        Net { vni, peers: peers.into(), ..Net::default() }
     }
 }
 
