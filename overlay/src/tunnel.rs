@@ -125,8 +125,9 @@ impl TunnelPort {
     fn tick(&mut self, cx: &mut Context) {
         self.ticked = Some(cx.now);
         self.vtep.sweep(cx.now, SWEEP);
-        if let Under::Station(station) = &mut self.under {
-            station.tick(cx, &self.vtep);
+        match &mut self.under {
+            Under::Sockets(sockets) => sockets.hear_errors(&mut self.vtep),
+            Under::Station(station) => station.tick(cx, &self.vtep),
         }
     }
 
@@ -212,7 +213,7 @@ impl Port for TunnelPort {
 
     fn wake(&mut self, wake: &mut Wake) -> bool {
         if let Under::Sockets(sockets) = &mut self.under {
-            sockets.wake(&mut self.vtep, wake);
+            sockets.wake(wake);
         }
         if let Some(ticked) = self.ticked {
             wake.by(ticked + TICK);

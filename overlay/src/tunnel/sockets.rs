@@ -134,17 +134,14 @@ impl Sockets {
         }
     }
 
-    /// Says what to sleep on.
-    pub(super) fn wake(&mut self, vtep: &mut Vtep, wake: &mut Wake) {
-        // What is not taken would end every sleep at once.
-        self.hear_errors(vtep);
+    /// Says what to sleep on. Errors are no reason to wake up: the next packet that is sent fails by them, and is sent again once they are heard.
+    pub(super) fn wake(&mut self, wake: &mut Wake) {
         wake.readable.extend(self.inbound.iter().map(AsRawFd::as_raw_fd));
-        wake.readable.extend(self.doors.iter().map(|door| door.socket().as_raw_fd()));
     }
 
     /// Takes errors that came back for what was sent: paths that are narrower than was thought.
     #[cold]
-    fn hear_errors(&mut self, vtep: &mut Vtep) {
+    pub(super) fn hear_errors(&mut self, vtep: &mut Vtep) {
         let sockets = self.inbound.iter().chain(self.doors.iter().map(Door::socket));
         for socket in sockets {
             // As many as an underlay may cause in a tick; what is left is read the next time.
