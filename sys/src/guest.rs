@@ -269,11 +269,10 @@ impl Lent {
         Some(Lent { ptr, len: len as u32, epoch: self.epoch })
     }
 
-    /// Asks for the first two cache lines, to read them soon: a driver that puts the header of virtio into a frame's headroom ends a line with it.
+    /// Asks for the first cache line, to read it soon.
     #[inline]
     pub fn prefetch(&self) {
         copy::prefetch_read(self.ptr.as_ptr());
-        copy::prefetch_read(self.ptr.as_ptr().wrapping_add(64));
     }
 }
 
@@ -309,7 +308,7 @@ impl Room {
         Room { ptr: unsafe { self.ptr.add(at) }, len: self.len - at as u32, epoch: self.epoch }
     }
 
-    /// Asks for the first three cache lines, to write them soon.
+    /// Asks for the first three cache lines, to write them soon: so many has a short frame with the headers of a tunnel.
     #[inline]
     pub fn prefetch(&self) {
         copy::prefetch_write(self.ptr.as_ptr());
