@@ -88,3 +88,34 @@ impl Wiring for SwitchWiring {
         self.send(nic, |place| Change::Pairs { nic: place.nic, pairs });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{config::Surroundings, switch::Switch};
+
+    #[test]
+    fn who_comes_up_or_has_moved_here_is_known_before_it_sends() {
+        let text = "[networks.lan]\n[guests.g]\nports = [{ network = \"lan\", mac = \"02:00:00:00:00:01\" }, { network = \"lan\" }]\n\
+                    [guests.other]\nports = [{ network = \"lan\" }]\n";
+        let config = config::parse(text, Path::new("test"), &Surroundings::here()).unwrap();
+        let mut switch = Switch::start(config.clone(), config.clone()).unwrap();
+        let mut wiring = SwitchWiring::new(&config.ports, switch.places(), switch.states());
+        // Changes of a worker are done in their order, so what is asked after them shows what they did.
+        let known = || {
+            let all = switch.view().fdb().into_iter().map(|entry| (entry.mac, entry.port));
+            all.collect::<Vec<(String, String)>>()
+        };
+        wiring.state(NicKey(0), PortState::Waiting("nobody is connected".to_owned()));
+        wiring.state(NicKey(1), PortState::Up);
+        assert_eq!(known(), [], "the second port declares no address");
+        wiring.state(NicKey(0), PortState::Up);
+        let first = ("02:00:00:00:00:01".to_owned(), "g/0".to_owned());
+        assert_eq!(known(), [first.clone()]);
+        wiring.announce(NicKey(1), Mac::new([2, 0, 0, 0, 0, 9]));
+        assert_eq!(known(), [first, ("02:00:00:00:00:09".to_owned(), "g/1".to_owned())]);
+        switch.stop();
+    }
+}

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Read in this order: [`encap`] (the eight bytes between), [`remotes`] (the endpoints of other hosts), [`neighbours`] (who has which IP
-//! address), [`vtep`] (what is decided, without I/O), [`tunnel`] (the port that does it), `tunnel/sockets.rs` and `station.rs` (what carries its
+//! address), [`resolution`] (the messages that say so), [`vtep`] (what is decided, without I/O), [`tunnel`] (the port that does it), `tunnel/sockets.rs` and `station.rs` (what carries its
 //! packets), [`control`] (what it is asked while it runs).
 //!
 //! The words are those of RFC 7348: a *VTEP* is a tunnel endpoint, a *VNI* the number of a network in the underlay. A *station* is who has a MAC
