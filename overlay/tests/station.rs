@@ -6,6 +6,7 @@ mod world;
 
 use std::{collections::VecDeque, net::IpAddr, time::Duration};
 
+use proptest::prelude::*;
 use wire::{DropReason, Gso, Mac, NicId, Offload};
 use world::{Host, Hub, Net, Owing, UNDER, Under, address, host, mac_of, settle, tcp, udp};
 
@@ -128,6 +129,45 @@ fn packets_that_came_as_one_super_frame_are_taken_one_by_one() {
     let got = b.come(&[(whole, owing)]);
     assert_eq!(got.iter().map(|(_, bytes, _)| bytes.len()).collect::<Vec<_>>(), [1042, 1042, 492]);
     assert!(got[0].1 == inner[0] && got[1].1 == inner[0] && got[2].1 == inner[0][..492]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    /// Every frame ends as taken or with a counted reason; the books are looked at after each.
+    #[test]
+    fn whatever_comes_is_taken_or_counted(
+        kind in 0..5usize,
+        v6 in any::<bool>(),
+        cut in 0..200usize,
+        changes in prop::collection::vec((0..140usize, any::<u8>()), 0..4),
+        start in 0..160u16,
+    ) {
+        let (mut a, mut b, hub) = pair(v6, true);
+        let frame = match kind {
+            0 | 1 => {
+                a.send(0, &[(udp(2, if kind == 0 { 20 } else { 900 }, false, true), Offload::NONE)]);
+                seen(&hub).remove(0).0
+            }
+            2 => icmp4([8, 0], [0; 4], &[7; 40]),
+            3 => icmp4([3, 4], [0, 0, 2, 0], &[0x45; 40]),
+            _ => arp(1, (Mac::new([2, 3, 3, 3, 3, 3]), address(1, false)), address(2, false)),
+        };
+        b.turn();
+        let mut bytes = frame;
+        for (at, value) in changes {
+            if let Some(place) = bytes.get_mut(at) {
+                *place = value;
+            }
+        }
+        bytes.truncate(bytes.len().saturating_sub(cut).max(14));
+        let owing = Offload::new(if cut % 2 == 0 { Gso::None } else { Gso::Udp }, 0, 100, start, 6);
+        let owing = owing.checked(bytes.len()).unwrap_or(Offload::NONE);
+        let before = b.cx.ledger.dropped + b.cx.ledger.transmitted;
+        b.come(&[(bytes.clone(), Offload::NONE)]);
+        b.come(&[(bytes, owing)]);
+        prop_assert!(b.cx.ledger.dropped + b.cx.ledger.transmitted >= before + 2);
+    }
 }
 
 #[test]
