@@ -7,13 +7,17 @@
 //!                            +-- speaker: gobgpd --+--- BGP ---> other hosts, route reflectors, fabrics
 //! ```
 //!
-//! Read in this order: [`route`] (what hosts tell each other), [`decide`] (what is made of it, without I/O and clock), `speaker` (the BGP speaker's API, in two
-//! generations), `run` (the loop that connects them, and goes on when the speaker goes). Nothing here touches a frame.
+//! Read in this order: [`route`] (what hosts tell each other), [`decide`] (what is made of it, without I/O and clock), [`speaker`] (the BGP speaker's API, in two
+//! generations), [`client`] (the loop that connects them, and goes on when the speaker goes). Nothing here touches a frame.
 //!
 //! The words are those of RFC 7432 and RFC 8365; a *speaker* is the program that speaks BGP, a *station* who has a MAC address.
 
+pub mod client;
 pub mod decide;
 pub mod route;
+pub mod speaker;
 mod station;
 
+pub use client::{Config, Input, Shared, Status, run};
 pub use decide::{Action, Evpn, Most};
+pub use speaker::{About, SpeakerError, probe};

@@ -1,8 +1,15 @@
-//! What control tells a tunnel while it runs, and asks it: [`Command`]. Read first: [`wire::inbox`].
+//! What control tells a tunnel while it runs, and asks it: [`Command`].
+//!
+//! Invariant: a command that names what is not there (any more) changes nothing. Read first: [`wire::inbox`].
 
 use std::{net::IpAddr, sync::mpsc::SyncSender, time::Duration};
 
-use wire::{Mac, Vni};
+use wire::{Instant, Mac, NicId, Vni};
+
+use crate::{
+    locals::{Locals, Present},
+    vtep::{NetworkId, Vtep},
+};
 
 /// What is known of an endpoint in one network, for people and programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +24,19 @@ pub struct PeerLine {
     pub mtu: u16,
     /// How long it has been silent in all its networks; nothing: it was never heard.
     pub silent: Option<Duration>,
+    /// Who says that it is there.
+    pub source: Source,
+}
+
+/// Where it is known from that an endpoint takes part in a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The configuration names it.
+    Configured,
+    /// Control has told of it.
+    Control,
+    /// It was heard.
+    Heard,
 }
 
 /// A station that moved to and fro between two endpoints, and is held behind one.
@@ -41,6 +61,51 @@ pub enum Command {
     Show(SyncSender<Vec<PeerLine>>),
     /// Tell which stations move to and fro.
     Flapping(SyncSender<Vec<FlapLine>>),
+    /// An endpoint takes part in a network; the longest IP packet that its path takes, in bytes.
+    Join(NetworkId, IpAddr, u16),
+    /// It does so no longer.
+    Part(NetworkId, IpAddr),
+    /// A station is behind an endpoint that takes part in its network.
+    Place(NetworkId, Mac, IpAddr),
+    /// A station is behind no endpoint.
+    Forget(NetworkId, Mac),
+    /// An IP address is that of a station behind an endpoint.
+    PlaceNeighbour(NetworkId, IpAddr, Mac),
+    /// It is so no longer.
+    ForgetNeighbour(NetworkId, IpAddr),
+    /// A station of this host is not here any more: when it speaks, that is news.
+    ForgetLocal(NetworkId, Mac),
+    /// So are all that spoke at a NIC.
+    ForgetNic(NicId),
+    /// Tell which stations of this host are known.
+    Locals(SyncSender<Present>),
+}
+
+impl Command {
+    /// Does it.
+    pub(crate) fn carry_out(self, vtep: &mut Vtep, locals: Option<&mut Locals>, now: Instant) {
+        match (self, locals) {
+            // Nobody waiting for the answer any more is no fault of ours.
+            (Command::Show(reply), _) => _ = reply.send(vtep.peers(now)),
+            (Command::Flapping(reply), _) => _ = reply.send(vtep.flapping(now)),
+            // What is wrong with an address was seen before it became a command, and without room the station counts as unknown.
+            (Command::Join(network, peer, mtu), _) => _ = vtep.join(network, peer, mtu),
+            (Command::Part(network, peer), _) => vtep.part(network, peer),
+            (Command::Place(network, mac, peer), _) => {
+                if let Some(remote) = vtep.remotes.find(peer) {
+                    _ = vtep.place(network, mac, remote);
+                }
+            }
+            (Command::Forget(network, mac), _) => _ = vtep.forget(network, mac),
+            (Command::PlaceNeighbour(network, ip, mac), _) => _ = vtep.neighbours.place(network, ip, mac),
+            (Command::ForgetNeighbour(network, ip), _) => _ = vtep.neighbours.forget(network, ip),
+            (Command::ForgetLocal(network, mac), Some(locals)) => locals.forget(network, mac),
+            (Command::ForgetNic(nic), Some(locals)) => locals.forget_nic(nic),
+            (Command::Locals(reply), Some(locals)) => _ = reply.send(locals.present(now)),
+            // The answer's other end ends with it.
+            (Command::ForgetLocal(..) | Command::ForgetNic(_) | Command::Locals(_), None) => {}
+        }
+    }
 }
 
 /// Control's end.

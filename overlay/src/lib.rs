@@ -9,13 +9,14 @@
 //!
 //! Read in this order: [`encap`] (the eight bytes between), [`remotes`] (the endpoints of other hosts), [`neighbours`] (who has which IP
 //! address), [`resolution`] (the messages that say so), [`vtep`] (what is decided, without I/O), [`tunnel`] (the port that does it), `tunnel/sockets.rs` and `station.rs` (what carries its
-//! packets), [`control`] (what it is asked while it runs).
+//! packets), [`control`] (what it is asked and told while it runs), [`locals`] (what it tells control of this host's stations).
 //!
 //! The words are those of RFC 7348: a *VTEP* is a tunnel endpoint, a *VNI* the number of a network in the underlay. A *station* is who has a MAC
 //! address; the *underlay* is the network that the hosts have in common.
 
 pub mod control;
 pub mod encap;
+pub mod locals;
 pub mod neighbours;
 pub mod remotes;
 pub mod resolution;

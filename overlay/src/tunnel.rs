@@ -14,8 +14,9 @@ use std::{io, time::Duration};
 use wire::{Burst, Context, DropReason, Instant, NicId, Port, Wake};
 
 use crate::{
-    control::{Command, Inbox},
+    control::Inbox,
     encap::HEADER,
+    locals::Locals,
     station::{Station, StationConfig},
     vtep::{NetworkId, Vtep},
 };
@@ -30,6 +31,8 @@ use sockets::Sockets;
 
 /// How often what is due to no packet is done.
 const TICK: Duration = Duration::from_secs(1);
+/// Commands carried out in one go, between frames.
+const COMMANDS: usize = 256;
 /// Stations looked at then.
 const SWEEP: usize = 4096;
 /// Time to live of packets in the underlay.
@@ -68,6 +71,7 @@ pub struct TunnelPort {
     networks: Vec<Option<NetworkId>>,
     ticked: Option<Instant>,
     inbox: Option<Inbox>,
+    locals: Option<Locals>,
 }
 
 impl TunnelPort {
@@ -89,7 +93,16 @@ impl TunnelPort {
 
     fn new(vtep: Vtep, config: TunnelConfig, under: Under) -> TunnelPort {
         let outward = Outward::new(config);
-        TunnelPort { vtep, outward, under, nics: Vec::new(), networks: Vec::new(), ticked: None, inbox: None }
+        TunnelPort {
+            vtep,
+            outward,
+            under,
+            nics: Vec::new(),
+            networks: Vec::new(),
+            ticked: None,
+            inbox: None,
+            locals: None,
+        }
     }
 
     /// Does what it is told by `inbox`.
@@ -99,14 +112,18 @@ impl TunnelPort {
         self
     }
 
+    /// Tells control of the stations of this host, by `locals`.
+    #[must_use]
+    pub fn with_locals(mut self, locals: Locals) -> Self {
+        self.locals = Some(locals);
+        self
+    }
+
     /// Does what control has asked for.
     fn obey(&mut self, now: Instant) {
-        while let Some(command) = self.inbox.as_ref().and_then(Inbox::next) {
-            match command {
-                // Nobody waiting for the answer any more is no fault of ours.
-                Command::Show(reply) => _ = reply.send(self.vtep.peers(now)),
-                Command::Flapping(reply) => _ = reply.send(self.vtep.flapping(now)),
-            }
+        let Some(inbox) = &self.inbox else { return };
+        for command in std::iter::from_fn(|| inbox.next()).take(COMMANDS) {
+            command.carry_out(&mut self.vtep, self.locals.as_mut(), now);
         }
     }
 
@@ -125,6 +142,9 @@ impl TunnelPort {
     fn tick(&mut self, cx: &mut Context) {
         self.ticked = Some(cx.now);
         self.vtep.sweep(cx.now, SWEEP);
+        if let Some(locals) = &mut self.locals {
+            locals.sweep(cx.now, SWEEP);
+        }
         match &mut self.under {
             Under::Sockets(sockets) => sockets.hear_errors(&mut self.vtep),
             Under::Station(station) => station.tick(cx, &self.vtep),
@@ -132,7 +152,7 @@ impl TunnelPort {
     }
 
     fn send<U: outward::Underlay>(
-        (outward, vtep, under): (&mut Outward, &mut Vtep, &mut U),
+        (outward, vtep, under, locals): (&mut Outward, &mut Vtep, &mut U, &mut Option<Locals>),
         cx: &mut Context,
         burst: &mut Burst,
         network: NetworkId,
@@ -140,7 +160,11 @@ impl TunnelPort {
         let to = (network, vtep.tick(cx.now));
         let (mut last, mut from) = (None, 0);
         for frame in burst.drain() {
-            let (_, source) = cx.heads.get(&frame).macs();
+            let head = cx.heads.get(&frame);
+            let (_, source) = head.macs();
+            if let Some(locals) = locals {
+                locals.hear(network, head.origin.nic, head.bytes(), cx.now);
+            }
             if source != from {
                 from = source;
                 vtep.leaves(network, source, cx.now);
@@ -194,11 +218,13 @@ impl Port for TunnelPort {
         };
         match &mut self.under {
             Under::Sockets(sockets) => {
-                TunnelPort::send((&mut self.outward, &mut self.vtep, &mut **sockets), cx, burst, network);
+                let parts = (&mut self.outward, &mut self.vtep, &mut **sockets, &mut self.locals);
+                TunnelPort::send(parts, cx, burst, network);
             }
             Under::Station(station) => {
                 station.begin();
-                TunnelPort::send((&mut self.outward, &mut self.vtep, &mut **station), cx, burst, network);
+                let parts = (&mut self.outward, &mut self.vtep, &mut **station, &mut self.locals);
+                TunnelPort::send(parts, cx, burst, network);
             }
         }
         Ok(())
@@ -207,6 +233,9 @@ impl Port for TunnelPort {
     fn release(&mut self, cx: &mut Context) -> io::Result<()> {
         if let Under::Sockets(sockets) = &mut self.under {
             sockets.flush(cx, &mut self.vtep);
+        }
+        if let Some(locals) = &mut self.locals {
+            locals.ring();
         }
         Ok(())
     }
@@ -218,7 +247,7 @@ impl Port for TunnelPort {
         if let Some(ticked) = self.ticked {
             wake.by(ticked + TICK);
         }
-        true
+        !self.inbox.as_ref().is_some_and(Inbox::is_waiting)
     }
 }
 

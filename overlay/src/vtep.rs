@@ -24,6 +24,7 @@ use crate::{
 };
 
 mod config;
+mod membership;
 mod show;
 mod suppress;
 #[cfg(test)]
@@ -44,6 +45,8 @@ struct Network {
     vni: Vni,
     /// In the order of their numbers.
     flood: Vec<RemoteId>,
+    /// Those of them that control has told of.
+    joined: Vec<RemoteId>,
     group: Option<IpAddr>,
     learning: bool,
     anyone: bool,
@@ -159,7 +162,7 @@ impl Vtep {
         }
         let NetworkConfig { vni, group, learning, suppress, .. } = *config;
         let anyone = config.anyone || group.is_some();
-        let network = Network { vni, flood, group, learning, anyone, suppress };
+        let network = Network { vni, flood, joined: Vec::new(), group, learning, anyone, suppress };
         if let Some(place) = self.networks.get_mut(at) {
             *place = Some(network);
         }
@@ -178,33 +181,6 @@ impl Vtep {
         }
         self.neighbours.forget_network(id);
         network.flood.into_iter().for_each(|id| self.leave(id));
-    }
-
-    /// An endpoint joins a network, or leaves it: control's word.
-    ///
-    /// # Errors
-    /// What is wrong with the address.
-    pub fn join(&mut self, network: NetworkId, peer: IpAddr) -> Result<(), VtepError> {
-        self.check(peer)?;
-        let Some(Some(place)) = self.networks.get_mut(usize::from(network.0)) else { return Ok(()) };
-        let id = self.remotes.name(peer).ok_or(VtepError::TooMany("remote endpoints", crate::remotes::MOST))?;
-        self.stations.add_nic(NicId(id.0));
-        match place.flood.binary_search(&id) {
-            Ok(_) => _ = self.remotes.unname(id),
-            Err(at) => place.flood.insert(at, id),
-        }
-        Ok(())
-    }
-
-    /// See [`Vtep::join`].
-    pub fn part(&mut self, network: NetworkId, peer: IpAddr) {
-        let Some(id) = self.remotes.find(peer) else { return };
-        let Some(Some(place)) = self.networks.get_mut(usize::from(network.0)) else { return };
-        let before = place.flood.len();
-        place.flood.retain(|other| *other != id);
-        if place.flood.len() < before {
-            self.leave(id);
-        }
     }
 
     fn leave(&mut self, id: RemoteId) {

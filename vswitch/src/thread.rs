@@ -106,10 +106,15 @@ impl Changes {
     /// Hands a change over; false when the worker has ended.
     pub fn send(&self, change: Change) -> bool {
         let sent = self.changes.send(change).is_ok();
+        self.wake();
+        sent
+    }
+
+    /// Has the worker look around if it sleeps: after something was put into the inbox of one of its ports.
+    pub fn wake(&self) {
         self.poke.waiting.store(true, Ordering::Release);
         // A full counter wakes as well.
         let _ = self.poke.event.notify();
-        sent
     }
 }
 

@@ -46,6 +46,12 @@ pub struct Inbox<C> {
 }
 
 impl<C> Inbox<C> {
+    /// Whether there may be a command: to be asked before sleeping.
+    #[inline]
+    pub fn is_waiting(&self) -> bool {
+        self.waiting.load(Ordering::Acquire)
+    }
+
     /// The next command, if there is one.
     #[inline]
     pub fn next(&self) -> Option<C> {

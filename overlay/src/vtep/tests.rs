@@ -165,8 +165,8 @@ fn networks_and_peers_come_and_go() {
     assert_eq!(vtep.remotes.len(), 1, "nothing has changed");
     let second = vtep.add(&network(5002, &[2, 3, 3])).unwrap();
     assert_eq!((vtep.flood(second).len(), vtep.remotes.len()), (2, 2));
-    vtep.join(second, peer(4)).unwrap();
-    vtep.join(second, peer(4)).unwrap();
+    vtep.join(second, peer(4), 1400).unwrap();
+    vtep.join(second, peer(4), 1400).unwrap();
     assert_eq!(vtep.flood(second).len(), 3);
     take(&mut vtep, peer(4), &packet(5002, A, &IPV4), at(0)).unwrap();
     vtep.part(second, peer(4));

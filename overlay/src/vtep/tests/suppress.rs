@@ -122,8 +122,9 @@ fn nobody_is_answered_for_who_is_on_this_host_or_whose_station_is_not_known() {
     // A guest here takes the address.
     asks(&mut vtep, &arp(1, Mac::new([2, 0, 0, 0, 0, 0xc]), v4(2), v4(7)), at(5));
     assert_eq!(asks(&mut vtep, &question, at(5)), None);
-    vtep.part(NET, peer(2));
-    vtep.part(NET, peer(3));
+    vtep.join(NET, peer(4), 1500).unwrap();
+    vtep.place(NET, B, vtep.remotes.find(peer(4)).unwrap()).unwrap();
+    vtep.part(NET, peer(4));
     assert_eq!(vtep.stations(at(5)).count(), 0, "nothing is known behind endpoints that are gone");
 }
 

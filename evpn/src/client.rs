@@ -1,0 +1,369 @@
+//! [`run`]: the loop that holds a speaker and [`Evpn`] together, and goes on when the speaker goes.
+//!
+//! Invariant: what the tunnel was told stays while there is no speaker. Once there is one, everything of ours has been announced to it before its routes are
+//! read, and what it does not know any more is forgotten. What is wrong with a speaker is said once, not each time that it is tried.
+//!
+//! Theory of operation: the watch begins before the snapshot is taken, and is read after it, so that nothing falls between the two: what changes meanwhile waits in the
+//! watch. A speaker that hangs is found by a question every few seconds. Read first: [`crate::decide`], [`crate::speaker`].
+
+use std::{
+    collections::HashSet,
+    net::IpAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::mpsc::{Receiver, UnboundedReceiver},
+    time::{MissedTickBehavior, interval},
+};
+use tracing::{info, warn};
+use wire::{Clock, Instant, Mac, SystemClock, Vni};
+
+use crate::{
+    decide::{Action, Evpn, Most},
+    route::{Prefix, Rd, Route, RouteError},
+    speaker::{self, About, DEADLINE, Either, LONG_DEADLINE, Speaker, SpeakerError, Told, within},
+};
+
+/// What an endpoint is configured with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The unix socket of the speaker's API.
+    pub speaker: PathBuf,
+    /// The number of the autonomous system.
+    pub asn: u32,
+    /// The endpoint's address in the underlay.
+    pub local: IpAddr,
+    /// Its networks, each with a number that no other network of this host has.
+    pub networks: Vec<(Vni, u16)>,
+}
+
+/// What is known on this host. A port is a number that the caller gives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// A station was heard at a port.
+    Heard(Vni, Mac, u32),
+    /// A station is configured at a port that has come up.
+    Declared {
+        /// Its network.
+        vni: Vni,
+        /// The station.
+        mac: Mac,
+        /// The port.
+        port: u32,
+        /// It is there for good.
+        sticky: bool,
+    },
+    /// A station of this host has an IP address.
+    Addressed(Vni, Mac, IpAddr),
+    /// A port went down.
+    Down(u32),
+    /// These are all stations that were heard and not forgotten.
+    Present(Vec<(Vni, Mac, u32)>),
+}
+
+/// How it goes, for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// The speaker that there is.
+    pub speaker: Option<About>,
+    /// Why there is none.
+    pub reason: Option<String>,
+    /// Routes of other hosts in our networks.
+    pub routes: usize,
+    /// Routes that were not believed or found no room, since the start.
+    pub refused: u64,
+    /// The last of those, in words.
+    pub refusal: Option<String>,
+    /// Stations that were in two places at once, the last ones.
+    pub duplicates: Vec<(Vni, Mac)>,
+}
+
+/// A status that is written by the loop and read by others.
+pub type Shared = Arc<Mutex<Status>>;
+
+/// Before a speaker is tried again, at first and at most.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// How often the clock is looked at.
+const TICK: Duration = Duration::from_secs(1);
+/// How often a speaker is asked whether it is there, in ticks.
+const ASKED: u32 = 5;
+/// Inputs taken in one go.
+const MOST: usize = 256;
+/// Duplicates that are remembered.
+const DUPLICATES: usize = 16;
+/// How often refused routes are told of in the log.
+const REFUSALS: Duration = Duration::from_secs(10);
+
+/// Everything but the speaker.
+struct Core<F> {
+    config: Config,
+    evpn: Evpn,
+    inputs: Receiver<Input>,
+    ports: UnboundedReceiver<Input>,
+    act: F,
+    status: Shared,
+    clock: SystemClock,
+    /// Routes that were not believed, and when that was last logged.
+    refused: u64,
+    logged: Option<Instant>,
+}
+
+/// Runs until the other ends of `inputs` and `ports` are gone. What the tunnel is to do is given to `act`, in order. `inputs` may be slow to be taken;
+/// `ports` is for what must not be lost.
+pub async fn run(
+    config: Config,
+    inputs: Receiver<Input>,
+    ports: UnboundedReceiver<Input>,
+    act: impl FnMut(&[Action]),
+    status: Shared,
+) {
+    let evpn = Evpn::new(config.local, &config.networks, Most::default());
+    let clock = SystemClock::new();
+    let mut core = Core { config, evpn, inputs, ports, act, status, clock, refused: 0, logged: None };
+    let mut pause = PAUSE.0;
+    let mut said = String::new();
+    loop {
+        let (path, local) = (core.config.speaker.clone(), core.config.local);
+        let Some(opened) = core.meanwhile(speaker::open(&path, local)).await else { return };
+        let opened = opened.and_then(|(speaker, about)| match core.config.asn {
+            asn if asn == about.asn => Ok((speaker, about)),
+            asn => Err(SpeakerError::As(about.asn, asn)),
+        });
+        let error = match opened {
+            Ok((speaker, about)) => {
+                let ended = match speaker {
+                    Either::V3(speaker) => core.serve(speaker, about).await,
+                    Either::V4(speaker) => core.serve(speaker, about).await,
+                };
+                if core.lock().speaker.take().is_some() {
+                    (pause, said) = (PAUSE.0, String::new());
+                }
+                match ended {
+                    Ok(()) => return,
+                    Err(error) => error,
+                }
+            }
+            Err(error) => error,
+        };
+        let words = error.to_string();
+        if said != words {
+            let local = core.config.local;
+            warn!(%local, speaker = %path.display(), reason = words, "no BGP speaker: the tunnel keeps what it knows, and it is tried again");
+            said.clone_from(&words);
+        }
+        core.lock().reason = Some(words);
+        if core.meanwhile(tokio::time::sleep(pause)).await.is_none() {
+            return;
+        }
+        pause = (pause * 2).min(PAUSE.1);
+    }
+}
+
+impl<F: FnMut(&[Action])> Core<F> {
+    fn lock(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for something and takes inputs meanwhile, without a speaker; nothing: it is over.
+    async fn meanwhile<T>(&mut self, what: impl Future<Output = T>) -> Option<T> {
+        let mut what = std::pin::pin!(what);
+        let mut ticks = interval(TICK);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut what => return Some(done),
+                input = self.ports.recv() => self.take(input?),
+                input = self.inputs.recv() => self.take(input?),
+                _ = ticks.tick() => self.evpn.tick(self.clock.now()),
+            }
+            self.settle();
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        let now = self.clock.now();
+        match input {
+            Input::Heard(vni, mac, port) => self.evpn.heard(vni, mac, port, now),
+            Input::Declared { vni, mac, port, sticky } => self.evpn.declared(vni, mac, port, sticky, now),
+            Input::Addressed(vni, mac, ip) => self.evpn.addressed(vni, mac, ip),
+            Input::Down(port) => self.evpn.down(port, now),
+            Input::Present(all) => self.evpn.present(&all, now),
+        }
+    }
+
+    /// Has the tunnel do what was decided, and says what is for people; what is for the speaker comes back.
+    fn settle(&mut self) -> Vec<Action> {
+        let (outward, inward): (Vec<Action>, Vec<Action>) =
+            self.evpn.take().into_iter().partition(|action| matches!(action, Action::Announce(_) | Action::Withdraw(_)));
+        for action in &inward {
+            match action {
+                Action::Duplicate(vni, mac) => {
+                    warn!(%vni, %mac, "a station is in two places at once: it stays where it is for a while; look for a loop, or for one address given twice");
+                    let mut status = self.lock();
+                    status.duplicates.retain(|other| *other != (*vni, *mac));
+                    status.duplicates.push((*vni, *mac));
+                    if status.duplicates.len() > DUPLICATES {
+                        status.duplicates.remove(0);
+                    }
+                }
+                Action::Sticky(vni, mac, at) => {
+                    warn!(%vni, %mac, %at, "a station that does not move was heard here: it is not announced");
+                }
+                _ => {}
+            }
+        }
+        if !inward.is_empty() {
+            (self.act)(&inward);
+        }
+        let (routes, full) = self.evpn.count();
+        let refused = self.refused + full;
+        let mut status = self.lock();
+        status.routes = routes;
+        if full > 0 && status.refused < refused && status.refusal.is_none() {
+            status.refusal = Some("there are too many of them".to_owned());
+        }
+        status.refused = refused;
+        outward
+    }
+
+    /// Takes what the speaker tells of other hosts' routes.
+    fn hear(&mut self, told: Told) {
+        let now = self.clock.now();
+        match told {
+            Told::Route(route) => self.evpn.learn(&route, now),
+            Told::Withdrawn(prefix) => self.evpn.forget(&prefix, now),
+            Told::Own(..) => {}
+            Told::Refused(prefix, error) => {
+                if let Some(prefix) = &prefix {
+                    self.evpn.forget(prefix, now);
+                }
+                self.refuse(prefix, error, now);
+            }
+        }
+    }
+
+    fn refuse(&mut self, prefix: Option<Prefix>, error: RouteError, now: Instant) {
+        // Routes of a network that does not use VXLAN, or of no number, are none of ours.
+        self.refused += 1;
+        let what = prefix.map_or("a route".to_owned(), |prefix| prefix.to_string());
+        let words = format!("{what}: {error}");
+        if self.logged.is_none_or(|logged| now.since(logged) >= REFUSALS) {
+            self.logged = Some(now);
+            warn!(route = what, reason = %error, count = self.refused, "a route of another host is not believed, as if it were withdrawn");
+        }
+        self.lock().refusal = Some(words);
+    }
+
+    /// Tells the speaker.
+    async fn tell(&self, speaker: &mut impl Speaker, actions: Vec<Action>) -> Result<(), SpeakerError> {
+        let mut routes: Vec<Route> = Vec::new();
+        for action in actions {
+            match action {
+                Action::Announce(route) => routes.push(route),
+                Action::Withdraw(prefix) => {
+                    // In the order in which it was decided.
+                    self.announce(speaker, std::mem::take(&mut routes)).await?;
+                    within("withdrawing a route", DEADLINE, speaker.withdraw(&prefix)).await?;
+                }
+                _ => {}
+            }
+        }
+        self.announce(speaker, routes).await
+    }
+
+    async fn announce(&self, speaker: &mut impl Speaker, routes: Vec<Route>) -> Result<(), SpeakerError> {
+        if routes.is_empty() {
+            return Ok(());
+        }
+        within("announcing routes", LONG_DEADLINE, speaker.announce(routes)).await
+    }
+
+    /// Goes on with a speaker until it fails, or all is over.
+    async fn serve<S: Speaker>(&mut self, mut speaker: S, about: About) -> Result<(), SpeakerError> {
+        let began = self.clock.now();
+        self.evpn.set_router(about.router);
+        // All of it follows.
+        drop(self.settle());
+        let own = self.evpn.own();
+        let announced = own.len();
+        self.announce(&mut speaker, own).await?;
+        let mut watch = within("watching routes", DEADLINE, speaker.watch()).await?;
+        let snapshot = within("listing routes", LONG_DEADLINE, speaker.snapshot()).await?;
+        let (listed, left) = (snapshot.len(), self.left_over(&snapshot, &about));
+        self.evpn.begin();
+        snapshot.into_iter().for_each(|told| self.hear(told));
+        let swept = self.evpn.sweep(self.clock.now());
+        for prefix in &left {
+            within("withdrawing a route", DEADLINE, speaker.withdraw(prefix)).await?;
+        }
+        let outward = self.settle();
+        {
+            let mut status = self.lock();
+            (status.speaker, status.reason) = (Some(about.clone()), None);
+        }
+        let ms = self.clock.now().since(began).as_millis() as u64;
+        let (local, router, asn) = (self.config.local, about.router, about.asn);
+        info!(%local, generation = %about.generation, %router, asn, announced, listed, swept, left = left.len(), ms, "the BGP speaker knows our stations, and we know its routes");
+        self.tell(&mut speaker, outward).await?;
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut ticked, mut some) = (0, Vec::with_capacity(MOST));
+        loop {
+            tokio::select! {
+                input = self.ports.recv() => match input {
+                    Some(input) => some.push(input),
+                    None => return Ok(()),
+                },
+                input = self.inputs.recv() => match input {
+                    Some(input) => some.push(input),
+                    None => return Ok(()),
+                },
+                event = watch.message() => {
+                    let gone = |why: String| SpeakerError::Failed("watching routes", why);
+                    match event {
+                        Ok(Some(event)) => speaker.read(event).into_iter().for_each(|told| self.hear(told)),
+                        Ok(None) => return Err(gone("the speaker has ended".to_owned())),
+                        Err(status) => return Err(gone(status.message().to_owned())),
+                    }
+                }
+                _ = ticks.tick() => {
+                    self.evpn.tick(self.clock.now());
+                    ticked += 1;
+                    if ticked % ASKED == 0 {
+                        let now = within("asking who it is", DEADLINE, speaker.about()).await?;
+                        if now != about {
+                            return Err(SpeakerError::Failed("asking who it is", "it is another one than before".to_owned()));
+                        }
+                    }
+                }
+            }
+            // What else is there already goes to the speaker in the same call.
+            while some.len() < MOST
+                && let Ok(input) = self.inputs.try_recv()
+            {
+                some.push(input);
+            }
+            some.drain(..).for_each(|input| self.take(input));
+            let outward = self.settle();
+            self.tell(&mut speaker, outward).await?;
+        }
+    }
+
+    /// What an earlier one of us has put in that is no more.
+    fn left_over(&self, snapshot: &[Told], about: &About) -> Vec<Prefix> {
+        let own: HashSet<Prefix> = self.evpn.own().into_iter().map(|route| route.prefix).collect();
+        let ours = |told: &Told| match told {
+            Told::Own(prefix, next_hop) if *next_hop == Some(self.config.local) => Some(*prefix),
+            _ => None,
+        };
+        let left = snapshot.iter().filter_map(ours).filter(|prefix| !own.contains(prefix));
+        left.filter(|prefix| {
+            let (Prefix::Station { rd, .. } | Prefix::Endpoint { rd, .. }) = prefix;
+            matches!(rd, Rd::Address(router, _) if *router == about.router)
+        })
+        .collect()
+    }
+}
