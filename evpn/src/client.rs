@@ -1,10 +1,10 @@
 //! [`run`]: the loop that holds a speaker and [`Evpn`] together, and goes on when the speaker goes.
 //!
 //! Invariant: what the tunnel was told stays while there is no speaker. Once there is one, everything of ours has been announced to it before its routes are
-//! read, and what it does not know any more is forgotten. What is wrong with a speaker is said once, not each time that it is tried.
+//! read, and what it does not know after half a minute is forgotten. What is wrong with a speaker is said once, not each time that it is tried.
 //!
 //! Theory of operation: the watch begins before the snapshot is taken, and is read after it, so that nothing falls between the two: what changes meanwhile waits in the
-//! watch. A speaker that hangs is found by a question every few seconds. Read first: [`crate::decide`], [`crate::speaker`].
+//! watch. A speaker that was started anew knows nothing before its sessions are up, so the sweep waits. One that hangs is found by a question every few seconds. Read first: [`crate::decide`], [`crate::speaker`].
 
 use std::{
     collections::HashSet,
@@ -22,7 +22,8 @@ use tracing::{info, warn};
 use wire::{Clock, Instant, Mac, SystemClock, Vni};
 
 use crate::{
-    decide::{Action, Evpn, Most},
+    action::Action,
+    decide::{Evpn, Most},
     route::{Prefix, Rd, Route, RouteError},
     speaker::{self, About, DEADLINE, Either, LONG_DEADLINE, Speaker, SpeakerError, Told, within},
 };
@@ -62,6 +63,8 @@ pub enum Input {
     Down(u32),
     /// These are all stations that were heard and not forgotten.
     Present(Vec<(Vni, Mac, u32)>),
+    /// It is over: what was announced is withdrawn.
+    End,
 }
 
 /// How it goes, for people.
@@ -90,6 +93,8 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 const TICK: Duration = Duration::from_secs(1);
 /// How often a speaker is asked whether it is there, in ticks.
 const ASKED: u32 = 5;
+/// How long routes count on that a speaker which is there again does not have yet: its own sessions take a while to come up (RFC 4724 section 4.1 has the same).
+const STALE: Duration = Duration::from_secs(30);
 /// Inputs taken in one go.
 const MOST: usize = 256;
 /// Duplicates that are remembered.
@@ -109,9 +114,10 @@ struct Core<F> {
     /// Routes that were not believed, and when that was last logged.
     refused: u64,
     logged: Option<Instant>,
+    over: bool,
 }
 
-/// Runs until the other ends of `inputs` and `ports` are gone. What the tunnel is to do is given to `act`, in order. `inputs` may be slow to be taken;
+/// Runs until [`Input::End`], or until the other ends of `inputs` and `ports` are gone. What the tunnel is to do is given to `act`, in order. `inputs` may be slow to be taken;
 /// `ports` is for what must not be lost.
 pub async fn run(
     config: Config,
@@ -122,7 +128,7 @@ pub async fn run(
 ) {
     let evpn = Evpn::new(config.local, &config.networks, Most::default());
     let clock = SystemClock::new();
-    let mut core = Core { config, evpn, inputs, ports, act, status, clock, refused: 0, logged: None };
+    let mut core = Core { config, evpn, inputs, ports, act, status, clock, refused: 0, logged: None, over: false };
     let mut pause = PAUSE.0;
     let mut said = String::new();
     loop {
@@ -180,6 +186,9 @@ impl<F: FnMut(&[Action])> Core<F> {
                 _ = ticks.tick() => self.evpn.tick(self.clock.now()),
             }
             self.settle();
+            if self.over {
+                return None;
+            }
         }
     }
 
@@ -191,13 +200,17 @@ impl<F: FnMut(&[Action])> Core<F> {
             Input::Addressed(vni, mac, ip) => self.evpn.addressed(vni, mac, ip),
             Input::Down(port) => self.evpn.down(port, now),
             Input::Present(all) => self.evpn.present(&all, now),
+            Input::End => self.over = true,
         }
     }
 
     /// Has the tunnel do what was decided, and says what is for people; what is for the speaker comes back.
     fn settle(&mut self) -> Vec<Action> {
-        let (outward, inward): (Vec<Action>, Vec<Action>) =
-            self.evpn.take().into_iter().partition(|action| matches!(action, Action::Announce(_) | Action::Withdraw(_)));
+        let (outward, inward): (Vec<Action>, Vec<Action>) = self
+            .evpn
+            .take()
+            .into_iter()
+            .partition(|action| matches!(action, Action::Announce(_) | Action::Withdraw(_)));
         for action in &inward {
             match action {
                 Action::Duplicate(vni, mac) => {
@@ -295,7 +308,7 @@ impl<F: FnMut(&[Action])> Core<F> {
         let (listed, left) = (snapshot.len(), self.left_over(&snapshot, &about));
         self.evpn.begin();
         snapshot.into_iter().for_each(|told| self.hear(told));
-        let swept = self.evpn.sweep(self.clock.now());
+        let mut sweep = Some(self.clock.now() + STALE);
         for prefix in &left {
             within("withdrawing a route", DEADLINE, speaker.withdraw(prefix)).await?;
         }
@@ -306,7 +319,7 @@ impl<F: FnMut(&[Action])> Core<F> {
         }
         let ms = self.clock.now().since(began).as_millis() as u64;
         let (local, router, asn) = (self.config.local, about.router, about.asn);
-        info!(%local, generation = %about.generation, %router, asn, announced, listed, swept, left = left.len(), ms, "the BGP speaker knows our stations, and we know its routes");
+        info!(%local, generation = %about.generation, %router, asn, announced, listed, left = left.len(), ms, "the BGP speaker knows our stations, and we know its routes");
         self.tell(&mut speaker, outward).await?;
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -330,7 +343,12 @@ impl<F: FnMut(&[Action])> Core<F> {
                     }
                 }
                 _ = ticks.tick() => {
-                    self.evpn.tick(self.clock.now());
+                    let now = self.clock.now();
+                    self.evpn.tick(now);
+                    if sweep.take_if(|at| now >= *at).is_some() {
+                        let swept = self.evpn.sweep(now);
+                        info!(%local, swept, "routes that the speaker does not have any more are forgotten");
+                    }
                     ticked += 1;
                     if ticked % ASKED == 0 {
                         let now = within("asking who it is", DEADLINE, speaker.about()).await?;
@@ -348,6 +366,10 @@ impl<F: FnMut(&[Action])> Core<F> {
             }
             some.drain(..).for_each(|input| self.take(input));
             let outward = self.settle();
+            if self.over {
+                let own = self.evpn.own().into_iter().map(|route| Action::Withdraw(route.prefix)).collect();
+                return tokio::time::timeout(DEADLINE, self.tell(&mut speaker, own)).await.unwrap_or(Ok(()));
+            }
             self.tell(&mut speaker, outward).await?;
         }
     }

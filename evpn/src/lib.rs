@@ -12,12 +12,14 @@
 //!
 //! The words are those of RFC 7432 and RFC 8365; a *speaker* is the program that speaks BGP, a *station* who has a MAC address.
 
+pub mod action;
 pub mod client;
 pub mod decide;
 pub mod route;
 pub mod speaker;
 mod station;
 
+pub use action::Action;
 pub use client::{Config, Input, Shared, Status, run};
-pub use decide::{Action, Evpn, Most};
+pub use decide::{Evpn, Most};
 pub use speaker::{About, SpeakerError, probe};

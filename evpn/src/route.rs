@@ -146,7 +146,9 @@ pub enum RouteError {
     #[error("its next hop {0} and our endpoint are not of one version of IP")]
     Family(IpAddr),
     /// A peer says that our address is its own.
-    #[error("its next hop {0} is this host's own tunnel endpoint; another host has the same address, or sends our routes back")]
+    #[error(
+        "its next hop {0} is this host's own tunnel endpoint; another host has the same address, or sends our routes back"
+    )]
     Ourselves(IpAddr),
     /// An encapsulation that is not spoken here.
     #[error("tunnel type {0} is not VXLAN (8)")]

@@ -3,6 +3,7 @@
 //! Invariant: every call ends within its deadline; what comes is parsed before it is believed. Read first: [`crate::route`], the files in `proto/`.
 
 use std::{
+    error::Error,
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     time::Duration,
@@ -129,18 +130,24 @@ pub(crate) async fn within<T>(
 }
 
 fn words(status: &Status) -> String {
-    let said = status.message();
-    if said.is_empty() { status.code().to_string() } else { format!("{}: {said}", status.code()) }
+    // What a peer says is in the message, what befell the connection in the error deepest down.
+    match (status.source(), status.message()) {
+        (Some(source), _) => deepest(source),
+        (None, "") => status.code().to_string(),
+        (None, said) => format!("{}: {said}", status.code()),
+    }
+}
+
+fn deepest(error: &dyn Error) -> String {
+    let mut deepest = error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    deepest.to_string()
 }
 
 async fn connect(path: &Path) -> Result<Channel, SpeakerError> {
-    let not_there = |error: &dyn std::error::Error| {
-        let mut deepest = error;
-        while let Some(source) = deepest.source() {
-            deepest = source;
-        }
-        SpeakerError::NotThere(path.to_owned(), deepest.to_string())
-    };
+    let not_there = |error: &dyn Error| SpeakerError::NotThere(path.to_owned(), deepest(error));
     let endpoint = Endpoint::from_shared(format!("unix://{}", path.display())).map_err(|error| not_there(&error))?;
     let connected = tokio::time::timeout(DEADLINE, endpoint.connect()).await;
     connected.map_err(|_| SpeakerError::Hangs("connecting", DEADLINE))?.map_err(|error| not_there(&error))
@@ -154,7 +161,8 @@ pub(crate) async fn open(path: &Path, local: IpAddr) -> Result<(Either, About), 
     let unknown = match within_status(third.about()).await? {
         Ok(about) => return configured(Either::V3(third), about),
         Err(status) if status.code() == Code::Unimplemented => status,
-        Err(status) if is_other_protocol(&status) => {
+        // It answers, and not in our protocol.
+        Err(status) if status.code() == Code::Unknown && status.source().is_some() => {
             return Err(SpeakerError::Version(path.to_owned(), words(&status)));
         }
         Err(status) => return Err(SpeakerError::Failed(WHAT, words(&status))),
@@ -173,14 +181,12 @@ async fn within_status<T>(call: impl Future<Output = Result<T, Status>>) -> Resu
     tokio::time::timeout(DEADLINE, call).await.map_err(|_| SpeakerError::Hangs("asking who it is", DEADLINE))
 }
 
-/// Something that does not speak gRPC answers with what is no HTTP/2, or with a plain refusal.
-fn is_other_protocol(status: &Status) -> bool {
-    let words = format!("{status:?}");
-    ["frame", "protocol error", "http2 error", "HTTP status"].iter().any(|word| words.contains(word))
-}
-
 fn configured(speaker: Either, about: About) -> Result<(Either, About), SpeakerError> {
-    if about.asn == 0 || about.router.is_unspecified() { Err(SpeakerError::NotConfigured) } else { Ok((speaker, about)) }
+    if about.asn == 0 || about.router.is_unspecified() {
+        Err(SpeakerError::NotConfigured)
+    } else {
+        Ok((speaker, about))
+    }
 }
 
 /// Asks a speaker who it is.

@@ -11,7 +11,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    os::fd::{AsRawFd, RawFd},
+    os::fd::{AsFd, BorrowedFd},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering, fence},
@@ -121,13 +121,10 @@ impl Locals {
             self.last = Some((key, nic, tick));
             self.know(network, mac, nic, key, tick);
         }
-        match bytes.get(12..14) {
-            Some([0x08, 0x06] | [0x86, 0xdd]) => {
-                if let Some(ip) = given(bytes) {
-                    self.addressed(network, mac, ip);
-                }
-            }
-            _ => {}
+        if let Some([0x08, 0x06] | [0x86, 0xdd]) = bytes.get(12..14)
+            && let Some(ip) = given(bytes)
+        {
+            self.addressed(network, mac, ip);
         }
     }
 
@@ -232,7 +229,7 @@ impl Locals {
 
 impl Listener {
     /// The next piece of news, if there is one.
-    pub fn next(&mut self) -> Option<News> {
+    pub fn pop(&mut self) -> Option<News> {
         let news = self.news.pop()?;
         self.count += 1;
         Some(news)
@@ -264,10 +261,10 @@ impl Listener {
     }
 }
 
-impl AsRawFd for Listener {
+impl AsFd for Listener {
     /// Readable after [`Listener::arm`] when there is something.
-    fn as_raw_fd(&self) -> RawFd {
-        self.bell.event.as_raw_fd()
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.bell.event.as_fd()
     }
 }
 
@@ -331,7 +328,7 @@ mod tests {
     }
 
     fn news(listener: &mut Listener) -> Vec<News> {
-        std::iter::from_fn(|| listener.next()).collect()
+        std::iter::from_fn(|| listener.pop()).collect()
     }
 
     #[test]

@@ -10,7 +10,7 @@ use wire::{ByNic, Instant, Mac, NicId, Segment, Vid};
 
 use crate::{
     budget::{Budgets, Payers},
-    fdb::{self, Entry, Fdb, FdbStats, Flap, StaticError},
+    fdb::{self, Entry, Fdb, FdbStats, Flap, Key, StaticError},
     guard::{Addresses, Claims, Role},
     membership::{Labels, Membership, Segments},
     vlan::Label,
@@ -218,6 +218,15 @@ impl Bridge {
         let segment = self.segment(vlan).filter(|segment| self.is_member(nic, *segment));
         let segment = segment.ok_or(StaticError::NotMember(nic))?;
         self.fdb.add_static(segment, mac, nic, self.fdb.tick(Instant::START))
+    }
+
+    /// Forgets where a station was heard; a static entry stays.
+    pub fn forget_station(&mut self, vlan: Option<Vid>, mac: Mac) {
+        let Some(segment) = self.segment(vlan) else { return };
+        let at = self.fdb.lookup(segment, mac, self.fdb.tick(Instant::START));
+        if at.is_some_and(|nic| !self.fdb.is_fixed(Key::new(segment, mac.to_bits()), nic)) {
+            self.fdb.remove(segment, mac);
+        }
     }
 
     /// Forgets a station; false when it was not known.

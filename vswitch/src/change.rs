@@ -63,6 +63,15 @@ pub enum Change {
         /// What came of it.
         reply: SyncSender<Result<(), StaticError>>,
     },
+    /// A station is not known to be where it was heard: it has gone somewhere that it will not be heard from. A static entry stays.
+    Forget {
+        /// A NIC of the bridge.
+        nic: NicId,
+        /// The VLAN; none means the untagged segment.
+        vlan: Option<Vid>,
+        /// The station.
+        mac: Mac,
+    },
     /// A lane of a NIC begins to work; a port that is there already is dropped.
     Attach {
         /// The NIC.

@@ -322,6 +322,12 @@ impl Worker {
                     let _ = reply.send(bridge.add_static(vlan, mac, nic));
                 }
             }
+            Change::Forget { nic, vlan, mac } => {
+                let bridge = self.nics.get(nic.index()).and_then(Option::as_ref).map(|nic| usize::from(nic.bridge.0));
+                if let Some(Some(bridge)) = bridge.and_then(|at| self.bridges.get_mut(at)) {
+                    bridge.forget_station(vlan, mac);
+                }
+            }
             Change::Attach { nic, lane, port } => self.attach(nic, lane, port),
             Change::AttachToo { nic, to } => self.attach_too(nic, to),
             Change::Detach { nic, lane } => self.detach(nic, lane),

@@ -56,11 +56,10 @@ fn a_station_is_announced_with_its_addresses_and_withdrawn_when_its_port_goes_do
     evpn.addressed(vni(100), mac(2), host(77));
     let actions = evpn.take();
     assert!(
-        matches!(actions[..], [
-            Action::Announce(_),
-            Action::Withdraw(Prefix::Station { ip: Some(_), .. }),
-            Action::Announce(_)
-        ]),
+        matches!(
+            actions[..],
+            [Action::Announce(_), Action::Withdraw(Prefix::Station { ip: Some(_), .. }), Action::Announce(_)]
+        ),
         "{actions:?}"
     );
     evpn.down(7, at(2));
@@ -84,11 +83,8 @@ fn a_station_of_another_host_is_placed_after_its_endpoint_and_forgotten_before_i
     evpn.forget(&route.prefix, at(2));
     assert_eq!(evpn.take(), [], "the other route says the same");
     evpn.forget(&with.prefix, at(2));
-    let gone = [
-        Action::Forget(vni(100), mac),
-        Action::ForgetNeighbour(vni(100), host(99)),
-        Action::Part(vni(100), host(2)),
-    ];
+    let gone =
+        [Action::Forget(vni(100), mac), Action::ForgetNeighbour(vni(100), host(99)), Action::Part(vni(100), host(2))];
     assert_eq!(evpn.take(), gone);
     assert_eq!((evpn.count(), evpn.stations), ((0, 0), 0));
 }

@@ -9,7 +9,8 @@ use tonic::{Status, Streaming, transport::Channel};
 
 use self::api::{gobgp_api_client::GobgpApiClient, *};
 use super::{
-    AFI, About, BATCH, Generation, INGRESS_REPLICATION, ROUTE_TARGET, SAFI, Speaker, Told, VXLAN, bytes_of, is_own, told,
+    AFI, About, BATCH, Generation, INGRESS_REPLICATION, ROUTE_TARGET, SAFI, Speaker, Told, VXLAN, bytes_of, is_own,
+    told,
 };
 use crate::route::{Mobility, Prefix, Raw, RawRd, Rd, Route};
 
@@ -60,7 +61,8 @@ impl Speaker for Client {
     }
 
     async fn withdraw(&mut self, prefix: &Prefix) -> Result<(), Status> {
-        let path = Path { nlri: Some(nlri(prefix, None)), family: Some(family()), is_withdraw: true, ..Path::default() };
+        let path =
+            Path { nlri: Some(nlri(prefix, None)), family: Some(family()), is_withdraw: true, ..Path::default() };
         let request = DeletePathRequest { table_type: 0, family: Some(family()), path: Some(path) };
         self.api.delete_path(request).await.map(drop)
     }
@@ -96,10 +98,7 @@ pub(super) struct Iter<T>(pub(super) std::vec::IntoIter<T>);
 impl<T: Unpin> tonic::codegen::tokio_stream::Stream for Iter<T> {
     type Item = T;
 
-    fn poll_next(
-        mut self: std::pin::Pin<&mut Self>,
-        _: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<T>> {
+    fn poll_next(mut self: std::pin::Pin<&mut Self>, _: &mut std::task::Context<'_>) -> std::task::Poll<Option<T>> {
         std::task::Poll::Ready(self.0.next())
     }
 }
@@ -191,8 +190,7 @@ fn path(route: &Route, asn: u32) -> Path {
         any("ExtendedCommunitiesAttribute", &ExtendedCommunitiesAttribute { communities }),
     ];
     if let Prefix::Endpoint { origin, .. } = route.prefix {
-        let pmsi =
-            PmsiTunnelAttribute { flags: 0, r#type: INGRESS_REPLICATION, label: vni, id: bytes_of(origin) };
+        let pmsi = PmsiTunnelAttribute { flags: 0, r#type: INGRESS_REPLICATION, label: vni, id: bytes_of(origin) };
         pattrs.push(any("PmsiTunnelAttribute", &pmsi));
     }
     Path { nlri: Some(nlri), pattrs, family: Some(family()), ..Path::default() }

@@ -9,7 +9,8 @@ use tonic::{Status, Streaming, transport::Channel};
 
 use self::api::{go_bgp_service_client::GoBgpServiceClient, *};
 use super::{
-    AFI, About, BATCH, Generation, INGRESS_REPLICATION, ROUTE_TARGET, SAFI, Speaker, Told, VXLAN, bytes_of, is_own, told,
+    AFI, About, BATCH, Generation, INGRESS_REPLICATION, ROUTE_TARGET, SAFI, Speaker, Told, VXLAN, bytes_of, is_own,
+    told,
 };
 use crate::route::{Mobility, Prefix, Raw, RawRd, Rd, Route};
 
@@ -60,7 +61,8 @@ impl Speaker for Client {
     }
 
     async fn withdraw(&mut self, prefix: &Prefix) -> Result<(), Status> {
-        let path = Path { nlri: Some(nlri(prefix, None)), family: Some(family()), is_withdraw: true, ..Path::default() };
+        let path =
+            Path { nlri: Some(nlri(prefix, None)), family: Some(family()), is_withdraw: true, ..Path::default() };
         let request = DeletePathRequest { table_type: GLOBAL, family: Some(family()), path: Some(path) };
         self.api.delete_path(request).await.map(drop)
     }
