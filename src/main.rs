@@ -31,6 +31,7 @@ mod seed;
 mod service;
 mod show;
 mod socket;
+mod speaking;
 mod state;
 mod subnets;
 mod switch;

@@ -208,6 +208,8 @@ pub struct PeerEntry {
     pub state: String,
     /// Seconds since it was heard, in whatever network; null: never.
     pub silent_s: Option<u64>,
+    /// Who says that it is there: `static` (the file), `evpn` (a route of its own), `heard`.
+    pub source: String,
 }
 
 /// One element of `GET /v1/drops`.

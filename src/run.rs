@@ -95,6 +95,8 @@ fn run(mut config: Config, control: std::os::unix::net::UnixListener) -> Result<
     // Sessions first: they take their lanes home while the workers still turn.
     sessions.stop();
     drop(mac_nats);
+    // What was told to other hosts is taken back while it is still true.
+    switch.view().tunnels().stop();
     // What was joined comes apart while its TAP is there.
     drop(taps);
     switch.stop();

@@ -85,13 +85,14 @@ fn peers(list: &[PeerEntry]) -> String {
     if list.is_empty() {
         return "no network stretches to other hosts\n".to_owned();
     }
-    let mut table = Table::new(&["ENDPOINT", ">VNI", "PEER", "STATE", "LAST HEARD", ">MACS", ">MTU"]);
+    let mut table = Table::new(&["ENDPOINT", ">VNI", "PEER", "FROM", "STATE", "LAST HEARD", ">MACS", ">MTU"]);
     for peer in list {
-        let PeerEntry { vtep, vni, address, macs, mtu, state, silent_s } = peer;
+        let PeerEntry { vtep, vni, address, macs, mtu, state, silent_s, source } = peer;
         table.row([
             vtep.clone(),
             vni.to_string(),
             address.clone(),
+            source.clone(),
             state.clone(),
             silent_s.map_or_else(|| "never".to_owned(), |seconds| format!("{} ago", duration(seconds))),
             count(*macs),

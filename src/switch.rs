@@ -51,26 +51,42 @@ pub(crate) struct Doing {
     pub(crate) reason: Option<String>,
 }
 
+/// What is told when a port comes up or does so no longer.
+type Watcher = Box<dyn Fn(usize, PortState) + Send>;
+
 /// How every port is doing, written by sessions and workers.
 #[derive(Clone)]
-pub struct States(Arc<Mutex<Vec<Doing>>>);
+pub struct States {
+    ports: Arc<Mutex<Vec<Doing>>>,
+    watchers: Arc<Mutex<Vec<Watcher>>>,
+}
 
 impl States {
     fn new(ports: usize) -> Self {
         let waiting = Doing { state: PortState::Waiting, reason: None };
-        States(Arc::new(Mutex::new(vec![waiting; ports])))
+        States { ports: Arc::new(Mutex::new(vec![waiting; ports])), watchers: Arc::default() }
     }
 
     /// Port `index` of the configuration is in this state, for this reason.
     pub fn set(&self, index: usize, state: PortState, reason: Option<String>) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(doing) = all.get_mut(index) {
+        // Held all the while, so that watchers hear of changes in their order.
+        let watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(doing) = self.ports.lock().unwrap_or_else(PoisonError::into_inner).get_mut(index) {
             *doing = Doing { state, reason };
         }
+        watchers.iter().for_each(|watcher| watcher(index, state));
+    }
+
+    /// Has `watcher` told how every port is doing, now and whenever that is set. It must not wait.
+    pub fn watch(&self, watcher: impl Fn(usize, PortState) + Send + 'static) {
+        let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
+        let ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
+        ports.iter().enumerate().for_each(|(index, doing)| watcher(index, doing.state));
+        watchers.push(Box::new(watcher));
     }
 
     pub(crate) fn get(&self, index: usize) -> Doing {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
         all.get(index).cloned().unwrap_or(Doing { state: PortState::Down, reason: None })
     }
 }

@@ -8,7 +8,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{SyncSender, sync_channel},
     },
     time::Duration,
@@ -16,31 +16,44 @@ use std::{
 
 use overlay::{
     NetworkConfig, NetworkId, StationConfig, TunnelConfig, TunnelPort, VtepConfig,
-    control::{Command, FlapLine, PeerLine, Remote},
+    control::{Command, FlapLine, PeerLine, Remote, Source},
 };
 use sys::inet::udp;
-use vswitch::{change::Change, fdb::StaticError};
+use vswitch::{change::Change, fdb::StaticError, thread::Changes};
 use wire::Vni;
 
 use crate::{
     config::{Attach, Config, Name, Network, Port, Seat, Tagging, Vtep},
     model::{PeerEntry, PortState},
     seed,
+    speaking::{self, Speaking},
     switch::{PATIENCE, Place, States},
 };
 
 /// Stations that an endpoint remembers at most, over all its networks: as many as a bridge.
 const STATIONS: usize = vswitch::fdb::DEFAULT_CAPACITY;
+/// Stations of this host that are announced at most.
+const LOCALS: usize = 16_384;
 const AGEING: Duration = vswitch::fdb::DEFAULT_AGEING;
 /// What the underlay takes where its routes do not say.
-const MTU: u16 = 1500;
+pub const MTU: u16 = 1500;
 
 /// How long an endpoint may be silent and count as up: guests that know each other ask again within it (RFC 4861 section 10, arp(7)).
 const SILENT: Duration = Duration::from_secs(120);
 
 /// The endpoints that run, to be asked. A copy is the same.
 #[derive(Clone, Default)]
-pub struct Tunnels(Arc<Mutex<Vec<(String, Remote)>>>);
+pub struct Tunnels(Arc<Mutex<Vec<Running>>>);
+
+/// An endpoint that runs.
+struct Running {
+    name: String,
+    remote: Remote,
+    /// The worker that has its port.
+    worker: Changes,
+    /// Where stations are told by BGP.
+    speaking: Option<Speaking>,
+}
 
 impl Tunnels {
     /// What is known of the endpoints of other hosts. An endpoint that does not answer is left out.
@@ -53,6 +66,12 @@ impl Tunnels {
             mtu: line.mtu,
             state: if line.silent.is_some_and(|silent| silent < SILENT) { "up" } else { "silent" }.to_owned(),
             silent_s: line.silent.map(|silent| silent.as_secs()),
+            source: match line.source {
+                Source::Configured => "static",
+                Source::Control => "evpn",
+                Source::Heard => "heard",
+            }
+            .to_owned(),
         };
         self.ask(Command::Show).into_iter().map(entry).collect()
     }
@@ -64,16 +83,50 @@ impl Tunnels {
 
     /// Asks every endpoint of ours.
     fn ask<T>(&self, command: impl Fn(SyncSender<Vec<T>>) -> Command) -> Vec<(String, T)> {
-        let tunnels = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let all = self.lock();
+        let tunnels: Vec<(String, Remote, Changes)> =
+            all.iter().map(|one| (one.name.clone(), one.remote.clone(), one.worker.clone())).collect();
+        drop(all);
         let mut all = Vec::new();
-        for (vtep, remote) in tunnels {
+        for (vtep, remote, worker) in tunnels {
             let (reply, answer) = sync_channel(1);
             if remote.send(command(reply)) {
+                worker.wake();
                 let lines = answer.recv_timeout(PATIENCE).unwrap_or_default();
                 all.extend(lines.into_iter().map(|line| (vtep.clone(), line)));
             }
         }
         all
+    }
+
+    /// What is wrong with what tells an endpoint's stations, in words.
+    pub fn lacks(&self, vtep: &str) -> Vec<String> {
+        let tunnels = self.lock();
+        let status = tunnels.iter().find(|running| running.name == vtep).and_then(|running| running.speaking.as_ref());
+        let Some(status) = status.map(Speaking::status) else { return Vec::new() };
+        let mut all = Vec::new();
+        if let Some(reason) = status.reason {
+            all.push(format!("no BGP speaker, the tunnel keeps what it knows: {reason}"));
+        }
+        if let Some(refusal) = status.refusal {
+            let count = status.refused;
+            all.push(format!("routes of other hosts that are not believed: {count}, the last: {refusal}"));
+        }
+        let twice: Vec<String> = status.duplicates.iter().map(|(vni, mac)| format!("{mac} in VNI {vni}")).collect();
+        if !twice.is_empty() {
+            all.push(format!("stations that were in two places at once: {}", twice.join(", ")));
+        }
+        all
+    }
+
+    /// What was told to other hosts is taken back.
+    pub fn stop(&self) {
+        let speaking: Vec<Speaking> = self.lock().iter_mut().filter_map(|running| running.speaking.take()).collect();
+        drop(speaking);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Running>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -97,14 +150,25 @@ pub fn start(config: &Config, places: &[Place], states: &States, tunnels: &Tunne
         match open(config, vtep, &ports, seed) {
             Ok(port) => {
                 let (remote, inbox) = wire::inbox::remote();
-                tunnels.0.lock().unwrap_or_else(PoisonError::into_inner).push((vtep.name.clone(), remote));
-                let port = port.with_inbox(inbox);
+                let mut port = port.with_inbox(inbox);
+                let mut listener = None;
+                if vtep.evpn.is_some() {
+                    let (locals, heard) = overlay::locals::locals(LOCALS, AGEING, seed)?;
+                    port = port.with_locals(locals);
+                    listener = Some(heard);
+                }
                 first.changes.send(Change::Attach { nic: first.nic, lane: 0, port: Box::new(port) });
                 for other in others.iter().filter_map(|at| places.get(*at)) {
                     first.changes.send(Change::AttachToo { nic: other.nic, to: first.nic });
                 }
                 tracing::info!(vtep = vtep.name, local = %vtep.local, port = vtep.port, networks = ports.len(), "a tunnel endpoint listens");
                 ports.iter().chain(&seat).for_each(|at| states.set(*at, PortState::Up, None));
+                let speaking = match listener {
+                    Some(heard) => speaking::start(config, vtep, (&ports, places), (remote.clone(), heard), states)?,
+                    None => None,
+                };
+                let (name, worker) = (vtep.name.clone(), first.changes.clone());
+                tunnels.lock().push(Running { name, remote, worker, speaking });
             }
             Err(error) => {
                 let reason = format!("tunnel endpoint {}: {error}", vtep.name);
@@ -133,7 +197,8 @@ fn open(config: &Config, vtep: &Vtep, ports: &[usize], seed: u64) -> io::Result<
         let network = by_name.get(&port.network)?;
         let overlay = network.overlay.as_ref()?;
         let (peers, anyone, suppress) = (overlay.peers.clone(), overlay.anyone, overlay.suppress);
-        Some(NetworkConfig { vni: Vni::new(vni)?, peers, group: overlay.group, learning: true, anyone, suppress })
+        let (group, learning) = (overlay.group, vtep.evpn.is_none());
+        Some(NetworkConfig { vni: Vni::new(vni)?, peers, group, learning, anyone, suppress })
     };
     let made = VtepConfig {
         local: vtep.local,
@@ -149,7 +214,7 @@ fn open(config: &Config, vtep: &Vtep, ports: &[usize], seed: u64) -> io::Result<
     let known: Vec<_> = made.remotes.iter().map(|(id, remote)| (id, remote.address)).collect();
     // In a network of ours all paths are as wide as it is, until somebody says otherwise.
     for (id, address) in known.into_iter().filter(|_| vtep.seat.is_none()) {
-        if let (Ok(mtu), Some(remote)) = (path_mtu(vtep, address), made.remotes.get_mut(id)) {
+        if let (Ok(mtu), Some(remote)) = (path_mtu(vtep.local, vtep.port, address), made.remotes.get_mut(id)) {
             remote.mtu = mtu;
         }
     }
@@ -186,12 +251,12 @@ fn place_stations(network: &Network, port: &Port, vtep: &mut overlay::Vtep, id: 
 }
 
 /// The longest IP packet that the underlay's route to an endpoint takes, as far as this host knows.
-fn path_mtu(vtep: &Vtep, peer: IpAddr) -> io::Result<u16> {
-    udp::path_mtu(vtep.local, SocketAddr::new(peer, vtep.port))
+pub fn path_mtu(local: IpAddr, port: u16, peer: IpAddr) -> io::Result<u16> {
+    udp::path_mtu(local, SocketAddr::new(peer, port))
 }
 
 /// The longest IP packet of a network.
-fn mtu_of(networks: &[Network], name: &Name) -> u16 {
+pub fn mtu_of(networks: &[Network], name: &Name) -> u16 {
     networks.iter().find(|network| network.name == *name).and_then(|network| network.mtu).unwrap_or(MTU)
 }
 
@@ -205,8 +270,9 @@ pub fn work_out_mtu(config: &mut Config) {
     for network in networks.iter_mut().filter(|network| network.mtu.is_none()) {
         let Some(overlay) = &network.overlay else { continue };
         let Some((vtep, seat)) = vteps.iter().zip(&seats).find(|(vtep, _)| vtep.name == overlay.vtep) else { continue };
-        let mut of =
-            |peer: IpAddr| *known.entry((vtep.local, peer)).or_insert_with(|| path_mtu(vtep, peer).unwrap_or(MTU));
+        let mut of = |peer: IpAddr| {
+            *known.entry((vtep.local, peer)).or_insert_with(|| path_mtu(vtep.local, vtep.port, peer).unwrap_or(MTU))
+        };
         let paths = overlay.peers.iter().chain(&overlay.group).map(|peer| of(*peer)).min();
         let narrowest = seat.or(paths).unwrap_or(MTU);
         let around = if vtep.local.is_ipv4() { 20 } else { 40 } + 8 + 8 + 14;

@@ -19,7 +19,7 @@ use vswitch::{
 use wire::{Ledger, NicId};
 
 use crate::{
-    config::{self, Config, Name, Network, Port, Segment, Surroundings},
+    config::{self, Config, Network, Port, Segment, Surroundings},
     gateways::Leases,
     host,
     model::{DropCount, FdbEntry, NetworkStatus, PortStatus, Status, VlanStatus, WorkerStatus},
@@ -158,7 +158,7 @@ impl View {
             mtu: network.mtu,
             ports: self.config.ports_of(&network.name).map(|port| port.name.to_string()).collect(),
             vlans: network.segments().filter_map(|segment| self.vlan(&segment)).collect(),
-            reason: self.lacks(&network.name),
+            reason: self.lacks(network),
             flapping: flapping
                 .iter()
                 .filter(|(name, _)| network.name.as_str() == name)
@@ -179,10 +179,12 @@ impl View {
     }
 
     /// What a network lacks of what its file asks for.
-    fn lacks(&self, network: &Name) -> Option<String> {
-        let whole = self.routers.lacks.get(network.as_str()).cloned();
+    fn lacks(&self, network: &Network) -> Option<String> {
+        let name = &network.name;
+        let whole = self.routers.lacks.get(name.as_str()).cloned();
+        let told = network.overlay.iter().flat_map(|overlay| self.tunnels.lacks(&overlay.vtep));
         let all: Vec<String> =
-            whole.into_iter().chain(self.uplinks.lacks(network)).chain(self.nats.refused(network)).collect();
+            whole.into_iter().chain(self.uplinks.lacks(name)).chain(self.nats.refused(name)).chain(told).collect();
         (!all.is_empty()).then(|| all.join("; "))
     }
 

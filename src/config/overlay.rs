@@ -3,7 +3,7 @@
 //! Invariant: a VNI is one network of one tunnel endpoint, an endpoint has a local address and port of its own, and its peers are other hosts that
 //! can be reached from it. Read first: RFC 7348 sections 4 and 5 (VXLAN), RFC 8365 (EVPN for overlays).
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, path::PathBuf, sync::Arc};
 
 use overlay::Encapsulation;
 use serde::Serialize;
@@ -42,6 +42,19 @@ pub struct Vtep {
     /// The network of ours that it is in. Default: none, it is on a socket of the host.
     #[serde(flatten)]
     pub seat: Option<Seat>,
+    /// Who tells where stations are (`control = "evpn"`). Default: nobody, and that is learnt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evpn: Option<Evpn>,
+}
+
+/// A speaker of BGP on this host, which tells where stations are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Evpn {
+    /// The unix socket of its API.
+    pub speaker: PathBuf,
+    /// The number of its autonomous system.
+    #[serde(rename = "as")]
+    pub asn: u32,
 }
 
 /// How a network stretches to other hosts.
@@ -56,7 +69,7 @@ pub struct Overlay {
     pub group: Option<IpAddr>,
     /// Packets of endpoints that are not named are taken, too. Default: false.
     pub anyone: bool,
-    /// Guests that ask for a neighbour who is known behind an endpoint are answered here. Default: false.
+    /// Guests that ask for a neighbour who is known behind an endpoint are answered here. Default: true where the endpoint has a speaker (`control = "evpn"`), else false.
     pub suppress: bool,
     /// Who is behind an endpoint for good. Default: nobody.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -86,19 +99,14 @@ pub(super) fn read_vteps(root: &Section<'_>, reading: &mut Reading) -> Result<Ve
         let (local, seat) = seat::read(&section)?;
         let encapsulation = section.map("encapsulation", |entry| entry.choice(&ENCAPSULATIONS))?.unwrap_or_default();
         let port = section.map("port", udp_port)?.unwrap_or(encapsulation.port());
-        let mut vtep = Vtep { name: name.to_string(), local, port, encapsulation, peers: Arc::default(), seat };
+        let name = name.to_string();
+        let mut vtep = Vtep { name, local, port, encapsulation, peers: Arc::default(), seat, evpn: None };
         vtep.peers = section.map("peers", |entry| peers(entry, &vtep))?.unwrap_or_default();
         let given = section.get("local").unwrap_or_else(|| entry.clone());
-        reading.claims.claim("address of a tunnel endpoint", at(&vtep), &format!("[vteps.{name}]"), &given)?;
+        reading.claims.claim("address of a tunnel endpoint", at(&vtep), &format!("[vteps.{}]", vtep.name), &given)?;
         let choices = [("static", false), ("evpn", true)];
         let evpn = section.map("control", |entry| entry.choice(&choices))?.unwrap_or(false);
-        section.map("as", |entry| entry.integer(1u32, u32::MAX))?;
-        section.map("speaker", speaker)?;
-        if evpn {
-            section.need("speaker", "control = \"evpn\" needs speaker, for example \"unix:///run/gobgpd.sock\"")?;
-            section.need("as", "control = \"evpn\" needs as, the number of the autonomous system")?;
-            reading.refuse(&entry, "control = \"evpn\"", "name the other hosts by `peers`");
-        }
+        vtep.evpn = self::evpn(&section, encapsulation, evpn)?;
         all.push(vtep);
     }
     Ok(all)
@@ -118,12 +126,29 @@ pub(super) fn address(entry: &Entry<'_>) -> Result<IpAddr, Fault> {
     Ok(address)
 }
 
-fn speaker(entry: &Entry<'_>) -> Result<(), Fault> {
+fn evpn(section: &Section<'_>, encapsulation: Encapsulation, wanted: bool) -> Result<Option<Evpn>, Fault> {
+    if !wanted {
+        return match section.get("speaker").or_else(|| section.get("as")) {
+            Some(entry) => Err(entry.key_fault("`speaker` and `as` belong to control = \"evpn\"; give it too")),
+            None => Ok(None),
+        };
+    }
+    let entry = section.need("speaker", "control = \"evpn\" needs speaker, for example \"unix:///run/gobgpd.sock\"")?;
+    let speaker = speaker(&entry)?;
+    let asn = section.need("as", "control = \"evpn\" needs as, the number of the autonomous system")?;
+    let asn = asn.integer(1u32, u32::MAX)?;
+    if encapsulation != Encapsulation::Vxlan {
+        return Err(section.fault("control = \"evpn\" announces VXLAN; leave `encapsulation` out"));
+    }
+    Ok(Some(Evpn { speaker, asn }))
+}
+
+/// Over the network its API asks nobody who he is, so it is a socket of this host.
+fn speaker(entry: &Entry<'_>) -> Result<PathBuf, Fault> {
     let text = entry.text()?;
-    let rest = ["unix://", "http://", "https://"].iter().find_map(|scheme| text.strip_prefix(scheme));
-    match rest {
-        Some(rest) if !rest.is_empty() => Ok(()),
-        _ => Err(entry.fault(format!("`{text}` is not a speaker; allowed are unix://PATH and http://HOST:PORT"))),
+    match text.strip_prefix("unix://").map(PathBuf::from) {
+        Some(path) if path.is_absolute() => Ok(path),
+        _ => Err(entry.fault(format!("`{text}` is not a speaker; write unix:// and the path of gobgpd's socket"))),
     }
 }
 
@@ -186,7 +211,7 @@ pub(super) fn read(
         return Err(entry.key_fault(what));
     }
     let peers = if group.is_some() { Arc::default() } else { peers.unwrap_or(vtep.peers) };
-    let suppress = inner.map("suppress", Entry::boolean)?.unwrap_or(false);
+    let suppress = inner.map("suppress", Entry::boolean)?.unwrap_or(vtep.evpn.is_some());
     let read = |entry: &Entry<'_>| behind::read(entry, network, &peers, &segments, reading);
     let stations = inner.map("stations", read)?.unwrap_or_default();
     Ok(Some(Overlay { vtep: vtep.name, peers, group, anyone, suppress, stations, segments }))
@@ -250,6 +275,7 @@ fn endpoint(
                 encapsulation: Encapsulation::Vxlan,
                 peers: Arc::default(),
                 seat: None,
+                evpn: None,
             };
             vtep.name = at(&vtep);
             reading.claims.claim("address of a tunnel endpoint", at(&vtep), &format!("network {network}"), &entry)?;
@@ -395,10 +421,23 @@ mod tests {
             ),
             ("[vteps.main]\nlocal = \"198.51.100.1\"\ncontrol = \"evpn\"", 1, "vteps.main", "`speaker` is missing"),
             (
-                "[vteps.main]\nlocal = \"198.51.100.1\"\ncontrol = \"evpn\"\nspeaker = \"unix:///s\"\nas = 65000",
+                "[vteps.main]\nlocal = \"198.51.100.1\"\ncontrol = \"evpn\"\nspeaker = \"unix:///s\"",
                 1,
                 "vteps.main",
-                "control = \"evpn\" is not available",
+                "`as` is missing",
+            ),
+            (
+                "[vteps.main]\nlocal = \"198.51.100.1\"\ncontrol = \"evpn\"\nspeaker = \"http://h:1\"\nas = 65000",
+                4,
+                "vteps.main.speaker",
+                "is not a speaker",
+            ),
+            ("[vteps.main]\nlocal = \"198.51.100.1\"\nas = 65000", 3, "vteps.main.as", "control = \"evpn\""),
+            (
+                "[vteps.main]\nlocal = \"198.51.100.1\"\nencapsulation = \"geneve\"\ncontrol = \"evpn\"\nspeaker = \"unix:///s\"\nas = 1",
+                1,
+                "vteps.main",
+                "announces VXLAN",
             ),
         ]);
     }

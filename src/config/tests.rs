@@ -435,7 +435,7 @@ ports = [
 ]
 "#;
     let wrong = told(text);
-    assert_eq!((wrong.line, wrong.key.as_str()), (25, "vteps.main"), "{wrong}");
+    assert_eq!((wrong.line, wrong.key.as_str()), (41, "guests.web.ports[3].attach"), "{wrong}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use sys::packet::{PacketSocket, Takes};
 use super::{Check, State};
 use crate::{
     bridged::{self, Left, saved},
-    config::{Host, Mode, Nat, NatEngine, Network, Segment, Via},
+    config::{Host, Mode, Nat, NatEngine, Network, Segment, Via, Vtep},
     subnets,
 };
 
@@ -63,6 +63,31 @@ fn repaired(Left { file, outcome }: Left) -> Check {
             Check::wrong(name(&file), State::Problem, format!("cannot be put back: {error}"), remedy)
         }
     }
+}
+
+/// Whether the BGP speaker that tells an endpoint's stations is there, and is the one that the file means.
+pub(super) fn speaker(vtep: &Vtep) -> Option<Check> {
+    let speaker = vtep.evpn.as_ref()?;
+    let name = format!("BGP speaker of {}", vtep.name);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let asked = match runtime {
+        Ok(runtime) => runtime.block_on(evpn::probe(&speaker.speaker, vtep.local)).map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    Some(match asked {
+        Ok(about) if about.asn == speaker.asn => {
+            let evpn::About { generation, asn, router } = about;
+            Check::fine(name, format!("{generation}, AS {asn}, router {router}"))
+        }
+        Ok(about) => {
+            let detail = format!("it is of AS {}, the file says {}", about.asn, speaker.asn);
+            Check::wrong(name, State::Problem, detail, "make `as` in the file and in gobgpd's configuration the same")
+        }
+        Err(detail) => {
+            let remedy = "see that gobgpd runs and that this user may open its socket (docs/evpn.md)";
+            Check::wrong(name, State::Problem, detail, remedy)
+        }
+    })
 }
 
 /// Whether the host routes a segment's subnet elsewhere.

@@ -1,0 +1,296 @@
+//! Tunnel endpoints whose stations are told by BGP: a thread for each, which holds the tunnel, the ports of its networks and `evpn` together.
+//!
+//! Invariant: nothing here is waited for when networks start, and a speaker that is not there, hangs or lies is in nobody's way. Read first: the crate page of `evpn`,
+//! `overlay::locals`.
+
+use std::{
+    io,
+    net::IpAddr,
+    os::fd::{AsFd, AsRawFd},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc::sync_channel},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use evpn::{Action, Input, Shared, Status};
+use overlay::{
+    NetworkId,
+    control::{Command, Remote},
+    locals::{Listener, News, Present},
+};
+use tokio::sync::mpsc;
+use vswitch::{change::Change, thread::Changes};
+use wire::{Mac, NicId, Vid, Vni};
+
+use crate::{
+    config::{self, Attach, Config, Port, Station, Tagging},
+    model::PortState,
+    switch::{PATIENCE, Place, States},
+    tunnels,
+};
+
+/// Pieces of news that wait for the loop, at most; more wait in the tunnel.
+const WAITING: usize = 1024;
+/// How often at most the tunnel is asked for everything.
+const ASKING: Duration = Duration::from_secs(1);
+
+/// One segment that an endpoint stretches.
+struct Segment {
+    network: config::Name,
+    vlan: Option<Vid>,
+    vni: Vni,
+    /// The tunnel's NIC in its bridge.
+    nic: NicId,
+    /// What tells its routes from those of other networks of this host.
+    number: u16,
+}
+
+/// An endpoint whose stations are told by BGP, and that runs.
+pub struct Speaking {
+    status: Shared,
+    ports: mpsc::UnboundedSender<Input>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Speaking {
+    /// How it goes.
+    pub fn status(&self) -> Status {
+        lock(&self.status).clone()
+    }
+}
+
+impl Drop for Speaking {
+    /// What was announced is withdrawn, as far as the speaker does it in time.
+    fn drop(&mut self) {
+        let _ = self.ports.send(Input::End);
+        if let Some(thread) = self.thread.take() {
+            // It bounds its own last calls; one that panicked has nothing to say any more.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What acts on the switch: the endpoint's port, and the worker that has it.
+#[derive(Clone)]
+struct Hands {
+    tunnel: Remote,
+    worker: Changes,
+    segments: Arc<[Segment]>,
+    local: IpAddr,
+    port: u16,
+    /// What packets may have in the network of ours that the endpoint is in.
+    mtu: Option<u16>,
+}
+
+impl Hands {
+    fn network(&self, vni: Vni) -> Option<(NetworkId, &Segment)> {
+        let at = self.segments.iter().position(|segment| segment.vni == vni)?;
+        Some((NetworkId(at as u16), self.segments.get(at)?))
+    }
+
+    fn segment(&self, network: NetworkId) -> Option<&Segment> {
+        self.segments.get(usize::from(network.0))
+    }
+
+    fn act(&self, actions: &[Action]) {
+        for action in actions {
+            self.one(action);
+        }
+        self.worker.wake();
+    }
+
+    fn one(&self, action: &Action) -> Option<()> {
+        let id = |vni: &Vni| self.network(*vni).map(|(id, _)| id);
+        let command = match action {
+            Action::Join(vni, at) => {
+                // What the kernel does not know now it says when a packet is too long.
+                let route = || tunnels::path_mtu(self.local, self.port, *at).unwrap_or(tunnels::MTU);
+                let mtu = self.mtu.unwrap_or_else(route);
+                Command::Join(id(vni)?, *at, mtu)
+            }
+            Action::Part(vni, at) => Command::Part(id(vni)?, *at),
+            Action::Place(vni, mac, at) => Command::Place(id(vni)?, *mac, *at),
+            Action::Forget(vni, mac) => Command::Forget(id(vni)?, *mac),
+            Action::PlaceNeighbour(vni, ip, mac) => Command::PlaceNeighbour(id(vni)?, *ip, *mac),
+            Action::ForgetNeighbour(vni, ip) => Command::ForgetNeighbour(id(vni)?, *ip),
+            Action::ForgetLocal(vni, mac) => {
+                let (id, segment) = self.network(*vni)?;
+                // The bridge would go on sending its frames to where it was.
+                let (nic, vlan, mac) = (segment.nic, segment.vlan, *mac);
+                self.worker.send(Change::Forget { nic, vlan, mac });
+                Command::ForgetLocal(id, mac)
+            }
+            Action::Announce(_) | Action::Withdraw(_) | Action::Duplicate(..) | Action::Sticky(..) => return None,
+        };
+        self.tunnel.send(command).then_some(())
+    }
+
+    fn input(&self, news: News) -> Option<Input> {
+        Some(match news {
+            News::Heard(network, mac, nic) => Input::Heard(self.segment(network)?.vni, mac, nic.0.into()),
+            News::Addressed(network, mac, ip) => Input::Addressed(self.segment(network)?.vni, mac, ip),
+        })
+    }
+
+    /// All stations that spoke into the tunnel; asked on a thread that may wait.
+    fn present(&self) -> Option<Present> {
+        let (reply, answer) = sync_channel(1);
+        self.tunnel.send(Command::Locals(reply));
+        self.worker.wake();
+        answer.recv_timeout(PATIENCE).ok()
+    }
+}
+
+/// Starts what tells an endpoint's stations. `ports` are those of the tunnel, in the order of its networks.
+///
+/// # Errors
+/// The system has no thread or descriptor for it.
+pub fn start(
+    config: &Config,
+    vtep: &config::Vtep,
+    (ports, places): (&[usize], &[Place]),
+    (tunnel, listener): (Remote, Listener),
+    states: &States,
+) -> io::Result<Option<Speaking>> {
+    let Some(speaker) = &vtep.evpn else { return Ok(None) };
+    let segments: Arc<[Segment]> = ports.iter().filter_map(|at| segment(config, *at, places)).collect();
+    let Some(worker) = ports.first().and_then(|at| places.get(*at)).map(|place| place.changes.clone()) else {
+        return Ok(None);
+    };
+    let mtu = vtep.seat.as_ref().map(|seat| tunnels::mtu_of(&config.networks, &seat.network));
+    let hands = Hands { tunnel, worker, segments, local: vtep.local, port: vtep.port, mtu };
+    let asked = evpn::Config {
+        speaker: speaker.speaker.clone(),
+        asn: speaker.asn,
+        local: vtep.local,
+        networks: hands.segments.iter().map(|segment| (segment.vni, segment.number)).collect(),
+    };
+    let (tell_ports, from_ports) = mpsc::unbounded_channel();
+    let status = Shared::default();
+    let (tell, inputs) = mpsc::channel(WAITING);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (acting, shared) = (hands.clone(), Arc::clone(&status));
+    let serving = move || {
+        runtime.block_on(evpn::run(asked, inputs, from_ports, |actions| acting.act(actions), shared));
+    };
+    let thread = std::thread::Builder::new().name("evpn".to_owned()).spawn(serving)?;
+    let hearing = hands.clone();
+    let listening = move || listen(listener, &tell, &hearing);
+    std::thread::Builder::new().name("evpn-stations".to_owned()).spawn(listening)?;
+    watch(config, &hands, places, states, tell_ports.clone());
+    Ok(Some(Speaking { status, ports: tell_ports, thread: Some(thread) }))
+}
+
+fn segment(config: &Config, at: usize, places: &[Place]) -> Option<Segment> {
+    let port = config.ports.get(at)?;
+    let Attach::Tunnel { vni, .. } = &port.attach else { return None };
+    let vlan = match port.tagging {
+        Tagging::Access { vlan } => Some(vlan),
+        _ => None,
+    };
+    let tunnels = config.ports.iter().filter(|port| matches!(port.attach, Attach::Tunnel { .. }));
+    let number = tunnels.take_while(|other| other.name != port.name).count() + 1;
+    let number = u16::try_from(number).ok()?;
+    Some(Segment { network: port.network.clone(), vlan, vni: Vni::new(*vni)?, nic: places.get(at)?.nic, number })
+}
+
+/// Whether a port's frames are in a segment of its network.
+fn is_in(port: &Port, segment: &Segment) -> bool {
+    if port.network != segment.network {
+        return false;
+    }
+    let vlan = segment.vlan.or(Vid::new(1));
+    match &port.tagging {
+        Tagging::Untagged {} => segment.vlan.is_none_or(|vlan| vlan.get() == 1),
+        Tagging::Access { vlan: own } => Some(*own) == vlan,
+        Tagging::Trunk { trunk, native } => *native == vlan || vlan.is_some_and(|vlan| trunk.contains(&vlan)),
+    }
+}
+
+/// Stations that the file names at a port, and that are announced while it is up.
+struct Declared {
+    nic: NicId,
+    /// The network, the station, and whether it is there for good.
+    stations: Vec<(Vni, Mac, bool)>,
+    addresses: Vec<IpAddr>,
+}
+
+fn declared(port: &Port, nic: NicId, segments: &[Segment]) -> Option<Declared> {
+    let own: Vec<&Segment> = segments.iter().filter(|segment| is_in(port, segment)).collect();
+    let mac = port.mac.iter().flat_map(|mac| own.iter().map(|segment| (segment.vni, *mac, false)));
+    let fixed = port.fdb.iter().flat_map(|Station { mac, vlan }| {
+        let of = own.iter().filter(move |segment| vlan.is_none() || segment.vlan == *vlan);
+        of.map(|segment| (segment.vni, *mac, true))
+    });
+    let is_tunnel = matches!(port.attach, Attach::Tunnel { .. });
+    (!own.is_empty() && !is_tunnel).then(|| Declared {
+        nic,
+        stations: mac.chain(fixed).collect(),
+        addresses: port.addresses.clone(),
+    })
+}
+
+/// Has the loop told of ports that come and go.
+fn watch(config: &Config, hands: &Hands, places: &[Place], states: &States, tell: mpsc::UnboundedSender<Input>) {
+    let ports: Vec<Option<Declared>> =
+        config.ports.iter().zip(places).map(|(port, place)| declared(port, place.nic, &hands.segments)).collect();
+    let hands = hands.clone();
+    // The loop may have ended; then nobody is told any more.
+    states.watch(move |index, state| {
+        let Some(Some(port)) = ports.get(index) else { return };
+        let number = u32::from(port.nic.0);
+        if state != PortState::Up {
+            hands.tunnel.send(Command::ForgetNic(port.nic));
+            let _ = tell.send(Input::Down(number));
+            return;
+        }
+        for (vni, mac, sticky) in port.stations.iter().copied() {
+            let _ = tell.send(Input::Declared { vni, mac, port: number, sticky });
+            if !sticky {
+                port.addresses.iter().for_each(|ip| _ = tell.send(Input::Addressed(vni, mac, *ip)));
+            }
+        }
+    });
+}
+
+/// Passes on what the tunnel hears of this host's stations, until nobody takes it any more.
+fn listen(mut listener: Listener, tell: &mpsc::Sender<Input>, hands: &Hands) {
+    let (mut sleep, mut owed, mut not_before) = (sys::poll::Sleep::default(), false, Instant::now());
+    while !tell.is_closed() {
+        while let Some(news) = listener.pop() {
+            if let Some(input) = hands.input(news) {
+                let _ = tell.blocking_send(input);
+            }
+        }
+        owed |= listener.must_ask();
+        if owed && Instant::now() >= not_before {
+            owed = false;
+            ask(&mut listener, tell, hands);
+            not_before = Instant::now() + ASKING;
+        }
+        if listener.arm() {
+            // A sleep that fails is a shorter one.
+            let _ = sleep.wait([listener.as_fd().as_raw_fd()].into_iter(), Some(ASKING));
+        }
+        listener.disarm();
+    }
+}
+
+/// Asks for everything. What was told before the answer comes before it, what was told later after it.
+fn ask(listener: &mut Listener, tell: &mpsc::Sender<Input>, hands: &Hands) {
+    let Some(present) = hands.present() else { return };
+    while listener.count() < present.after
+        && let Some(news) = listener.pop()
+    {
+        if let Some(input) = hands.input(news) {
+            let _ = tell.blocking_send(input);
+        }
+    }
+    let known = present.stations.into_iter();
+    let known = known.filter_map(|(id, mac, nic)| Some((hands.segment(id)?.vni, mac, u32::from(nic.0))));
+    let _ = tell.blocking_send(Input::Present(known.collect()));
+}
