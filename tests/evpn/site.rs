@@ -1,0 +1,211 @@
+//! Hosts of an EVPN fabric: one of ours beside gobgpd, one of the kernel's tunnel beside FRR, each with a guest, on one link.
+
+use std::fs;
+use std::time::Duration;
+
+use super::lab::daemon::Daemon;
+use super::lab::netns::NetNs;
+use super::lab::process::{Job, Place};
+use super::lab::{Lab, Unable, holds_within, need_program, wait_for};
+
+pub const PATIENCE: Duration = Duration::from_secs(15);
+/// A session of BGP takes its time to come up.
+pub const SESSION: Duration = Duration::from_secs(60);
+
+/// gobgpd on a host.
+pub struct Speaker<'s> {
+    pub job: Job,
+    host: &'s NetNs,
+    socket: String,
+    config: String,
+}
+
+impl<'s> Speaker<'s> {
+    /// Starts it; `neighbours` are addresses of other speakers.
+    pub fn start(lab: &Lab, host: &'s NetNs, name: &str, router: &str, neighbours: &[&str]) -> Result<Self, Unable> {
+        need_program("gobgpd", "gobgpd")?;
+        let mut text = format!("[global.config]\nas = 65000\nrouter-id = \"{router}\"\n");
+        for neighbour in neighbours {
+            text += &format!(
+                "[[neighbors]]\n[neighbors.config]\nneighbor-address = \"{neighbour}\"\npeer-as = 65000\n\
+                 [neighbors.timers.config]\nconnect-retry = 5\nhold-time = 9\nkeepalive-interval = 3\n\
+                 [[neighbors.afi-safis]]\n[neighbors.afi-safis.config]\nafi-safi-name = \"l2vpn-evpn\"\n"
+            );
+        }
+        let config = lab.path(&format!("{name}.toml"));
+        fs::write(&config, text).expect("gobgpd's configuration");
+        let socket = Self::socket(lab, name);
+        let config = config.display().to_string();
+        let job = Self::spawn(host, &config, &socket);
+        Ok(Speaker { job, host, socket, config })
+    }
+
+    /// Where its API is.
+    pub fn socket(lab: &Lab, name: &str) -> String {
+        lab.path(&format!("{name}.sock")).display().to_string()
+    }
+
+    fn spawn(host: &NetNs, config: &str, socket: &str) -> Job {
+        let _ = fs::remove_file(socket);
+        host.spawn(&format!("exec gobgpd -f {config} --pprof-disable --api-hosts unix://{socket}"))
+    }
+
+    /// It hangs from here on.
+    pub fn hang(&self) {
+        let netns = self.host.netns_name();
+        let each = "grep -qx gobgpd /proc/$p/comm && kill -STOP $p";
+        let all = format!("for p in $(ip netns pids {netns}); do {each}; done; true");
+        let done = std::process::Command::new("sh").args(["-c", &all]).status();
+        assert!(done.is_ok_and(|status| status.success()));
+    }
+
+    /// Starts it again, after it was killed.
+    pub fn restart(&mut self) {
+        self.job = Self::spawn(self.host, &self.config, &self.socket);
+    }
+
+    /// Runs the speaker's own client.
+    pub fn ctl(&self, arguments: &str) -> String {
+        self.host.run(&format!("gobgp --target unix://{} {arguments}", self.socket), PATIENCE).output
+    }
+
+    /// Routes with this text in them.
+    pub fn routes(&self, text: &str) -> usize {
+        self.ctl("global rib -a evpn").lines().filter(|line| line.contains(text)).count()
+    }
+}
+
+/// A host of the kernel's tunnel with FRR, and a guest behind its bridge.
+pub struct Frr {
+    pub host: NetNs,
+    pub guest: NetNs,
+    _zebra: Job,
+    _bgpd: Job,
+    dir: String,
+}
+
+impl Frr {
+    /// `address` is the host's own on `u0`, which is up; `neighbour` that of the speaker it talks to.
+    pub fn start(
+        lab: &Lab,
+        (host, guest): (NetNs, NetNs),
+        (address, neighbour): (&str, &str),
+        router: &str,
+        vni: u32,
+    ) -> Result<Frr, Unable> {
+        for program in ["/usr/lib/frr/zebra", "/usr/lib/frr/bgpd"] {
+            if !std::path::Path::new(program).exists() {
+                return Err(Unable("there is no FRR: apt-get install frr".to_owned()));
+            }
+        }
+        let link = format!("ip link add vx100 type vxlan id {vni} local {address} dstport 4789 nolearning");
+        let made = host.run(&link, PATIENCE);
+        if !made.ok() {
+            return Err(Unable(format!("this kernel makes no VXLAN interfaces: {}", made.output.trim())));
+        }
+        host.ip("link add br100 type bridge stp_state 0");
+        host.ip("link set br100 addrgenmode none");
+        host.ip("link set vx100 master br100 addrgenmode none");
+        host.sh("bridge link set dev vx100 learning off neigh_suppress on");
+        host.veth("h0", &guest, "eth0");
+        host.ip("link set h0 master br100");
+        for interface in ["h0", "vx100", "br100"] {
+            host.ip(&format!("link set {interface} up"));
+        }
+        guest.ip("link set eth0 mtu 1400");
+        let dir = lab.path("frr");
+        fs::create_dir_all(&dir).expect("a directory");
+        let text = format!(
+            "frr defaults datacenter\nrouter bgp 65000\n bgp router-id {router}\n no bgp default ipv4-unicast\n \
+             neighbor {neighbour} remote-as 65000\n neighbor {neighbour} timers 3 9\n neighbor {neighbour} timers connect 2\n \
+             address-family l2vpn evpn\n  neighbor {neighbour} activate\n  advertise-all-vni\n exit-address-family\n"
+        );
+        fs::write(dir.join("bgpd.conf"), text).expect("FRR's configuration");
+        fs::write(dir.join("zebra.conf"), "").expect("FRR's configuration");
+        let dir = dir.display().to_string();
+        host.sh(&format!("chown -R frr:frr {dir}; chmod 755 {} {dir}", lab.dir().display()));
+        let daemon = |name: &str| {
+            host.spawn(&format!(
+                "exec /usr/lib/frr/{name} -u frr -g frr -f {dir}/{name}.conf -i {dir}/{name}.pid --vty_socket {dir} -z {dir}/zserv.api"
+            ))
+        };
+        let zebra = daemon("zebra");
+        wait_for("zebra", PATIENCE, || std::path::Path::new(&format!("{dir}/zserv.api")).exists());
+        let bgpd = daemon("bgpd");
+        wait_for("bgpd", PATIENCE, || std::path::Path::new(&format!("{dir}/bgpd.vty")).exists());
+        Ok(Frr { host, guest, _zebra: zebra, _bgpd: bgpd, dir })
+    }
+
+    /// Asks it.
+    pub fn ctl(&self, command: &str) -> String {
+        self.host.run(&format!("vtysh --vty_socket {} -c '{command}'", self.dir), PATIENCE).output
+    }
+
+    /// What the kernel knows of stations behind the tunnel.
+    pub fn fdb(&self) -> String {
+        self.host.sh("bridge fdb show dev vx100")
+    }
+}
+
+/// Two hosts on one link.
+pub fn hosts(lab: &Lab, v6: bool) -> Result<[NetNs; 2], Unable> {
+    let hosts = [NetNs::new(lab, "h1")?, NetNs::new(lab, "h2")?];
+    hosts[0].veth("u0", &hosts[1], "u0");
+    for (n, host) in hosts.iter().enumerate() {
+        host.address("u0", &format!("192.0.2.{}/24", n + 1));
+        if v6 {
+            host.ip(&format!("address add 2001:db8::{}/64 dev u0 nodad", n + 1));
+        }
+    }
+    Ok(hosts)
+}
+
+/// The file of a host of ours.
+pub fn ours(lab: &Lab, local: &str, speaker: &str, vni: u32, guest: &NetNs) -> String {
+    format!(
+        "[vteps.main]\nlocal = \"{local}\"\ncontrol = \"evpn\"\nspeaker = \"unix://{}\"\nas = 65000\n\
+         [networks.tenant]\noverlay = {{ vtep = \"main\", vni = {vni} }}\n\
+         [guests.g]\nports = [{{ network = \"tenant\", attach = \"tap\", tap = \"eth0\", netns = \"{}\" }}]\n",
+        Speaker::socket(lab, speaker),
+        guest.netns_name()
+    )
+}
+
+/// Stations that a daemon of ours knows behind another endpoint.
+pub fn macs(daemon: &Daemon, address: &str) -> u64 {
+    let peers = daemon.json(&["show", "peers", "--json"]);
+    let peers = peers.as_array().cloned().unwrap_or_default();
+    peers.iter().filter(|peer| peer["address"] == address).filter_map(|peer| peer["macs"].as_u64()).sum()
+}
+
+/// Sends a gratuitous ARP of station `02:00:00:00:AA:BB` with 10.7.AA.BB, and says when it did (seconds since 1970).
+pub fn speak(guest: &NetNs, station: u16) -> f64 {
+    let [high, low] = station.to_be_bytes();
+    let program = format!(
+        "import socket,time\n\
+         s=socket.socket(socket.AF_PACKET,socket.SOCK_RAW);s.bind((\"eth0\",0))\n\
+         m=bytes([2,0,0,0,{high},{low}]);i=bytes([10,7,{high},{low}])\n\
+         f=b\"\\xff\"*6+m+bytes([8,6,0,1,8,0,6,4,0,1])+m+i+bytes(6)+i+bytes(18)\n\
+         print(repr(time.time()));s.send(f)"
+    );
+    guest.sh(&format!("python3 -c '{program}'")).trim().parse().expect("a time")
+}
+
+/// Now, in seconds since 1970.
+pub fn now() -> f64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// Waits until a daemon of ours knows its speaker.
+pub fn connected(daemon: &Daemon) {
+    let done = holds_within(SESSION, || daemon.log().contains("the BGP speaker knows our stations"));
+    assert!(done, "{}", daemon.log());
+}
+
+/// Milliseconds, sorted: the median and the ends.
+pub fn spread(what: &str, mut ms: Vec<f64>) {
+    ms.sort_by(f64::total_cmp);
+    if let (Some(first), Some(last), Some(middle)) = (ms.first(), ms.last(), ms.get(ms.len() / 2)) {
+        println!("{what}: median {middle:.1} ms ({first:.1} to {last:.1}, n = {})", ms.len());
+    }
+}
