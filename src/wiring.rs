@@ -113,7 +113,7 @@ mod tests {
         assert_eq!(known(), [], "the second port declares no address");
         wiring.state(NicKey(0), PortState::Up);
         let first = ("02:00:00:00:00:01".to_owned(), "g/0".to_owned());
-        assert_eq!(known(), [first.clone()]);
+        assert_eq!(known(), std::slice::from_ref(&first));
         wiring.announce(NicKey(1), Mac::new([2, 0, 0, 0, 0, 9]));
         assert_eq!(known(), [first, ("02:00:00:00:00:09".to_owned(), "g/1".to_owned())]);
         switch.stop();
