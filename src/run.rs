@@ -10,7 +10,7 @@ use crate::{
     config::{Attach, Config, Port, Role},
     guests,
     model::PortState,
-    mtu,
+    mtu, paths,
     run_dir::{RunDir, RunDirError},
     socket::{self, Access, BindError},
     subnets,
@@ -82,6 +82,7 @@ fn run(mut config: Config, control: std::os::unix::net::UnixListener) -> Result<
     let (places, states) = (switch.places(), switch.states());
     let taps = taps::attach(switch.config(), &places, &states);
     tunnels::start(switch.config(), &places, &states, switch.view().tunnels())?;
+    paths::watch(&switch.config().vteps, switch.view().tunnels())?;
     // Who comes up is announced to all, so the ways to other hosts are there before.
     announce::taps(switch.config(), &places, &states);
     let wiring = SwitchWiring::new(&switch.config().ports, places.clone(), states.clone());

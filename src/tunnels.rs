@@ -81,6 +81,25 @@ impl Tunnels {
         self.ask(Command::Flapping)
     }
 
+    /// The endpoints that one of ours knows, each with the longest IP packet of the underlay that is thought to reach it.
+    pub fn remotes(&self, vtep: &str) -> Vec<(IpAddr, u16)> {
+        let (reply, answer) = sync_channel(1);
+        match self.tell(vtep, Command::Remotes(reply)) {
+            true => answer.recv_timeout(PATIENCE).unwrap_or_default(),
+            false => Vec::new(),
+        }
+    }
+
+    /// Tells one of ours the longest IP packet of the underlay that reaches another.
+    pub fn path(&self, vtep: &str, peer: IpAddr, mtu: u16) {
+        self.tell(vtep, Command::Path(peer, mtu));
+    }
+
+    fn tell(&self, vtep: &str, command: Command) -> bool {
+        let tunnels = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        tunnels.iter().find(|(name, _)| name == vtep).is_some_and(|(_, remote)| remote.send(command))
+    }
+
     /// Asks every endpoint of ours.
     fn ask<T>(&self, command: impl Fn(SyncSender<Vec<T>>) -> Command) -> Vec<(String, T)> {
         let all = self.lock();

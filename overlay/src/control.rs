@@ -59,6 +59,10 @@ pub struct FlapLine {
 pub enum Command {
     /// Tell what is known of endpoints, network by network.
     Show(SyncSender<Vec<PeerLine>>),
+    /// Tell the addresses of endpoints, each with the longest IP packet of the underlay that is thought to reach it.
+    Remotes(SyncSender<Vec<(IpAddr, u16)>>),
+    /// The longest IP packet of the underlay that reaches an endpoint, as somebody has tried out.
+    Path(IpAddr, u16),
     /// Tell which stations move to and fro.
     Flapping(SyncSender<Vec<FlapLine>>),
     /// An endpoint takes part in a network; the longest IP packet that its path takes, in bytes.

@@ -163,6 +163,18 @@ impl Remotes {
         all.filter_map(|(at, place)| Some((RemoteId(at as u16), place.as_ref()?)))
     }
 
+    /// Their addresses, each with the longest IP packet that reaches it.
+    pub fn paths(&self) -> Vec<(IpAddr, u16)> {
+        self.iter().map(|(_, remote)| (remote.address, remote.mtu)).collect()
+    }
+
+    /// What is known of the way to an endpoint is this from here on.
+    pub fn set_path(&mut self, address: IpAddr, mtu: u16) {
+        if let Some(remote) = self.find(address).and_then(|id| self.get_mut(id)) {
+            remote.mtu = mtu;
+        }
+    }
+
     /// How many are known.
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {

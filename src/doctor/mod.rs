@@ -12,6 +12,7 @@ use crate::{
 
 mod host;
 mod networks;
+mod paths;
 mod running;
 
 /// How one thing is.
@@ -119,6 +120,7 @@ pub fn examine(config: Result<Config, ConfigError>, around: &Surroundings, repai
         checks.extend(config.networks.iter().flat_map(Network::segments).filter_map(networks::subnet));
         checks.extend(config.networks.iter().filter_map(|network| networks::uplink(&config.host, network)));
         checks.extend(config.networks.iter().filter_map(networks::way_out));
+        checks.extend(paths::check(config));
         checks.extend(running::loops(&config.host.control_socket));
         checks.extend(config.vteps.iter().filter_map(networks::speaker));
     }

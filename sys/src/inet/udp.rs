@@ -66,6 +66,12 @@ impl AsRawFd for Datagrams {
     }
 }
 
+impl From<Datagrams> for OwnedFd {
+    fn from(socket: Datagrams) -> OwnedFd {
+        socket.fd
+    }
+}
+
 impl Datagrams {
     /// A socket bound to `at` (port 0: any), which sends with `ttl` and `tos` unless told otherwise, without DF.
     ///

@@ -1,0 +1,89 @@
+//! Checks of the ways to the other hosts of an overlay: do packets as long as the route takes arrive?
+//!
+//! Invariant: echo requests are sent, and nothing else. Read first: [`super`], [`crate::probe`].
+
+use std::{collections::BTreeSet, io::ErrorKind, net::IpAddr};
+
+use super::{Check, State};
+use crate::{
+    config::{Config, Vtep},
+    probe::{Way, probe},
+};
+
+/// Hosts named in a message, at most.
+const NAMED: usize = 4;
+
+/// One check for each tunnel endpoint that is on a socket of this host.
+pub(super) fn check(config: &Config) -> Vec<Check> {
+    config.vteps.iter().filter(|vtep| vtep.seat.is_none()).filter_map(|vtep| of(config, vtep)).collect()
+}
+
+fn of(config: &Config, vtep: &Vtep) -> Option<Check> {
+    let overlays = config.networks.iter().filter_map(|network| network.overlay.as_ref());
+    let peers: BTreeSet<IpAddr> = overlays
+        .filter(|overlay| overlay.vtep == vtep.name)
+        .flat_map(|overlay| overlay.peers.iter().copied())
+        .collect();
+    if peers.is_empty() {
+        return None;
+    }
+    let name = format!("ways of {}", vtep.name);
+    let ways = match probe(vtep.local, &peers.iter().copied().collect::<Vec<_>>()) {
+        Ok(ways) => ways,
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            let remedy = "sysctl -w net.ipv4.ping_group_range=\"0 2147483647\", or run doctor as root";
+            return Some(Check::wrong(name, State::Warning, "echo requests are not permitted", remedy));
+        }
+        Err(error) => {
+            let detail = format!("no echo request can be sent from {}: {error}", vtep.local);
+            return Some(Check::wrong(name, State::Problem, detail, "give `local` an address that `ip address` lists"));
+        }
+    };
+    let no_route: Vec<String> =
+        peers.iter().filter(|peer| !ways.iter().any(|(other, _)| other == *peer)).map(ToString::to_string).collect();
+    let narrow: Vec<(IpAddr, u16)> = ways
+        .iter()
+        .filter_map(|(peer, way)| match way {
+            Way::Narrow(mtu) => Some((*peer, *mtu)),
+            _ => None,
+        })
+        .collect();
+    let silent: Vec<String> =
+        ways.iter().filter(|(_, way)| matches!(way, Way::Silent(_))).map(|(peer, _)| peer.to_string()).collect();
+    if let Some(least) = narrow.iter().map(|(_, mtu)| *mtu).min() {
+        let named: Vec<String> = narrow.iter().map(|(peer, mtu)| format!("{peer} ({mtu} bytes arrive)")).collect();
+        let around = if vtep.local.is_ipv4() { 50 } else { 70 };
+        let detail = format!("a black hole: packets that the route takes are lost on the way to {}", some(&named));
+        let remedy = format!(
+            "mend the MTU of the links between, or give the networks mtu = {}; a daemon that runs finds it by itself",
+            least.saturating_sub(around)
+        );
+        return Some(Check::wrong(name, State::Problem, detail, remedy));
+    }
+    if !no_route.is_empty() {
+        let detail = format!("there is no route from {} to {}", vtep.local, some(&no_route));
+        return Some(Check::wrong(name, State::Problem, detail, "see `ip route get`"));
+    }
+    if !silent.is_empty() {
+        let detail = format!("no answer to echo requests from {}; whether packets arrive is not known", some(&silent));
+        let remedy = "the host is down, or its firewall drops echo requests; those let through would tell";
+        return Some(Check::wrong(name, State::Warning, detail, remedy));
+    }
+    let widths: BTreeSet<u16> = ways
+        .iter()
+        .map(|(_, way)| match way {
+            Way::Whole(mtu) | Way::Narrow(mtu) | Way::Silent(mtu) => *mtu,
+        })
+        .collect();
+    let widths: Vec<String> = widths.iter().map(ToString::to_string).collect();
+    Some(Check::fine(name, format!("packets of {} bytes arrive at all {} hosts", widths.join(", "), ways.len())))
+}
+
+/// A few of them, and how many there are besides.
+fn some(all: &[String]) -> String {
+    let named = all.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+    match all.len().saturating_sub(NAMED) {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
+}
