@@ -97,7 +97,7 @@ impl Tunnels {
 
     fn tell(&self, vtep: &str, command: Command) -> bool {
         let tunnels = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        tunnels.iter().find(|(name, _)| name == vtep).is_some_and(|(_, remote)| remote.send(command))
+        tunnels.iter().find(|running| running.name == vtep).is_some_and(|running| running.remote.send(command))
     }
 
     /// Asks every endpoint of ours.

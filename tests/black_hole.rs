@@ -19,7 +19,8 @@ fn ways(site: &Site, daemon: &Daemon) -> (String, String) {
     let config = daemon.config().display().to_string();
     let program = program().display().to_string();
     let report = site.hosts[0].exec(&[&program, "--config", &config, "--json", "doctor"]).output;
-    let report: serde_json::Value = serde_json::from_str(&report).unwrap_or_else(|_| panic!("{report}"));
+    let report: serde_json::Value =
+        serde_json::from_str(report.lines().next().unwrap_or_default()).unwrap_or_else(|_| panic!("{report}"));
     let is_it = |check: &&serde_json::Value| check["name"].as_str().unwrap().starts_with("ways of ");
     let check = report["checks"].as_array().unwrap().iter().find(is_it).unwrap_or_else(|| panic!("{report}")).clone();
     (check["state"].as_str().unwrap().to_owned(), format!("{} {}", check["detail"], check["remedy"]))

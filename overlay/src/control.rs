@@ -92,6 +92,8 @@ impl Command {
             // Nobody waiting for the answer any more is no fault of ours.
             (Command::Show(reply), _) => _ = reply.send(vtep.peers(now)),
             (Command::Flapping(reply), _) => _ = reply.send(vtep.flapping(now)),
+            (Command::Remotes(reply), _) => _ = reply.send(vtep.remotes.paths()),
+            (Command::Path(address, mtu), _) => vtep.remotes.set_path(address, mtu),
             // What is wrong with an address was seen before it became a command, and without room the station counts as unknown.
             (Command::Join(network, peer, mtu), _) => _ = vtep.join(network, peer, mtu),
             (Command::Part(network, peer), _) => vtep.part(network, peer),
