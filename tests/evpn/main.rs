@@ -11,6 +11,7 @@ mod site;
 use lab::daemon::Daemon;
 use lab::netns::NetNs;
 use lab::process::Place;
+use lab::site::stream;
 use lab::{Lab, Unable, holds_within, need_program, require, wait_for};
 use site::*;
 
@@ -75,6 +76,8 @@ fn guests_of_ours_and_of_frrs_reach_each_other_and_a_known_neighbour_costs_no_ar
         || format!("{}\n{}\n{}", daemon.log(), frr.ctl("show evpn mac vni all"), speaker.ctl("global rib -a evpn"));
     assert!(guest.reaches("10.7.0.2", PATIENCE).is_some(), "{}", told());
     assert!(frr.guest.reaches("10.7.0.1", PATIENCE).is_some(), "{}", told());
+    stream(&guest, &frr.guest, "10.7.0.2", "to FRR's", told);
+    stream(&frr.guest, &guest, "10.7.0.1", "from FRR's", told);
     let peers = daemon.json(&["show", "peers", "--json"]);
     assert_eq!((&peers[0]["address"], &peers[0]["source"]), (&"192.0.2.2".into(), &"evpn".into()), "{peers}");
     // FRR tells addresses that the kernel knows on the bridge.

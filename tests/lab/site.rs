@@ -8,6 +8,7 @@ use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(15);
 const BYTES: usize = 50_000_000;
+const STREAM: Duration = Duration::from_secs(120);
 
 /// Two hosts on one link, each with a guest.
 pub struct Site {
@@ -117,14 +118,19 @@ impl Site {
         let heard = b.sh("nstat -az IpExtInBcastPkts | tail -1");
         assert!(!heard.contains("IpExtInBcastPkts                0 "), "{what}: {heard} {}", broadcast.output);
         for (from, to, address) in [(a, b, "10.7.0.2"), (b, a, "10.7.0.1"), (a, b, "fd07::2")] {
-            let mut server = to.spawn("exec busybox nc -l -p 5000 -e md5sum");
-            wait_for("nc to listen", PATIENCE, || {
-                to.run("grep -q ':1388 .* 0A ' /proc/net/tcp /proc/net/tcp6", PATIENCE).ok()
-            });
-            let sent = format!("head -c {BYTES} /dev/zero");
-            let there = from.sh(&format!("{sent} | busybox nc {address} 5000"));
-            assert_eq!(there.trim(), from.sh(&format!("{sent} | md5sum")).trim(), "{what}: {}", log());
-            server.kill();
+            stream(from, to, address, what, &log);
         }
     }
+}
+
+/// Sends a stream whose every part is another, 1 GB behind `TRUNKLINE_SLOW`, and asserts that it arrives as it was.
+pub fn stream(from: &NetNs, to: &NetNs, address: &str, what: &str, log: impl Fn() -> String) {
+    let bytes = if std::env::var_os("TRUNKLINE_SLOW").is_some() { 1_000_000_000 } else { BYTES };
+    let mut server = to.spawn("exec busybox nc -l -p 5000 -e md5sum");
+    wait_for("nc to listen", PATIENCE, || to.run("grep -q ':1388 .* 0A ' /proc/net/tcp /proc/net/tcp6", PATIENCE).ok());
+    let sent = format!("seq 1 200000000 | head -c {bytes}");
+    let there = from.run(&format!("{sent} | busybox nc {address} 5000"), STREAM).output;
+    let sum = from.run(&format!("{sent} | md5sum"), STREAM).output;
+    assert!(there.trim() == sum.trim() && sum.contains("  -"), "{what}: {there} for {sum}: {}", log());
+    server.kill();
 }
