@@ -10,7 +10,7 @@ use lab::daemon::Daemon;
 use lab::iperf::{Iperf, iperf};
 use lab::netns::NetNs;
 use lab::process::Place;
-use lab::site::Site;
+use lab::site::{Site, stream};
 use lab::{Lab, Unable, need_program, require, wait_for};
 use std::time::Duration;
 
@@ -60,6 +60,25 @@ fn a_guest_that_was_told_too_long_an_mtu_gets_a_proper_error_and_its_streams_wor
     let told = a.run("ping -M do -c 2 -W 2 -s 1472 10.7.0.2", PATIENCE).output;
     assert!(told.contains("mtu = 1450") || told.contains("mtu=1450"), "{told}");
     assert!(a.run("ping -M dont -c 1 -W 2 -s 1472 10.7.0.2", PATIENCE).ok(), "what may be cut is");
+}
+
+#[test]
+fn a_wide_underlay_is_the_guests() {
+    let lab = require!(Lab::new());
+    let site = require!(Site::new(&lab, false));
+    site.hosts.iter().for_each(|host| drop(host.ip("link set u0 mtu 9000")));
+    let daemons = [site.ours(&lab, 0), site.ours(&lab, 1)];
+    assert_eq!(daemons[0].json(&["show", "networks", "--json"])[0]["mtu"], 8950);
+    for (n, guest) in site.guests.iter().enumerate() {
+        guest.ip("link set eth0 mtu 8950");
+        guest.address("eth0", &format!("10.7.0.{}/24", n + 1));
+    }
+    let [a, b] = &site.guests;
+    assert!(a.reaches("10.7.0.2", PATIENCE).is_some(), "{}", daemons[0].log());
+    // As long as it may be: 28 bytes are headers.
+    let told = a.run("ping -M do -c 2 -i 0.2 -W 2 -s 8922 10.7.0.2", PATIENCE);
+    assert!(told.ok() && told.output.contains("2 received"), "{}\n{}", told.output, daemons[0].log());
+    stream(a, b, "10.7.0.2", "MTU 8950", || daemons[0].log());
 }
 
 /// A host with a guest and a daemon of ours.
