@@ -1,10 +1,11 @@
 //! One Ethernet segment over many hosts: frames of a network travel between hosts in UDP packets of the underlay.
 //!
 //! ```text
-//!   bridge --transmit--> TunnelPort --Vtep: which endpoint?--> encapsulate --sendmmsg--> underlay: sockets of the host,
-//!          <--answers---            <--Vtep: whose? may it?--- decapsulate <--recvmmsg--
-//!                                                                          --answers---> or another bridge of ours
-//!                                                                          <--transmit--
+//!   bridge --transmit--> TunnelPort --Vtep: which endpoint?--> encapsulate --> underlay
+//!          <--answers---            <--Vtep: whose? may it?--- decapsulate <--
+//!
+//!   underlay: sockets of the host          sendmmsg at the turn's release, recvmmsg in receive
+//!         or the bridge of another network  answers, and transmit: frames to and from its uplink
 //! ```
 //!
 //! Read in this order: [`encap`] (the eight bytes between), [`remotes`] (the endpoints of other hosts), [`neighbours`] (who has which IP
