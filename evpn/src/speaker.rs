@@ -221,6 +221,17 @@ fn is_own(neighbour: &str) -> bool {
     neighbour.is_empty() || neighbour == "<nil>" || neighbour.starts_with("invalid")
 }
 
+/// A stream of messages that are there already.
+struct Iter<T>(std::vec::IntoIter<T>);
+
+impl<T: Unpin> tonic::codegen::tokio_stream::Stream for Iter<T> {
+    type Item = T;
+
+    fn poll_next(mut self: std::pin::Pin<&mut Self>, _: &mut std::task::Context<'_>) -> std::task::Poll<Option<T>> {
+        std::task::Poll::Ready(self.0.next())
+    }
+}
+
 /// The address of an endpoint as a PMSI attribute has it.
 fn bytes_of(address: IpAddr) -> Vec<u8> {
     match address {

@@ -10,11 +10,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use wire::Head;
+use wire::{Head, keyed::fold};
 
 use crate::{
     decide::Refusal,
-    index::fold,
     packet::{Packet, v4, v6},
     record::Endpoint,
 };

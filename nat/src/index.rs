@@ -7,6 +7,8 @@
 //! entry's own bits (partial-key cuckoo hashing), so that an entry can step aside without its record being read. The hash is keyed: which
 //! keys share a bucket cannot be known from outside. Read first: Fan et al., "Cuckoo Filter" (2014), section 3; `vswitch/src/fdb/table.rs`.
 
+use wire::keyed::splitmix;
+
 use crate::{
     family::Family,
     record::{Key, Slot},
@@ -150,20 +152,4 @@ impl Index {
         }
         false
     }
-}
-
-/// Both halves of the 128-bit product, one over the other; see `vswitch/src/fdb/table.rs`.
-#[inline]
-pub(crate) fn fold(a: u64, b: u64) -> u64 {
-    let product = u128::from(a) * u128::from(b);
-    product as u64 ^ (product >> 64) as u64
-}
-
-/// The next number of the SplitMix64 sequence.
-pub(crate) fn splitmix(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
-    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ z >> 31
 }

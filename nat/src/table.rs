@@ -14,7 +14,7 @@
 
 use std::net::Ipv4Addr;
 
-use wire::{Instant, NicId};
+use wire::{Instant, NicId, keyed::splitmix};
 
 use crate::{
     config::{Config, ConfigError, Filtering, Lifetimes, Pooling},
@@ -22,7 +22,7 @@ use crate::{
     family::Family,
     fragments::Fragments,
     holders::Holders,
-    index::{Index, splitmix},
+    index::Index,
     ports::{Ports, Wish},
     record::{Endpoint, Key, MAPPING, PERMIT, Protocol, Record, SESSION, Slot, State},
     stats::NatStats,

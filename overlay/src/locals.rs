@@ -9,6 +9,7 @@
 //! Read first: [`wire::fdb`], [`sys::spsc`].
 
 use std::{
+    hash::BuildHasher,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd, BorrowedFd},
@@ -26,6 +27,7 @@ use sys::{
 use wire::{
     Instant, Mac, NicId, Segment,
     fdb::{Fdb, Key, Learn, Tick},
+    keyed::Keyed,
 };
 
 use crate::vtep::NetworkId;
@@ -68,7 +70,7 @@ pub struct Locals {
     /// Who spoke last, and when.
     last: Option<(Key, NicId, Tick)>,
     told: Box<[u64]>,
-    seed: u64,
+    marks: Keyed,
     news: Producer<News>,
     count: u64,
     /// Entries that have left the table by themselves.
@@ -97,7 +99,7 @@ pub fn locals(capacity: usize, ageing: Duration, seed: u64) -> io::Result<(Local
         nics: 0,
         last: None,
         told: vec![0; TOLD].into(),
-        seed,
+        marks: Keyed::new(seed),
         news: put,
         count: 0,
         left: 0,
@@ -143,15 +145,7 @@ impl Locals {
 
     #[cold]
     fn addressed(&mut self, network: NetworkId, mac: Mac, ip: IpAddr) {
-        let bits = match ip {
-            IpAddr::V4(ip) => u128::from(u32::from(ip)),
-            IpAddr::V6(ip) => u128::from(ip),
-        };
-        let mut mark = self.seed | 1;
-        for word in [bits as u64, (bits >> 64) as u64, mac.to_bits() | u64::from(network.0) << 48] {
-            let product = u128::from(mark ^ word) * 0x9e37_79b9_7f4a_7c15;
-            mark = product as u64 ^ (product >> 64) as u64;
-        }
+        let mark = self.marks.hash_one((network, mac, ip));
         let Some(place) = self.told.get_mut(mark as usize % TOLD) else { return };
         if *place != mark {
             let before = std::mem::replace(place, mark);

@@ -12,12 +12,9 @@
 
 use std::{collections::HashMap, net::IpAddr, time::Duration};
 
-use wire::{Instant, Mac, NicId};
+use wire::{Instant, Mac, NicId, keyed::Keyed};
 
-use crate::{
-    remotes::{RemoteId, Seeded},
-    vtep::NetworkId,
-};
+use crate::{remotes::RemoteId, vtep::NetworkId};
 
 use self::lists::{Holder, Lists};
 
@@ -77,7 +74,7 @@ pub struct Neighbours {
     entries: Vec<Option<Entry>>,
     /// Places of `entries` that nobody has.
     free: Vec<u32>,
-    places: HashMap<Key, u32, Seeded>,
+    places: HashMap<Key, u32, Keyed>,
     lists: Lists,
     ageing: Duration,
     changes: u64,
@@ -93,7 +90,7 @@ impl Neighbours {
             entries: vec![None; capacity],
             free: (0..capacity as u32).rev().collect(),
             // At most half full, a table makes room for new keys in its own place.
-            places: HashMap::with_capacity_and_hasher(capacity * 2, Seeded::new(seed)),
+            places: HashMap::with_capacity_and_hasher(capacity * 2, Keyed::new(seed)),
             lists: Lists::new(capacity),
             ageing,
             changes: 0,

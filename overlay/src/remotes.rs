@@ -3,13 +3,9 @@
 //! Invariant: bounded; an endpoint that some network names stays, one that was only heard gives way, the one that was silent longest first. An
 //! endpoint keeps its number while it is known. Read first: [`crate::vtep`].
 
-use std::{
-    collections::HashMap,
-    hash::{BuildHasher, Hasher},
-    net::IpAddr,
-};
+use std::{collections::HashMap, net::IpAddr};
 
-use wire::Instant;
+use wire::{Instant, keyed::Keyed};
 
 /// Which remote endpoint, by its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -35,59 +31,10 @@ pub struct Remote {
     pub tx_frames: u64,
 }
 
-/// Hashes addresses under a number that is not known outside.
-#[derive(Clone)]
-pub(crate) struct Seeded(u64);
-
-impl Seeded {
-    /// Under `seed`.
-    pub(crate) fn new(seed: u64) -> Seeded {
-        Seeded(seed | 1)
-    }
-}
-
-/// A hash in the making.
-pub(crate) struct Mixing(u64);
-
-impl BuildHasher for Seeded {
-    type Hasher = Mixing;
-
-    fn build_hasher(&self) -> Mixing {
-        Mixing(self.0)
-    }
-}
-
-impl Hasher for Mixing {
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
-            self.write_u64(u64::from_le_bytes(word));
-        }
-    }
-
-    fn write_u16(&mut self, word: u16) {
-        self.write_u64(word.into());
-    }
-
-    fn write_u32(&mut self, word: u32) {
-        self.write_u64(word.into());
-    }
-
-    fn write_u64(&mut self, word: u64) {
-        let product = u128::from(self.0 ^ word) * 0xa076_1d64_78bd_642f;
-        self.0 = product as u64 ^ (product >> 64) as u64;
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
 /// See the module's documentation.
 pub struct Remotes {
     places: Vec<Option<Remote>>,
-    by_address: HashMap<IpAddr, RemoteId, Seeded>,
+    by_address: HashMap<IpAddr, RemoteId, Keyed>,
     /// Those that were only heard, at most.
     heard_only: usize,
     /// What a new one's [`Remote::mtu`] is until more is known.
@@ -97,7 +44,7 @@ pub struct Remotes {
 impl Remotes {
     /// None yet; of those that are only heard there may be `heard_only`.
     pub fn new(seed: u64, heard_only: usize, mtu: u16) -> Remotes {
-        let by_address = HashMap::with_capacity_and_hasher(heard_only, Seeded::new(seed));
+        let by_address = HashMap::with_capacity_and_hasher(heard_only, Keyed::new(seed));
         Remotes { places: Vec::with_capacity(heard_only), by_address, heard_only, mtu }
     }
 

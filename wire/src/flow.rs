@@ -3,7 +3,10 @@
 //! Invariant: all whole packets of one transport connection in one direction have one key, tagged or not, and all fragments between two
 //! addresses have one key (they name neither protocol nor ports, not even the first). Read first: [`crate::layers`].
 
-use crate::layers::{L3, Layers};
+use crate::{
+    keyed::fold,
+    layers::{L3, Layers},
+};
 
 /// What frames of one flow have in common. The tag is no part of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -90,12 +93,6 @@ pub fn quick_hash(bytes: &[u8]) -> u32 {
 
 const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 const FACTOR: u64 = 0xd6e8_feb8_6659_fd93;
-
-/// Both halves of the 128-bit product, one over the other: every bit of the result depends on every bit of `a`.
-fn fold(a: u64, b: u64) -> u64 {
-    let product = u128::from(a) * u128::from(b);
-    product as u64 ^ (product >> 64) as u64
-}
 
 fn halves(wide: u128) -> [u64; 2] {
     [wide as u64, (wide >> 64) as u64]

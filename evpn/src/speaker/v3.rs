@@ -9,8 +9,8 @@ use tonic::{Status, Streaming, transport::Channel};
 
 use self::api::{gobgp_api_client::GobgpApiClient, *};
 use super::{
-    AFI, About, BATCH, Generation, INGRESS_REPLICATION, ROUTE_TARGET, SAFI, Speaker, Told, VXLAN, bytes_of, is_own,
-    told,
+    AFI, About, BATCH, Generation, INGRESS_REPLICATION, Iter, ROUTE_TARGET, SAFI, Speaker, Told, VXLAN, bytes_of,
+    is_own, told,
 };
 use crate::route::{Mobility, Prefix, Raw, RawRd, Rd, Route};
 
@@ -89,17 +89,6 @@ impl Speaker for Client {
 
     fn read(&self, event: WatchEventResponse) -> Vec<Told> {
         event.table.unwrap_or_default().paths.iter().filter_map(|path| self.told(path)).collect()
-    }
-}
-
-/// A stream of messages that are there already.
-pub(super) struct Iter<T>(pub(super) std::vec::IntoIter<T>);
-
-impl<T: Unpin> tonic::codegen::tokio_stream::Stream for Iter<T> {
-    type Item = T;
-
-    fn poll_next(mut self: std::pin::Pin<&mut Self>, _: &mut std::task::Context<'_>) -> std::task::Poll<Option<T>> {
-        std::task::Poll::Ready(self.0.next())
     }
 }
 

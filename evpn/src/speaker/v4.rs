@@ -1,5 +1,4 @@
-//! The API of GoBGP 4: parts of routes are alternatives of one message. Written after its published description; no speaker of this generation was at hand
-//! when it was written.
+//! The API of GoBGP 4: parts of routes are alternatives of one message. It follows the published description, and was never run against a speaker.
 //!
 //! Invariant: an attribute or a kind of route that is not known is skipped. Read first: [`super`], `proto/v4.proto`.
 
@@ -9,8 +8,8 @@ use tonic::{Status, Streaming, transport::Channel};
 
 use self::api::{go_bgp_service_client::GoBgpServiceClient, *};
 use super::{
-    AFI, About, BATCH, Generation, INGRESS_REPLICATION, ROUTE_TARGET, SAFI, Speaker, Told, VXLAN, bytes_of, is_own,
-    told,
+    AFI, About, BATCH, Generation, INGRESS_REPLICATION, Iter, ROUTE_TARGET, SAFI, Speaker, Told, VXLAN, bytes_of,
+    is_own, told,
 };
 use crate::route::{Mobility, Prefix, Raw, RawRd, Rd, Route};
 
@@ -57,7 +56,7 @@ impl Speaker for Client {
                 AddPathStreamRequest { table_type: GLOBAL, paths }
             })
             .collect();
-        self.api.add_path_stream(super::v3::Iter(messages.into_iter())).await.map(drop)
+        self.api.add_path_stream(Iter(messages.into_iter())).await.map(drop)
     }
 
     async fn withdraw(&mut self, prefix: &Prefix) -> Result<(), Status> {

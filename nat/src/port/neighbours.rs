@@ -10,9 +10,7 @@ use std::{
     time::Duration,
 };
 
-use wire::{Instant, Mac, NicId};
-
-use crate::index::fold;
+use wire::{Instant, Mac, NicId, keyed::fold};
 
 const SETS: usize = 64;
 const WAYS: usize = 8;

@@ -11,13 +11,10 @@ use std::{
 };
 
 use sys::epoll::Epoll;
-use wire::{Burst, Context, Mac, NicId, Origin};
+use wire::{Burst, Context, Mac, NicId, Origin, keyed::splitmix};
 
 use super::{SocketsConfig, inward::Way, mappings::Slot};
-use crate::{
-    index::splitmix,
-    prefix::{Prefix, Prefixes},
-};
+use crate::prefix::{Prefix, Prefixes};
 
 /// Which socket an event is about: a kind, a place, and which use of the place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,14 +10,12 @@
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasher, Hasher},
+    hash::Hasher,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
-use wire::{Instant, NicId};
-
-use crate::index::{fold, splitmix};
+use wire::{Instant, NicId, keyed::Keyed};
 
 const NONE: u32 = u32::MAX;
 
@@ -51,50 +49,6 @@ pub(crate) fn bits(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
         IpAddr::V6(v6) => v6.to_bits(),
-    }
-}
-
-/// Makes hashers that share a secret.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Keyed([u64; 2]);
-
-impl Keyed {
-    pub(crate) fn new(seed: u64) -> Keyed {
-        let mut state = seed;
-        Keyed([(); 2].map(|()| splitmix(&mut state) | 1))
-    }
-}
-
-/// See [`Keyed`].
-pub(crate) struct KeyedHasher {
-    state: u64,
-    secret: u64,
-}
-
-impl BuildHasher for Keyed {
-    type Hasher = KeyedHasher;
-
-    fn build_hasher(&self) -> KeyedHasher {
-        let [state, secret] = self.0;
-        KeyedHasher { state, secret }
-    }
-}
-
-impl Hasher for KeyedHasher {
-    fn finish(&self) -> u64 {
-        fold(self.state, self.secret)
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
-            self.write_u64(u64::from_le_bytes(word));
-        }
-    }
-
-    fn write_u64(&mut self, word: u64) {
-        self.state = fold(self.state ^ word, self.secret) ^ word.rotate_left(32);
     }
 }
 

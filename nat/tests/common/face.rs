@@ -251,3 +251,16 @@ pub fn reassemble(frames: &[Vec<u8>]) -> Vec<u8> {
     check(&whole);
     whole
 }
+
+/// Opens a connection from inside; returns its outside endpoint.
+pub fn connect(nat: &mut Packets, inside: Endpoint, remote: Endpoint) -> Endpoint {
+    let source = nat.out(&tcp(inside, remote, "S")).outward().source;
+    nat.back(&tcp(remote, source, "SA")).inward();
+    nat.out(&tcp(inside, remote, "A")).outward();
+    source
+}
+
+/// The states of its connections.
+pub fn state(packets: &Packets) -> Vec<nat::State> {
+    packets.entries().iter().filter(|entry| entry.kind == nat::Kind::Session).map(|entry| entry.state).collect()
+}

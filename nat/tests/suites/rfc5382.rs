@@ -1,6 +1,6 @@
 //! RFC 5382 (TCP), requirement by requirement, in virtual time, over IPv4 and over IPv6. See `conformance.rs` for the convention of the comments.
 
-use nat::{Filtering, Kind, Refusal, Side, State};
+use nat::{Filtering, Refusal, Side, State};
 
 family!();
 
@@ -10,18 +10,6 @@ fn nat() -> Packets {
 
 fn strict() -> Packets {
     Packets::new(&Config { filtering: Filtering::AddressDependent, ..config() })
-}
-
-/// Opens a connection from inside; returns its outside endpoint.
-fn connect(nat: &mut Packets, inside: Endpoint, remote: Endpoint) -> Endpoint {
-    let source = nat.out(&tcp(inside, remote, "S")).outward().source;
-    nat.back(&tcp(remote, source, "SA")).inward();
-    nat.out(&tcp(inside, remote, "A")).outward();
-    source
-}
-
-fn state(nat: &Packets) -> Vec<State> {
-    nat.entries().iter().filter(|entry| entry.kind == Kind::Session).map(|entry| entry.state).collect()
 }
 
 /// RFC 5382 REQ-1 | packet | met | One outside endpoint for an inside one, whoever it connects to.

@@ -13,18 +13,6 @@ fn strict() -> Packets {
     Packets::new(&Config { filtering: Filtering::AddressDependent, ..config() })
 }
 
-/// Opens a connection from inside; returns its outside endpoint.
-fn connect(nat: &mut Packets, inside: Endpoint, remote: Endpoint) -> Endpoint {
-    let source = nat.out(&tcp(inside, remote, "S")).outward().source;
-    nat.back(&tcp(remote, source, "SA")).inward();
-    nat.out(&tcp(inside, remote, "A")).outward();
-    source
-}
-
-fn state(nat: &Packets) -> Vec<State> {
-    nat.entries().iter().filter(|entry| entry.kind == Kind::Session).map(|entry| entry.state).collect()
-}
-
 /// RFC 7857 section 2.1 | packet | met | Lifetimes of connections that open and that close are set apart.
 #[test]
 fn rfc7857_2_1_opening_and_closing_have_lifetimes_of_their_own() {

@@ -7,7 +7,10 @@
 //! outside. With two choices, four ways, and room for one record to step aside to its other bucket, a table that is half full all but never
 //! lacks a place. Read first: Pagh and Rodler, "Cuckoo Hashing" (2001), of which this is the variant with buckets and one step.
 
-use crate::{NicId, Segment};
+use crate::{
+    NicId, Segment,
+    keyed::{fold, splitmix},
+};
 
 /// A segment and a MAC in one word: the MAC as [`crate::Mac::to_bits`] has it, the segment above it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -107,7 +110,7 @@ impl Table {
         self.buckets.len() * WAYS
     }
 
-    /// The two buckets of a key.
+    /// The two buckets of a key. Two rounds leave no arithmetic relation between keys that one product would keep.
     #[inline]
     fn homes(&self, key: Key) -> [usize; 2] {
         let [a, b, c, d] = self.secret;
@@ -175,23 +178,6 @@ impl Table {
     fn free_in(&self, home: usize) -> Option<Slot> {
         self.in_bucket(home).find(|(_, record)| record.is_empty()).map(|(slot, _)| slot)
     }
-}
-
-/// Both halves of the 128-bit product, one over the other. Under a secret operand it is cheap and mixes well; two rounds leave no
-/// arithmetic relation between keys that one product would keep.
-#[inline]
-fn fold(a: u64, b: u64) -> u64 {
-    let product = u128::from(a) * u128::from(b);
-    product as u64 ^ (product >> 64) as u64
-}
-
-/// The next number of the SplitMix64 sequence: spreads a seed over several secrets.
-fn splitmix(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
-    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ z >> 31
 }
 
 #[cfg(test)]

@@ -5,8 +5,10 @@
 
 use std::collections::HashMap;
 
+use wire::keyed::Keyed;
+
 use super::flow::{Flow, FlowKey};
-use crate::sockets::mappings::{Keyed, Slot};
+use crate::sockets::mappings::Slot;
 
 /// See the module's documentation.
 pub(super) struct Table {

@@ -15,7 +15,7 @@ mod publish;
 use std::{io, net::SocketAddr, time::Duration};
 
 use sys::inet::udp::{Datagrams, Kind, RecvBatch, SendBatch};
-use wire::{Burst, Context, DropReason, Frame, Instant, Layers, Mac, NicId};
+use wire::{Burst, Context, DropReason, Frame, Instant, Layers, Mac, NicId, keyed::splitmix};
 
 use super::{
     Hub, Token, endpoints,
@@ -26,7 +26,6 @@ use super::{
 use crate::{
     config::Filtering,
     control::{Line, Publication},
-    index::splitmix,
     record::Protocol,
 };
 use publish::Publications;

@@ -7,15 +7,17 @@
 use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
 use sys::inet::udp::{Datagrams, Kind};
-use wire::{Instant, Mac, NicId};
+use wire::{
+    Instant, Mac, NicId,
+    keyed::{Keyed, splitmix},
+};
 
 use crate::{
     control::{Line, Publication},
-    index::splitmix,
     sockets::{
         Hub, SocketsConfig, Token,
         doors::Doors,
-        mappings::{Class, Key, Keyed, Mappings, Slot, bits},
+        mappings::{Class, Key, Mappings, Slot, bits},
     },
 };
 
