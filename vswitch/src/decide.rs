@@ -111,7 +111,13 @@ impl Bridge {
         if source != memo.source {
             match self.heard(memo, &ingress, source) {
                 Ok(Learn::Current) => memo.source = source,
-                Ok(learn) => decision.learn = learn,
+                Ok(learn) => {
+                    decision.learn = learn;
+                    if let Learn::Held(_) = learn {
+                        decision.outcome = Outcome::Drop(DropReason::Flapping);
+                        return decision;
+                    }
+                }
                 Err(reason) => {
                     decision.outcome = Outcome::Drop(reason);
                     return decision;
@@ -162,9 +168,9 @@ impl Bridge {
         }
         let learn = self.fdb.consider(source, memo.origin, memo.tick);
         match learn {
-            Learn::Current | Learn::Renew(_) => Ok(learn),
+            // Who is held learns nothing, and that it was heard is counted.
+            Learn::Current | Learn::Renew(_) | Learn::Held(_) => Ok(learn),
             Learn::Pinned(_) => Err(DropReason::SpoofedSource),
-            Learn::Held(_) => Err(DropReason::Flapping),
             Learn::Insert | Learn::Move { .. } if self.is_claimed(memo.origin, ingress, source) => {
                 Err(DropReason::SpoofedSource)
             }

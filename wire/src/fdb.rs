@@ -163,12 +163,14 @@ impl Fdb {
         if self.insert(record, now) { Ok(()) } else { Err(StaticError::Full(most)) }
     }
 
-    /// Forgets a station, static or not; false when it was not known.
+    /// Forgets a station, static or not, and whether it is held; false when it was not known.
     pub fn remove(&mut self, segment: Segment, mac: Mac) -> bool {
-        let known = self.table.find(Key::new(segment, mac.to_bits()));
+        let key = Key::new(segment, mac.to_bits());
+        let known = self.table.find(key);
         if let Some((slot, _)) = known {
             self.remove_at(slot);
         }
+        self.flaps.forget_station(key);
         known.is_some()
     }
 
@@ -259,8 +261,9 @@ impl Fdb {
 
     /// The entry at `slot` moves from one NIC to another, unless it has moved too often: then it is held where it was first.
     fn shift(&mut self, slot: Slot, key: Key, from: NicId, to: NicId, now: Tick) -> bool {
-        let is_known = self.table.get(slot).is_some_and(|record| record.key == key && !self.is_expired(record, now));
-        let home = if is_known { self.flaps.moves(key, from, to, now) } else { None };
+        let record = self.table.get(slot).filter(|record| record.key == key && !self.is_expired(record, now));
+        let heard = record.map(|record| Tick(record.stamp));
+        let home = heard.and_then(|heard| self.flaps.moves(key, (from, heard), to, now));
         self.stats.flapping += u64::from(home.is_some());
         match home {
             Some(home) => self.renew(slot, key, home, now) && home == to,

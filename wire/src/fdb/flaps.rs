@@ -1,11 +1,13 @@
 //! [`Flaps`]: stations that move to and fro, as they do where two bridges are joined twice, and are held where they were.
 //!
-//! Invariant: bounded, and nothing is allocated for a frame. Who moves no more than [`MOVES`] times in [`WINDOW`] is never held; who is held stays where
-//! it was before it began to move, for [`HOLD`] after its last move.
+//! Invariant: bounded, and nothing is allocated for a frame. Who moves no more than [`MOVES`] times in [`WINDOW`] is never held; who is held stays at
+//! its home, where it was before it began to move, for [`HOLD`] after its last move.
 //!
 //! Theory of operation: a guest that is migrated moves once, one whose cable is changed a few times. A frame that goes round a loop moves its source at every
-//! turn. Whoever was there first is held to be right: copies come after what they are copies of. What is held ages like any entry, so a station that has
-//! really gone elsewhere is found there when it has been silent for long enough, or when the hold is over.
+//! turn. Whoever was there first is held to be right: copies come after what they are copies of. A station that pauses is, for as long as it pauses, where
+//! its last frame's copy came from, or where a neighbour has used its address; so a pause makes no new home. That is only where it was heard [`LIVED`] after
+//! it had moved there. What is held ages like any entry, so a station that has really gone elsewhere is found there when it has been silent for long enough,
+//! or when the hold is over.
 //! Read first: RFC 7432 section 15.1, which does the same between tunnel endpoints, with more patience.
 
 use crate::{Mac, NicId, Segment};
@@ -18,6 +20,8 @@ pub const MOVES: u32 = 10;
 pub const WINDOW: u32 = 10;
 /// Seconds for which a station is held.
 pub const HOLD: u32 = 60;
+/// Seconds after which a station that is heard where it moved to is at home there.
+pub const LIVED: u32 = 60;
 /// Seconds for which one that was held is remembered, to be told of.
 const REMEMBERED: u32 = 600;
 /// Stations watched at a time.
@@ -76,9 +80,15 @@ impl Flaps {
         }
     }
 
-    /// A station is about to move. The NIC that it is held behind if it has moved too often.
+    /// A station is about to move from a NIC where it was last heard at `heard`. The NIC that it is held behind if it has moved too often.
     #[cold]
-    pub(super) fn moves(&mut self, key: Key, from: NicId, to: NicId, Tick(now): Tick) -> Option<NicId> {
+    pub(super) fn moves(
+        &mut self,
+        key: Key,
+        (from, Tick(heard)): (NicId, Tick),
+        to: NicId,
+        Tick(now): Tick,
+    ) -> Option<NicId> {
         let new = Watched { key, home: from, other: to, since: now, count: 0, last: now, until: 0, moves: 0 };
         let at = match self.0.iter().position(|watched| watched.key == key) {
             Some(at) => at,
@@ -96,7 +106,10 @@ impl Flaps {
         };
         let watched = self.0.get_mut(at)?;
         if now.saturating_sub(watched.since) >= WINDOW {
-            (watched.home, watched.since, watched.count) = (from, now, 0);
+            (watched.since, watched.count) = (now, 0);
+            if heard.saturating_sub(watched.last) >= LIVED {
+                watched.home = from;
+            }
         }
         watched.count += 1;
         watched.moves += 1;
@@ -110,6 +123,11 @@ impl Flaps {
         watched.until = now.saturating_add(HOLD);
         (watched.since, watched.count) = (watched.until, 0);
         Some(watched.home)
+    }
+
+    /// A station is forgotten, and with it that it moved.
+    pub(super) fn forget_station(&mut self, key: Key) {
+        self.0.retain(|watched| watched.key != key);
     }
 
     /// A NIC is gone: nobody is held there.

@@ -143,6 +143,75 @@ fn who_moves_to_and_fro_is_held_where_it_was_first_and_let_go_again() {
     assert!(t.learn(1, 2));
 }
 
+/// A guest at 0 speaks every `pause` seconds, each time `frames` of them, and what it says is heard from 1 right after, or `late` seconds later.
+fn is_echoed(pause: u64, frames: u64, late: u64) -> Timed {
+    let mut t = Timed::new(64, 2);
+    for n in 0..20 {
+        t.go(100 + n * pause);
+        for _ in 0..frames {
+            t.learn(1, 0);
+            if late == 0 {
+                t.learn(1, 1);
+            }
+        }
+        t.go(100 + n * pause + late);
+        t.learn(1, 1);
+    }
+    // It has more to say.
+    (0..20).for_each(|_| _ = (t.learn(1, 0), t.learn(1, 1)));
+    t
+}
+
+#[test]
+fn a_guest_that_pauses_is_not_held_where_its_echo_comes_from() {
+    for (pause, frames, late) in [(12, 1, 0), (12, 3, 0), (10, 1, 1), (15, 4, 1), (30, 1, 0), (59, 2, 2), (250, 1, 1)] {
+        let t = is_echoed(pause, frames, late);
+        let homes: Vec<_> = t.fdb.flapping(t.now).map(|flap| (flap.home.0, flap.held)).collect();
+        assert_eq!((t.find(1), homes), (Some(0), vec![(0, 60)]), "a pause of {pause} s, {frames} frames, {late} s late");
+    }
+}
+
+#[test]
+fn a_neighbour_that_uses_an_address_in_every_pause_does_not_become_its_home() {
+    for (pause, times) in [(12, 1), (40, 1), (40, 3), (55, 5), (200, 1)] {
+        let mut t = Timed::new(64, 2);
+        t.learn(1, 0);
+        for n in 0..10 {
+            for spoofed in 1..=times {
+                t.go(n * pause + spoofed * pause / (times + 1));
+                t.learn(1, 1);
+            }
+            t.go((n + 1) * pause);
+            t.learn(1, 0);
+        }
+        (0..20).for_each(|_| _ = (t.learn(1, 1), t.learn(1, 0)));
+        let homes: Vec<_> = t.fdb.flapping(t.now).map(|flap| flap.home.0).collect();
+        assert_eq!((t.find(1), homes), (Some(0), vec![0]), "{times} in a pause of {pause} s");
+    }
+}
+
+#[test]
+fn a_guest_that_has_moved_for_good_is_at_home_there() {
+    let mut t = Timed::new(64, 3);
+    t.learn(1, 0);
+    t.go(1);
+    t.learn(1, 1);
+    t.go(1 + u64::from(flaps::LIVED));
+    t.learn(1, 1);
+    (0..20).for_each(|_| _ = (t.learn(1, 2), t.learn(1, 1)));
+    assert_eq!((t.find(1), t.fdb.flapping(t.now).map(|flap| flap.home).collect()), (Some(1), vec![NicId(1)]));
+}
+
+#[test]
+fn who_is_forgotten_is_held_no_longer() {
+    let mut t = Timed::new(64, 2);
+    (0..20).for_each(|n| _ = t.learn(1, n % 2));
+    assert!(!t.learn(1, 1));
+    assert!(t.fdb.remove(S, mac(1)));
+    assert_eq!(t.fdb.flapping(t.now).count(), 0);
+    assert!(t.learn(1, 1) && t.learn(1, 0) && t.learn(1, 1), "it may move as one that was never heard");
+}
+
 #[test]
 fn those_that_are_watched_are_bounded_and_who_is_held_gives_way_last() {
     let mut t = Timed::new(1024, 2);
