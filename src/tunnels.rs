@@ -230,11 +230,11 @@ fn open(config: &Config, vtep: &Vtep, ports: &[usize], seed: u64) -> io::Result<
         seed,
     };
     let mut made = overlay::Vtep::new(made).map_err(io::Error::other)?;
-    let known: Vec<_> = made.remotes.iter().map(|(id, remote)| (id, remote.address)).collect();
+    let known: Vec<_> = made.remotes.iter().map(|(_, remote)| remote.address).collect();
     // In a network of ours all paths are as wide as it is, until somebody says otherwise.
-    for (id, address) in known.into_iter().filter(|_| vtep.seat.is_none()) {
-        if let (Ok(mtu), Some(remote)) = (path_mtu(vtep.local, vtep.port, address), made.remotes.get_mut(id)) {
-            remote.mtu = mtu;
+    for address in known.into_iter().filter(|_| vtep.seat.is_none()) {
+        if let Ok(mtu) = path_mtu(vtep.local, vtep.port, address) {
+            made.remotes.set_path(address, mtu);
         }
     }
     for (at, id) in ports.iter().zip(0..) {

@@ -3,7 +3,7 @@
 //! Invariant: bounded; an endpoint that some network names stays, one that was only heard gives way, the one that was silent longest first. An
 //! endpoint keeps its number while it is known. Read first: [`crate::vtep`].
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{collections::HashMap, net::IpAddr, time::Duration};
 
 use wire::{Instant, keyed::Keyed};
 
@@ -13,6 +13,9 @@ pub struct RemoteId(pub u16);
 
 /// Endpoints known at most. Networks may name all of them.
 pub const MOST: usize = 16_384;
+
+/// How long what somebody said of a path is believed after it became narrow (RFC 1191 section 6.3, RFC 8201 section 5.3).
+const NARROW: Duration = Duration::from_secs(600);
 
 /// What is known of an endpoint.
 #[derive(Clone, Debug)]
@@ -25,10 +28,9 @@ pub struct Remote {
     pub named: u32,
     /// When it was last heard; nothing: never.
     pub heard: Option<Instant>,
-    /// Frames that came from it and that were sent to it.
-    pub rx_frames: u64,
-    /// See `rx_frames`.
-    pub tx_frames: u64,
+    /// What [`Remote::mtu`] is where nobody on the path says otherwise, and when somebody did last.
+    wide: u16,
+    narrowed: Option<Instant>,
 }
 
 /// See the module's documentation.
@@ -118,7 +120,25 @@ impl Remotes {
     /// What is known of the way to an endpoint is this from here on.
     pub fn set_path(&mut self, address: IpAddr, mtu: u16) {
         if let Some(remote) = self.find(address).and_then(|id| self.get_mut(id)) {
-            remote.mtu = mtu;
+            (remote.mtu, remote.wide, remote.narrowed) = (mtu, mtu, None);
+        }
+    }
+
+    /// Somebody on the way to an endpoint says that it takes no more than this.
+    pub fn narrows(&mut self, address: IpAddr, mtu: u16, now: Instant) {
+        if let Some(remote) = self.find(address).and_then(|id| self.get_mut(id))
+            && mtu < remote.mtu
+        {
+            (remote.mtu, remote.narrowed) = (mtu, Some(now));
+        }
+    }
+
+    /// Paths that became narrow [`NARROW`] ago may be wide again: whoever is on them says so if not.
+    pub fn widen(&mut self, now: Instant) {
+        for remote in self.places.iter_mut().flatten() {
+            if remote.narrowed.is_some_and(|narrowed| now >= narrowed + NARROW) {
+                (remote.mtu, remote.narrowed) = (remote.wide, None);
+            }
         }
     }
 
@@ -136,7 +156,7 @@ impl Remotes {
             self.places.push(None);
             self.places.len() - 1
         });
-        let remote = Remote { address, mtu: self.mtu, named: 0, heard: None, rx_frames: 0, tx_frames: 0 };
+        let remote = Remote { address, mtu: self.mtu, named: 0, heard: None, wide: self.mtu, narrowed: None };
         *self.places.get_mut(at)? = Some(remote);
         let id = RemoteId(at as u16);
         self.by_address.insert(address, id);
@@ -152,8 +172,6 @@ impl Remotes {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn address(n: u8) -> IpAddr {

@@ -38,7 +38,7 @@ const PATH: Duration = Duration::from_secs(5);
 const ANNOUNCED: u8 = 3;
 /// Peers that are asked for in a second, at most.
 const ASKED: usize = 64;
-/// Answers to pings, and to who asks for our address, in a second.
+/// Answers to pings, and to who asks for our address, in a second: so many of each to what comes from one NIC.
 const ANSWERED: u32 = 1000;
 
 /// An endpoint in a network of ours; its address is that of its [`Vtep`].
@@ -81,6 +81,12 @@ struct Sent {
     outer: u64,
 }
 
+/// How much is answered. Who asks for our address is answered, however many pings come from the same NIC.
+struct Limits {
+    pings: icmp::Limits,
+    neighbours: icmp::Limits,
+}
+
 /// See the module's documentation.
 pub(crate) struct Station {
     own: Own,
@@ -91,8 +97,10 @@ pub(crate) struct Station {
     paths: Vec<Option<Path>>,
     front: Front,
     sent: Sent,
-    limits: icmp::Limits,
+    limits: Limits,
     announced: u8,
+    /// Somebody has asked for its groups.
+    reports_due: bool,
     /// Peers are asked for in turns.
     next: usize,
     scratch: Box<[u8]>,
@@ -131,17 +139,17 @@ impl Station {
             paths: Vec::new(),
             front: Front { of: None, v4: [0; OUTER4], v6: [0; OUTER6], sum: 0 },
             sent: Sent::default(),
-            limits: icmp::Limits::new(ANSWERED),
+            limits: Limits { pings: icmp::Limits::new(ANSWERED), neighbours: icmp::Limits::new(ANSWERED) },
             announced: 0,
+            reports_due: false,
             next: 0,
-            scratch: vec![0; 2048].into(),
+            scratch: vec![0; wire::MAX_FRAME].into(),
         }
     }
 
     /// It is in its network from here on.
     pub(crate) fn attach(&mut self, cx: &Context) {
         self.nic = Some(cx.nic);
-        self.limits.add(cx.nic);
     }
 
     /// Whether it is this NIC.
@@ -156,7 +164,7 @@ impl Station {
         self.front.of = None;
     }
 
-    /// What is due in a second: announcements, and questions for peers that are not known.
+    /// What is due in a second: announcements, reports of groups that were asked for, and questions for peers that are not known.
     pub(crate) fn tick(&mut self, cx: &mut Context, vtep: &Vtep) {
         self.hops.sweep(cx.now);
         if self.nic.is_none() {
@@ -166,6 +174,9 @@ impl Station {
             self.announced += 1;
             let announcement = talk::question(&self.own, self.own.address, None);
             self.say(cx, announcement.bytes());
+            self.reports_due = true;
+        }
+        if std::mem::take(&mut self.reports_due) {
             self.report(cx);
         }
         let peers = vtep.remotes.iter().filter(|(_, remote)| remote.named > 0 && !remote.address.is_multicast());
@@ -392,7 +403,7 @@ impl Station {
         for remote in others {
             match cx.copy(&frame) {
                 Some(copy) => self.send(cx, vtep, *remote, Packet { frame: copy, network, way, tos, hash }),
-                None => break,
+                None => return cx.drop(frame, DropReason::NoHeads),
             }
         }
         self.send(cx, vtep, *last, Packet { frame, network, way, tos, hash });

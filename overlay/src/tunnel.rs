@@ -146,7 +146,7 @@ impl TunnelPort {
             locals.sweep(cx.now, SWEEP);
         }
         match &mut self.under {
-            Under::Sockets(sockets) => sockets.hear_errors(&mut self.vtep),
+            Under::Sockets(sockets) => sockets.hear_errors(&mut self.vtep, cx.now),
             Under::Station(station) => station.tick(cx, &self.vtep),
         }
     }

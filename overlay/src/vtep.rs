@@ -95,6 +95,8 @@ pub struct Vtep {
     answered: u64,
 }
 
+/// The narrowest path of IPv4 that is believed in, in bytes of an IP packet.
+pub(crate) const LEAST: u16 = 576;
 /// Networks of an endpoint at most.
 pub const MOST_NETWORKS: usize = 32_768;
 /// Endpoints that are only heard, at most.
@@ -333,7 +335,6 @@ impl Vtep {
             },
         };
         if let Some(remote) = self.remotes.get_mut(id) {
-            remote.rx_frames += 1;
             remote.heard = Some(now);
         }
         if self.network(network).is_some_and(|network| network.learning) && Mac::from_bits(source).is_unicast() {
@@ -394,11 +395,13 @@ impl Vtep {
         }
     }
 
-    /// The path to an endpoint takes IP packets of `mtu` bytes at most, as somebody on it says.
-    pub fn narrows(&mut self, to: IpAddr, mtu: u16) {
-        let least = self.overhead() + ETHERNET as u16 + 68;
-        if let Some(remote) = self.remotes.find(to).and_then(|id| self.remotes.get_mut(id)) {
-            remote.mtu = remote.mtu.min(mtu.max(least));
+    /// The path to an endpoint takes IP packets of `mtu` bytes at most, as somebody on it says. What is less than every path takes is not believed, and
+    /// neither is the zero of a router that does not know.
+    pub fn narrows(&mut self, to: IpAddr, mtu: u16, now: Instant) {
+        // RFC 791 section 3.1 (all hosts take 576 bytes), RFC 8201 section 4.
+        let least = if to.is_ipv4() { LEAST } else { 1280 };
+        if mtu >= least {
+            self.remotes.narrows(to, mtu, now);
         }
     }
 
@@ -441,8 +444,9 @@ impl Vtep {
         entries.map(|entry| (NetworkId(entry.segment.0), entry.mac, RemoteId(entry.nic.0), entry.fixed))
     }
 
-    /// Frees up to `budget` stations that are silent for too long.
+    /// Frees up to `budget` stations that are silent for too long, and tries paths again that were narrow.
     pub fn sweep(&mut self, now: Instant, budget: usize) {
+        self.remotes.widen(now);
         self.stations.sweep(self.stations.tick(now), budget);
         self.neighbours.sweep(now, budget);
     }

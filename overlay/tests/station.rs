@@ -8,7 +8,7 @@ use std::{collections::VecDeque, net::IpAddr, time::Duration};
 
 use proptest::prelude::*;
 use wire::{DropReason, Gso, Mac, NicId, Offload};
-use world::{Host, Hub, Net, Owing, UNDER, Under, address, host, mac_of, settle, tcp, udp};
+use world::{GUEST, Host, Hub, Net, Owing, UNDER, Under, address, host, mac_of, settle, tcp, udp};
 
 /// Two endpoints of the IP version asked for, and the hub with somebody who looks on.
 fn pair(v6: bool, checksum: bool) -> (Host, Host, Hub) {
@@ -237,6 +237,27 @@ fn icmp4(kind: [u8; 2], rest: [u8; 4], payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
+fn icmp6(kind: [u8; 2], rest: [u8; 4], payload: &[u8]) -> Vec<u8> {
+    let ethernet = etherparse::PacketBuilder::ethernet2([2, 7, 7, 7, 7, 7], mac_of(address(1, true)).bytes());
+    let mut bytes = Vec::new();
+    let (IpAddr::V6(us), IpAddr::V6(router)) = (address(1, true), address(7, true)) else { panic!("IPv6") };
+    let packet = ethernet.ipv6(router.octets(), us.octets(), 9).icmpv6_raw(kind[0], kind[1], rest);
+    packet.write(&mut bytes, payload).unwrap();
+    bytes
+}
+
+/// The beginning of a packet that the first endpoint has sent to another.
+fn quoted4(to: u8) -> Vec<u8> {
+    let fixed = [0x45, 0, 5, 0, 0, 0, 0x40, 0, 64, 17, 0, 0, 127, 0, 9, 1, 127, 0, 9, to];
+    [&fixed[..], &[0xc0, 0, 0x12, 0xb5, 4, 0xec, 0, 0]].concat()
+}
+
+fn quoted6(to: u8) -> Vec<u8> {
+    let (IpAddr::V6(us), IpAddr::V6(to)) = (address(1, true), address(to, true)) else { panic!("IPv6") };
+    let fixed = [0x60, 0, 0, 0, 5, 0, 17, 64];
+    [&fixed[..], &us.octets(), &to.octets(), &[0xc0, 0, 0x12, 0xb5, 5, 0, 0, 0]].concat()
+}
+
 #[test]
 fn pings_are_answered_and_what_routers_say_of_the_path_is_followed() {
     let (mut a, mut b, hub) = pair(false, false);
@@ -258,6 +279,124 @@ fn pings_are_answered_and_what_routers_say_of_the_path_is_followed() {
     other[15] = 77;
     a.come(&[(icmp4([3, 4], [0, 0, 0x03, 0x00], &other), Offload::NONE)]);
     assert_eq!(a.port.vtep().fits(overlay::NetworkId(0), overlay::vtep::Way::All), 1230);
+}
+
+#[test]
+fn a_narrow_path_is_tried_again_and_what_no_path_is_is_not_believed() {
+    for v6 in [false, true] {
+        let (mut a, _, _) = pair(v6, true);
+        let around = if v6 { 70 } else { 50 };
+        let too_big = |mtu: u16| {
+            let quoted = if v6 { quoted6(2) } else { quoted4(2) };
+            (
+                if v6 {
+                    icmp6([2, 0], u32::from(mtu).to_be_bytes(), &quoted)
+                } else {
+                    icmp4([3, 4], u32::from(mtu).to_be_bytes(), &quoted)
+                },
+                Offload::NONE,
+            )
+        };
+        let fits = |host: &Host| host.port.vtep().fits(overlay::NetworkId(0), overlay::vtep::Way::All);
+        let least = if v6 { 1280 } else { 576 };
+        for mtu in [0, 68, least - 1] {
+            a.come(&[too_big(mtu)]);
+            assert_eq!(fits(&a), 1500 - around, "{mtu}");
+        }
+        a.come(&[too_big(1400)]);
+        a.now = a.now + Duration::from_secs(500);
+        a.come(&[too_big(least)]);
+        assert_eq!(fits(&a), least - around);
+        a.now = a.now + Duration::from_secs(599);
+        a.turn();
+        assert_eq!(fits(&a), least - around);
+        a.now = a.now + Duration::from_secs(1);
+        a.turn();
+        assert_eq!(fits(&a), 1500 - around, "ten minutes after it became narrow");
+    }
+}
+
+#[test]
+fn pings_of_one_guest_keep_nobody_from_being_answered() {
+    let (mut a, hub) = alone(false, Net::new(5001, &[address(2, false)]));
+    a.turn();
+    said(&hub);
+    let (guest, other) = (GUEST, NicId(7));
+    let ping = || (icmp4([8, 0], [0; 4], b"ping"), Offload::NONE);
+    let pings = |n: usize| std::iter::repeat_with(ping).take(n).collect::<Vec<_>>();
+    for _ in 0..40 {
+        a.come_from(guest, &pings(50));
+    }
+    assert_eq!(said(&hub).len(), 1000, "so many in a second");
+    let question = (arp(1, (Mac::new([2, 3, 3, 3, 3, 3]), [127, 0, 9, 3].into()), address(1, false)), Offload::NONE);
+    for nic in [guest, other] {
+        a.come_from(nic, std::slice::from_ref(&question));
+        assert_eq!(said(&hub).len(), 1, "who asks where we are is told");
+    }
+    a.come_from(other, &pings(3));
+    assert_eq!(said(&hub).len(), 3, "and so is another that pings");
+    a.now = a.now + Duration::from_secs(1);
+    a.come_from(guest, &pings(1));
+    assert_eq!(said(&hub).len(), 1);
+}
+
+#[test]
+fn groups_are_told_once_in_a_while_and_only_to_a_right_query() {
+    let group: IpAddr = "ff05::77:1".parse().unwrap();
+    let (mut a, hub) = alone(true, Net { vni: 5001, group: Some(group), ..Net::default() });
+    for _ in 0..5 {
+        a.turn();
+        a.now = a.now + Duration::from_secs(1);
+    }
+    said(&hub);
+    let query = |from: &str, hops: u8| {
+        let from: std::net::Ipv6Addr = from.parse().unwrap();
+        let to: std::net::Ipv6Addr = "ff02::1".parse().unwrap();
+        let fixed = [0x86, 0xdd, 0x60, 0, 0, 0, 0, 32, 0, hops];
+        let options = [58, 0, 5, 2, 0, 0, 1, 0];
+        let mut message = [&[130, 0, 0, 0, 0x27, 0x10, 0, 0][..], &[0; 16]].concat();
+        let mut sum = wire::checksum::Checksum::pseudo_v6(from.octets(), to.octets(), 58, 24);
+        sum.add_bytes(&message);
+        message[2..4].copy_from_slice(&sum.finish().to_be_bytes());
+        let addresses = [&[0x33, 0x33, 0, 0, 0, 1][..], &[2, 7, 7, 7, 7, 7]].concat();
+        let bytes = [&addresses[..], &fixed, &from.octets(), &to.octets(), &options, &message].concat();
+        (bytes, Offload::NONE)
+    };
+    let mut damaged = query("fe80::7", 1);
+    damaged.0[67] ^= 1;
+    for (wrong, why) in [
+        (query("fe80::7", 2), "not of this link"),
+        (query("fd09::7", 1), "not a link-local source"),
+        (damaged, "a wrong checksum"),
+    ] {
+        a.come(&[wrong]);
+        a.now = a.now + Duration::from_secs(1);
+        a.turn();
+        assert_eq!(said(&hub).len(), 0, "{why}");
+    }
+    for _ in 0..50 {
+        a.come(&vec![query("fe80::7", 1); 50]);
+    }
+    assert_eq!(said(&hub).len(), 0);
+    a.now = a.now + Duration::from_secs(1);
+    a.turn();
+    let reports = said(&hub);
+    assert_eq!((reports.len(), reports[0][62]), (1, 131), "one report of one group");
+    a.now = a.now + Duration::from_secs(1);
+    a.turn();
+    assert_eq!(said(&hub).len(), 0);
+}
+
+#[test]
+fn copies_that_there_is_no_room_for_are_counted() {
+    let peers: Vec<IpAddr> = (2..102).map(|n| address(n, false)).collect();
+    let (mut a, _) = alone(false, Net::new(5001, &peers));
+    let mut frame = udp(2, 40, false, true);
+    frame[..6].fill(0xff);
+    a.send(0, &vec![(frame, Offload::NONE); 64]);
+    let (unresolved, lost) = (a.drops(0, DropReason::Unresolved), a.drops(0, DropReason::NoHeads));
+    assert!(lost > 0 && lost < 64, "{lost}");
+    assert!(unresolved >= (64 - lost) * 100, "{unresolved} copies, {lost} frames without room");
 }
 
 #[test]

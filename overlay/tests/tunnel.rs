@@ -106,6 +106,27 @@ fn who_sends_what_does_not_fit_is_told_and_what_may_be_cut_is() {
 }
 
 #[test]
+fn fragments_are_as_long_as_the_path_takes_and_a_packet_without_one_is_counted() {
+    for under in Under::both() {
+        let (mut a, mut b) = pair(&under, 9000);
+        let may = udp(2, 20_000, false, false);
+        assert!(a.send(0, &[(may.clone(), Offload::NONE)]).is_empty());
+        let mut fragments = b.receive(3);
+        fragments.sort_by_key(|(_, bytes, _)| u16::from_be_bytes([bytes[20] & 0x1f, bytes[21]]));
+        let payload: Vec<u8> = fragments.iter().flat_map(|(_, bytes, _)| bytes[34..].to_vec()).collect();
+        assert!((fragments.len(), fragments[0].1.len()) == (3, 14 + 8948) && payload == may[34..]);
+    }
+    // More than the turn has room for.
+    let (mut a, mut b) = pair(&Under::station(), 9000);
+    a.send(0, &vec![(udp(2, 64_000, false, false), Offload::NONE); 60]);
+    let short = a.drops(0, DropReason::NoBuffers);
+    let came = b.turn();
+    let last = came.iter().filter(|(_, bytes, _)| bytes[20] & 0x20 == 0).count() as u64;
+    assert!(short > 0 && last > 0);
+    assert_eq!(short + last, 60, "every packet has its last fragment or is counted");
+}
+
+#[test]
 fn a_broadcast_reaches_every_endpoint_once() {
     for under in Under::both() {
         let [a, b, c] = [1, 2, 3].map(|n| address(n, false));

@@ -159,10 +159,15 @@ impl<'f> Cutter<'f> {
         (size > 0 && L3 + len <= frame.len()).then_some(Cutter { frame, header, size, done: 0, total })
     }
 
-    /// Makes the next fragment in `into`; its length, or nothing when all are made.
+    /// Whether all fragments are made.
+    pub fn is_done(&self) -> bool {
+        self.done >= self.total
+    }
+
+    /// Makes the next fragment in `into`; its length, or nothing when all are made, or there is no room for it.
     pub fn next(&mut self, into: &mut [u8]) -> Option<usize> {
         let Cutter { frame, header, size, done, total } = *self;
-        if done >= total {
+        if self.is_done() {
             return None;
         }
         let payload = size.min(total - done);

@@ -10,6 +10,7 @@ use wire::{
     Accepts, Burst, Context, DropReason, Frame, Gso, NicId, Offload, Origin,
     bytes::array,
     checksum::{self, Checksum},
+    icmp,
     segmentation::Settle,
 };
 
@@ -164,7 +165,7 @@ impl Station {
     /// Takes what is no packet of a tunnel.
     #[cold]
     fn other(&mut self, cx: &mut Context, vtep: &mut Vtep, frame: Frame) {
-        let Some(nic) = self.nic else { return cx.drop(frame, DropReason::NotReady) };
+        let from = cx.heads.get(&frame).origin.nic;
         let mut bytes = std::mem::take(&mut self.scratch);
         let said = match cx.read_all(&frame, &mut bytes) {
             Some(len) => talk::hear(&self.own, bytes.get_mut(..len).unwrap_or_default()),
@@ -182,17 +183,27 @@ impl Station {
         match said {
             Said::Neighbour { address, mac, asks } => {
                 self.hops.heard(address, mac, cx.now);
-                if asks && self.limits.take(nic, cx.now) {
+                if asks && may(&mut self.limits.neighbours, from, cx) {
                     self.say(cx, talk::answer(&self.own, address, mac).bytes());
                 }
             }
-            Said::Ping(len) if self.limits.take(nic, cx.now) => self.say(cx, bytes.get(..len).unwrap_or_default()),
-            Said::TooBig { to, mtu } => vtep.narrows(to, mtu),
-            Said::Groups => self.report(cx),
+            Said::Ping(len) if may(&mut self.limits.pings, from, cx) => {
+                self.say(cx, bytes.get(..len).unwrap_or_default());
+            }
+            Said::TooBig { to, mtu } => vtep.narrows(to, mtu, cx.now),
+            // However often it is asked, it says so once in a while.
+            Said::Groups => self.reports_due = true,
             Said::Ping(_) | Said::Fragment | Said::Nothing => {}
         }
         self.scratch = bytes;
     }
+}
+
+/// Whether one more answer may be given to what came from a NIC.
+fn may(limits: &mut icmp::Limits, from: NicId, cx: &Context) -> bool {
+    // Once for a NIC that never asked anything.
+    limits.add(from);
+    limits.take(from, cx.now)
 }
 
 /// Whether the UDP checksum of a packet is right; the UDP header is at `l4`.

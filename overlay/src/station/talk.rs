@@ -133,8 +133,9 @@ fn ipv6(own: &Own, bytes: &mut [u8]) -> Option<Said> {
     let len = BEFORE6 + usize::from(word(bytes, 18)?);
     let bytes = bytes.get_mut(..len)?;
     let to = Ipv6Addr::from(array::<16>(bytes, 38)?);
-    if next == 0 && *bytes.get(BEFORE6)? == ICMPV6 && *bytes.get(BEFORE6 + 8)? == 130 {
-        return Some(Said::Groups);
+    let from = Ipv6Addr::from(array::<16>(bytes, 22)?);
+    if next == 0 {
+        return asks_for_groups(bytes, (from, to), hops).then_some(Said::Groups);
     }
     if to == us && next == FRAGMENT {
         return Some(Said::Fragment);
@@ -142,7 +143,6 @@ fn ipv6(own: &Own, bytes: &mut [u8]) -> Option<Said> {
     if next != ICMPV6 || sum_v6(bytes)? != [0; 2] {
         return None;
     }
-    let from = Ipv6Addr::from(array::<16>(bytes, 22)?);
     let source = Mac::new(array(bytes, 6)?);
     match array(bytes, BEFORE6)? {
         [135, 0] if hops == 255 => {
@@ -174,11 +174,20 @@ fn ipv6(own: &Own, bytes: &mut [u8]) -> Option<Said> {
             let ours = about && word(bytes, inner + 40 + 2)? == own.port;
             let to = IpAddr::from(array::<16>(bytes, inner + 24)?);
             let mtu = u32::from_be_bytes(array(bytes, BEFORE6 + 4)?);
-            // No link of IPv6 is narrower (RFC 8200 section 5).
-            ours.then_some(Said::TooBig { to, mtu: u16::try_from(mtu).unwrap_or(u16::MAX).max(1280) })
+            ours.then_some(Said::TooBig { to, mtu: u16::try_from(mtu).unwrap_or(u16::MAX) })
         }
         _ => None,
     }
+}
+
+/// Whether a packet with options from hop to hop is a query for groups (RFC 2710 sections 3 and 4, RFC 3810 section 5.1.14).
+fn asks_for_groups(bytes: &[u8], (from, to): (Ipv6Addr, Ipv6Addr), hops: u8) -> bool {
+    let Some([ICMPV6, words]) = array(bytes, BEFORE6) else { return false };
+    let message = bytes.get(BEFORE6 + 8 + usize::from(words) * 8..).unwrap_or_default();
+    let mut sum = Checksum::pseudo_v6(from.octets(), to.octets(), ICMPV6, message.len() as u32);
+    sum.add_bytes(message);
+    let is_query = array(message, 0) == Some([130, 0]) && message.len() >= 24 && sum.is_valid();
+    is_query && hops == 1 && from.is_unicast_link_local()
 }
 
 /// The MAC address in an option of a message of neighbour discovery that has a target.

@@ -65,7 +65,8 @@ pub(super) struct Outward {
 impl Outward {
     pub(super) fn new(config: TunnelConfig) -> Outward {
         let limits = icmp::Limits::new(config.errors);
-        Outward { config, limits, answer: vec![0; 2048].into(), scratch: vec![0; wire::MAX_FRAME].into() }
+        let room = || vec![0; wire::MAX_FRAME].into();
+        Outward { config, limits, answer: room(), scratch: room() }
     }
 
     /// Takes a frame of a network. What `last` says holds for one burst of one network.
@@ -153,13 +154,16 @@ impl Outward {
             let mut piece = std::mem::take(&mut self.answer);
             match cx.read_all(&frame, &mut whole).and_then(|len| Cutter::new(whole.get(..len)?, mtu)) {
                 Some(mut cutter) => {
-                    // The packet ends here, and its fragments begin.
-                    cx.ledger.transmitted += 1;
-                    while let Some(fragment) =
-                        cutter.next(&mut piece).and_then(|len| cx.originate(origin, piece.get(..len)?))
-                    {
-                        self.put(cx, (vtep, under), fragment, to);
+                    let mut is_whole = true;
+                    while is_whole && !cutter.is_done() {
+                        let fragment = cutter.next(&mut piece).and_then(|len| cx.originate(origin, piece.get(..len)?));
+                        is_whole = fragment.is_some();
+                        if let Some(fragment) = fragment {
+                            self.put(cx, (vtep, under), fragment, to);
+                        }
                     }
+                    // The packet ends here, where its fragments began. Without one of them it is lost.
+                    if is_whole { cx.ledger.transmitted += 1 } else { cx.drop(frame, DropReason::NoBuffers) }
                 }
                 None => cx.drop(frame, DropReason::Stale),
             }

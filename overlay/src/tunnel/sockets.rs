@@ -13,7 +13,7 @@ use sys::{
     Lent,
     inet::udp::{Datagrams, Kind, LendBatch, Lending, Outgoing, RecvBatch},
 };
-use wire::{Accepts, Context, DropReason, NicId, Origin, Wake, coalesce::Coalesce};
+use wire::{Accepts, Context, DropReason, Instant, NicId, Origin, Wake, coalesce::Coalesce};
 
 use super::{
     TTL,
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     encap::HEADER,
-    vtep::{Inward, Sender, Vtep, Way},
+    vtep::{Inward, LEAST, Sender, Vtep, Way},
 };
 
 /// Packets of the underlay taken in one go: as many as the frames of them find room for, if none is a run.
@@ -67,25 +67,26 @@ impl Underlay for Sockets {
             }
             Way::All => vtep.flood(network),
         };
-        let mut copies = 0;
+        let mut lost = 0;
         for remote in remotes.iter().copied() {
-            let Some(address) = vtep.remotes.get(remote).map(|remote| remote.address) else { continue };
+            let Some(address) = vtep.remotes.get(remote).map(|remote| remote.address) else {
+                lost += 1;
+                continue;
+            };
             let how = Outgoing { to: (address, vtep.port()).into(), ttl: TTL, tos, segment: 0 };
             let packet = Leaving { remote, how, nic, frame: &frame };
             // A batch that is full makes room by being sent.
             if !door.put(cx, &packet) {
                 door.flush(cx);
-                if !door.put(cx, &packet) {
-                    continue;
-                }
+                lost += usize::from(!door.put(cx, &packet));
             }
-            copies += 1;
         }
-        // Each packet is a frame of its own to the books.
-        match copies {
-            0 => cx.drop(frame, DropReason::TooManyPieces),
-            _ => cx.ledger.copied += copies - 1,
+        // Each packet is a frame of its own to the books, those too that did not find room.
+        if remotes.is_empty() {
+            return cx.drop(frame, DropReason::NoDestination);
         }
+        cx.ledger.copied += remotes.len() as u64 - 1;
+        (0..lost).for_each(|_| cx.drop_one(DropReason::TooManyPieces));
     }
 
     /// What is sent counts when the kernel has taken it.
@@ -130,7 +131,7 @@ impl Sockets {
             failed |= door.flush(cx);
         }
         if failed {
-            self.hear_errors(vtep);
+            self.hear_errors(vtep, cx.now);
         }
     }
 
@@ -141,14 +142,15 @@ impl Sockets {
 
     /// Takes errors that came back for what was sent: paths that are narrower than was thought.
     #[cold]
-    pub(super) fn hear_errors(&mut self, vtep: &mut Vtep) {
+    pub(super) fn hear_errors(&mut self, vtep: &mut Vtep, now: Instant) {
         let sockets = self.inbound.iter().chain(self.doors.iter().map(Door::socket));
         for socket in sockets {
             // As many as an underlay may cause in a tick; what is left is read the next time.
             for _ in 0..64 {
                 let Ok(Some(error)) = self.errors.error(socket) else { break };
+                // The kernel has looked at it. Should a link of this host be narrower than that, what does not fit is still counted.
                 if let (EMSGSIZE, Some(to), Ok(mtu)) = (error.errno, error.to, u16::try_from(error.info)) {
-                    vtep.narrows(to.ip(), mtu);
+                    vtep.narrows(to.ip(), mtu.max(LEAST), now);
                 }
             }
         }
@@ -187,7 +189,7 @@ impl Sockets {
                 Err(error) if error.kind() == io::ErrorKind::OutOfMemory => break,
                 // Something that was sent earlier did not arrive; what waits is still there.
                 Err(_) => {
-                    self.hear_errors(vtep);
+                    self.hear_errors(vtep, cx.now);
                     break;
                 }
             }

@@ -21,8 +21,8 @@ impl Vtep {
         self.check(peer)?;
         let Some(Some(place)) = self.networks.get_mut(usize::from(network.0)) else { return Ok(()) };
         let id = self.remotes.name(peer).ok_or(VtepError::TooMany("remote endpoints", MOST))?;
-        if let Some(remote) = self.remotes.get_mut(id).filter(|remote| remote.named == 1) {
-            remote.mtu = mtu;
+        if self.remotes.get(id).is_some_and(|remote| remote.named == 1) {
+            self.remotes.set_path(peer, mtu);
         }
         self.stations.add_nic(NicId(id.0));
         match place.flood.binary_search(&id) {

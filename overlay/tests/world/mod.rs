@@ -198,10 +198,15 @@ impl Host {
 
     /// Frames that come to the endpoint's NIC in the network that it is in.
     pub fn come(&mut self, frames: &[Owing]) -> Vec<(u16, Vec<u8>, Offload)> {
+        self.come_from(GUEST, frames)
+    }
+
+    /// As [`Host::come`], from this NIC of that network.
+    pub fn come_from(&mut self, nic: NicId, frames: &[Owing]) -> Vec<(u16, Vec<u8>, Offload)> {
         self.cx.begin_turn(self.now);
         let mut burst = Burst::default();
         for (bytes, offload) in frames {
-            let frame = self.cx.originate(Origin { nic: GUEST, lane: 0 }, bytes).unwrap();
+            let frame = self.cx.originate(Origin { nic, lane: 0 }, bytes).unwrap();
             self.cx.heads.get_mut(&frame).offload = *offload;
             burst.push(frame).unwrap();
         }

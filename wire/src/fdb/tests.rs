@@ -167,7 +167,11 @@ fn a_guest_that_pauses_is_not_held_where_its_echo_comes_from() {
     for (pause, frames, late) in [(12, 1, 0), (12, 3, 0), (10, 1, 1), (15, 4, 1), (30, 1, 0), (59, 2, 2), (250, 1, 1)] {
         let t = is_echoed(pause, frames, late);
         let homes: Vec<_> = t.fdb.flapping(t.now).map(|flap| (flap.home.0, flap.held)).collect();
-        assert_eq!((t.find(1), homes), (Some(0), vec![(0, 60)]), "a pause of {pause} s, {frames} frames, {late} s late");
+        assert_eq!(
+            (t.find(1), homes),
+            (Some(0), vec![(0, 60)]),
+            "a pause of {pause} s, {frames} frames, {late} s late"
+        );
     }
 }
 
