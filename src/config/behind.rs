@@ -13,7 +13,7 @@ use super::{
     error::Fault,
     guest::{mac, vid},
     names::Name,
-    overlay::Stretch,
+    overlay::{Stretch, address},
     reader::Entry,
     types::Port,
 };
@@ -105,10 +105,7 @@ fn addresses(
         return Err(entry.fault(format!("{} addresses are given; allowed are {ADDRESSES_MAX}", list.len())));
     }
     let one = |place: &Entry<'_>| {
-        let address: IpAddr = place.parse()?;
-        if address.is_unspecified() || address.is_multicast() || address == IpAddr::from([255; 4]) {
-            return Err(place.fault(format!("{address} is not the address of one station")));
-        }
+        let address = address(place)?;
         let of = vlan.map_or_else(String::new, |vlan| format!(" in VLAN {vlan}"));
         let claimed = format!("{address}{of} in network {network}");
         reading.claims.claim("address of a station", claimed, &format!("station {mac}"), place)?;
@@ -119,8 +116,8 @@ fn addresses(
 
 /// Checks stations against the ports of guests.
 pub(super) fn check(unless: Vec<Unless>, ports: &[Port]) -> Result<(), Fault> {
-    let is_wrong =
-        |one: &Unless| ports.iter().any(|port| port.network == one.network && port.guard && port.mac == Some(one.mac));
+    // Without a guard, too: the static entry would take the guest's frames away.
+    let is_wrong = |one: &Unless| ports.iter().any(|port| port.network == one.network && port.mac == Some(one.mac));
     match unless.into_iter().find(is_wrong) {
         Some(wrong) => Err(wrong.fault),
         None => Ok(()),
@@ -164,6 +161,7 @@ mod tests {
     fn wrong_stations() {
         let with = |stations: &str, rest: &str| format!("{START}stations = [{stations}] }}\n{rest}");
         let own = "[guests.g]\nports = [{ network = \"t\", mac = \"02:00:00:00:00:05\" }]";
+        let unguarded = own.replace(" }]", ", guard = false }]");
         let one = "{ mac = \"02:00:00:00:00:05\", address = \"192.0.2.2\" }";
         let ip = "{ mac = \"02:00:00:00:00:05\", address = \"192.0.2.2\", ip = [\"224.0.0.1\"] }";
         let vlan = "{ mac = \"02:00:00:00:00:05\", address = \"192.0.2.2\", vlan = 5 }";
@@ -172,9 +170,10 @@ mod tests {
             (&with(&one.replace("2.2", "2.9"), ""), 3, &path("0].address"), "none of the overlay's `peers`"),
             (&with(&one.replace("02:", "03:"), ""), 3, &path("0].mac"), "group address"),
             (&with(&format!("{one}, {one}"), ""), 3, &path("1].mac"), "taken by overlay of t"),
-            (&with(ip, ""), 3, &path("0].ip[0]"), "not the address of one station"),
+            (&with(ip, ""), 3, &path("0].ip[0]"), "not the address of one host"),
             (&with(vlan, ""), 3, &path("0]"), "VLAN 5 does not stretch"),
             (&with(one, own), 3, &path("0].mac"), "declared `mac` of a port"),
+            (&with(one, &unguarded), 3, &path("0].mac"), "declared `mac` of a port"),
         ]);
     }
 }

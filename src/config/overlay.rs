@@ -119,7 +119,11 @@ fn at(vtep: &Vtep) -> String {
 }
 
 pub(super) fn address(entry: &Entry<'_>) -> Result<IpAddr, Fault> {
-    let address: IpAddr = entry.parse()?;
+    of_one_host(entry, entry.parse()?)
+}
+
+/// The address, if it can be that of one host.
+pub(super) fn of_one_host(entry: &Entry<'_>, address: IpAddr) -> Result<IpAddr, Fault> {
     if address.is_unspecified() || address.is_multicast() || address == IpAddr::from([255; 4]) {
         return Err(entry.fault(format!("{address} is not the address of one host")));
     }

@@ -12,7 +12,7 @@ use super::{
     error::Fault,
     guest::mac,
     names::{Name, PortName},
-    overlay::{VTEP_KEYS, Vtep, address},
+    overlay::{VTEP_KEYS, Vtep, address, of_one_host},
     reader::{Entry, Section, nearest},
     types::{Attach, Network, Port, Station, Tagging},
     units::Subnet,
@@ -54,12 +54,9 @@ pub(super) fn read(section: &Section<'_>) -> Result<(IpAddr, Option<Seat>), Faul
         let what = format!("`{text}` is not an address with the length of its prefix");
         return Err(local.fault(what).help("in a network of ours write \"10.0.0.1/24\" or \"2001:db8::1/64\""));
     };
-    check_host(&local, at)?;
+    of_one_host(&local, at)?;
     let gateway = section.map("gateway", |entry| gateway(entry, at, prefix))?;
-    let mac = section.map("mac", mac)?.unwrap_or_else(|| {
-        let [.., a, b, c] = crate::hash::of(&at.to_string()).to_be_bytes();
-        Mac::new([0x02, 0x74, 0x76, a, b, c])
-    });
+    let mac = section.map("mac", mac)?.unwrap_or_else(|| mac_of(at));
     let checksum = section.map("checksum", Entry::boolean)?.unwrap_or(false);
     Ok((at, Some(Seat { network, prefix, gateway, mac, checksum })))
 }
@@ -68,10 +65,18 @@ fn most(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
 }
 
-fn check_host(entry: &Entry<'_>, at: IpAddr) -> Result<(), Fault> {
-    match at.is_unspecified() || at.is_multicast() || at == IpAddr::from([255; 4]) {
-        true => Err(entry.fault(format!("{at} is not the address of one host"))),
-        false => Ok(()),
+/// The MAC of an endpoint that is given none: of IPv4 each address has its own, of IPv6 those have that differ in their last byte.
+fn mac_of(address: IpAddr) -> Mac {
+    match address {
+        IpAddr::V4(v4) => {
+            let [a, b, c, d] = v4.octets();
+            Mac::new([0x02, 0x74, a, b, c, d])
+        }
+        IpAddr::V6(v6) => {
+            let [.., last] = v6.octets();
+            let [a, b, c, d] = crate::hash::of(&v6.to_string()).to_be_bytes();
+            Mac::new([0x06, a, b, c, d, last])
+        }
     }
 }
 
@@ -147,7 +152,12 @@ fn text<S: serde::Serializer>(mac: &Mac, serializer: S) -> Result<S::Ok, S::Erro
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{are_told, read};
+    use std::{collections::HashSet, net::Ipv6Addr};
+
+    use super::{
+        super::tests::{are_told, read},
+        *,
+    };
 
     const FABRIC: &str = "[networks.fabric]\n[networks.t]\noverlay = { vtep = \"main\", vni = 1 }\n";
 
@@ -162,6 +172,16 @@ mod tests {
         assert_eq!((port.addresses.as_slice(), port.fdb.len()), (&["10.0.0.1".parse().unwrap()][..], 1));
         let seat = config.vteps[0].seat.as_ref().unwrap();
         assert_eq!((seat.prefix, seat.checksum, Some(seat.mac)), (24, false, port.mac));
+    }
+
+    #[test]
+    fn no_two_endpoints_of_a_fabric_get_one_mac() {
+        let v4: HashSet<Mac> =
+            (0..=u16::MAX).map(|n| mac_of((0x0a00_0000 + u32::from(n)).to_be_bytes().into())).collect();
+        let v6: HashSet<Mac> =
+            (0..=u16::MAX).map(|n| mac_of(Ipv6Addr::new(0xfd00, 0, 0, 7, 0, 0, 0, n).into())).collect();
+        assert_eq!((v4.len(), v6.len(), v4.union(&v6).count()), (65_536, 65_536, 131_072));
+        assert!(v4.iter().chain(&v6).all(|mac| mac.is_unicast()));
     }
 
     #[test]
