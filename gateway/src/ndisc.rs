@@ -6,14 +6,14 @@
 
 use std::net::Ipv6Addr;
 
-use wire::{DropReason, Mac, layers::ETHERTYPE_IPV6};
+use wire::{DropReason, Mac, layers::ETHERTYPE_IPV6, solicited_node};
 
 use crate::{
     bytes::array,
     config::RouterV6,
     gateway::Decision,
     icmp::Path,
-    packet::{self, ALL_NODES, V6, group_mac, solicited_node},
+    packet::{self, ALL_NODES, V6},
 };
 
 pub(crate) const ROUTER_SOLICITATION: u8 = 133;
@@ -80,7 +80,7 @@ pub(crate) fn overrides(message: &[u8]) -> bool {
 pub(crate) fn ask(out: &mut Vec<u8>, mac: Mac, from: Ipv6Addr, address: Ipv6Addr) {
     let to = solicited_node(address);
     let header = V6 { from, to, hop_limit: HOP_LIMIT };
-    packet::ethernet(out, group_mac(to), mac, ETHERTYPE_IPV6);
+    packet::ethernet(out, Mac::of_group(to.into()), mac, ETHERTYPE_IPV6);
     packet::icmpv6(out, &header);
     out.extend_from_slice(&[NEIGHBOR_SOLICITATION, 0, 0, 0, 0, 0, 0, 0]);
     out.extend_from_slice(&address.octets());
@@ -109,7 +109,7 @@ pub(crate) fn solicitation(
         return Decision::drop(DropReason::NotForGateway);
     }
     let (to, to_mac, flags) = if probe {
-        (ALL_NODES, group_mac(ALL_NODES), ROUTER | OVERRIDE)
+        (ALL_NODES, Mac::of_group(ALL_NODES.into()), ROUTER | OVERRIDE)
     } else {
         (path.to, path.to_mac, ROUTER | SOLICITED | OVERRIDE)
     };

@@ -101,18 +101,6 @@ pub(crate) fn finish(out: &mut [u8], at: usize, field: usize, mut sum: Checksum)
     set16(out, at + field, sum.finish());
 }
 
-/// The link-layer address of an IPv6 multicast group (RFC 2464 section 7).
-pub(crate) fn group_mac(group: Ipv6Addr) -> Mac {
-    let [.., a, b, c, d] = group.octets();
-    Mac::new([0x33, 0x33, a, b, c, d])
-}
-
-/// The solicited-node group of an address (RFC 4291 section 2.7.1).
-pub(crate) fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
-    let [.., a, b, c] = address.octets();
-    Ipv6Addr::from([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c])
-}
-
 /// All nodes on the link.
 pub(crate) const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 /// All routers on the link.

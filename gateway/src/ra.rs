@@ -17,7 +17,7 @@ use crate::{
     gateway::{Change, Decision, Protocols},
     icmp::Path,
     ndisc::{self, HOP_LIMIT, ROUTER_ADVERTISEMENT, SOURCE_LINK},
-    packet::{self, ALL_NODES, TTL, V6, group_mac},
+    packet::{self, ALL_NODES, TTL, V6},
 };
 
 /// RFC 4861 section 10.
@@ -96,7 +96,7 @@ impl Advertiser {
         if now < self.next {
             return false;
         }
-        self.write(ALL_NODES, group_mac(ALL_NODES), out);
+        self.write(ALL_NODES, Mac::of_group(ALL_NODES.into()), out);
         self.last = Some(now);
         self.sent = self.sent.saturating_add(1);
         // RFC 4861 section 6.2.1: a third of the longest, but not under three seconds.

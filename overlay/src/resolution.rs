@@ -1,15 +1,17 @@
 //! [`Message`]: what a message of ARP or neighbour discovery says of its sender and asks, and how it is answered in another's name.
 //!
-//! Invariant: only what a receiver would believe is read: whole, with its checksum and hop limit right, from the MAC that it speaks for. Probes for
-//! duplicates, and announcements, ask nothing here, so that they get to whoever they concern.
+//! Invariant: only what a receiver would believe is read: whole, with its checksum and hop limit right, from the MAC that it speaks for. Announcements ask
+//! nothing here, and probes for duplicates are no such message, so that they get to whoever they concern: [`probe`] reads those for who has the address.
 //! Read first: RFC 826, RFC 5227 section 1.1 (probe, announcement), RFC 4861 sections 4.3, 4.4, 7.1 and 7.2.4.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use wire::{
     Mac,
-    checksum::Checksum,
+    bytes::{array, word},
+    icmp::sum_v6,
     layers::{ETHERNET_LEN, ETHERTYPE_IPV6},
+    solicited_node,
 };
 
 /// The EtherType of ARP.
@@ -18,11 +20,11 @@ pub const ETHERTYPE_ARP: u16 = 0x0806;
 pub const LONGEST: usize = ETHERNET_LEN + IPV6 + 32;
 
 /// Ethernet, IPv4, and the lengths of their addresses.
-const ARP: [u8; 6] = [0, 1, 8, 0, 6, 4];
-const REQUEST: u16 = 1;
+pub(crate) const ARP: [u8; 6] = [0, 1, 8, 0, 6, 4];
+pub(crate) const REQUEST: u16 = 1;
 const REPLY: u16 = 2;
 /// A frame is at least so long on the wire (IEEE 802.3 clause 4.2.3.3).
-const SHORTEST: usize = 60;
+pub(crate) const SHORTEST: usize = 60;
 const IPV6: usize = 40;
 const ICMPV6: u8 = 58;
 const SOLICITATION: u8 = 135;
@@ -34,6 +36,7 @@ const TARGET: u8 = 2;
 const ROUTER: u8 = 0x80;
 const SOLICITED: u8 = 0x40;
 const OVERRIDE: u8 = 0x20;
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
 /// What somebody says of himself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,48 +82,68 @@ impl Message {
 
     /// Reads a frame from its first bytes, which hold the whole message; nothing when they do not, or it is none that counts.
     pub fn read(bytes: &[u8]) -> Option<Message> {
-        let source = Mac::new(array(bytes, 6)?);
-        let packet = bytes.get(ETHERNET_LEN..)?;
-        if !source.is_unicast() {
-            return None;
-        }
-        match u16::from_be_bytes(array(bytes, 12)?) {
-            ETHERTYPE_ARP => arp(packet, source),
-            ETHERTYPE_IPV6 => ipv6(packet, source),
-            _ => None,
+        match read(bytes)? {
+            Read::Message(message) => Some(message),
+            Read::Probe(_) => None,
         }
     }
 }
 
-fn arp(packet: &[u8], source: Mac) -> Option<Message> {
-    let operation = u16::from_be_bytes(array(packet, 6)?);
+/// The question in a frame of somebody who looks whether an address is free before it is his (RFC 5227 section 2.1.1, RFC 4862 section 5.4.3). He is to be
+/// answered by whoever has it, and nobody else.
+pub fn probe(bytes: &[u8]) -> Option<Asked> {
+    match read(bytes)? {
+        Read::Message(_) => None,
+        Read::Probe(asked) => Some(asked),
+    }
+}
+
+/// What a frame is.
+enum Read {
+    Message(Message),
+    Probe(Asked),
+}
+
+fn read(bytes: &[u8]) -> Option<Read> {
+    let source = Mac::new(array(bytes, 6)?);
+    if !source.is_unicast() {
+        return None;
+    }
+    match word(bytes, 12)? {
+        ETHERTYPE_ARP => arp(bytes.get(ETHERNET_LEN..)?, source),
+        ETHERTYPE_IPV6 => ipv6(bytes, source),
+        _ => None,
+    }
+}
+
+fn arp(packet: &[u8], source: Mac) -> Option<Read> {
+    let operation = word(packet, 6)?;
     let (sender, by) = (Mac::new(array(packet, 8)?), Ipv4Addr::from(array::<4>(packet, 14)?));
     let target = Ipv4Addr::from(array::<4>(packet, 24)?);
-    if array(packet, 0)? != ARP || sender != source || !matches!(operation, REQUEST | REPLY) || by.is_unspecified() {
+    if array(packet, 0)? != ARP || sender != source || !matches!(operation, REQUEST | REPLY) {
         return None;
+    }
+    let question = Asked { target: target.into(), by: by.into(), to: sender };
+    if by.is_unspecified() {
+        return (operation == REQUEST).then_some(Read::Probe(question));
     }
     let said = Said { address: by.into(), mac: sender, router: None, overrides: true };
     let asks = operation == REQUEST && by != target;
-    let asked = asks.then_some(Asked { target: target.into(), by: by.into(), to: sender });
-    Some(Message { said: Some(said), asked })
+    Some(Read::Message(Message { said: Some(said), asked: asks.then_some(question) }))
 }
 
-fn ipv6(packet: &[u8], source: Mac) -> Option<Message> {
-    let fixed: [u8; 8] = array(packet, 0)?;
-    let [first, _, _, _, high, low, next, hops] = fixed;
+fn ipv6(bytes: &[u8], source: Mac) -> Option<Read> {
+    let [first, _, _, _, high, low, next, hops]: [u8; 8] = array(bytes, ETHERNET_LEN)?;
     if first >> 4 != 6 || next != ICMPV6 || hops != 255 {
         return None;
     }
-    let message = packet.get(IPV6..IPV6 + usize::from(u16::from_be_bytes([high, low])))?;
-    let (from, to) = (array::<16>(packet, 8)?, array::<16>(packet, 24)?);
-    let [kind, 0, ..] = *message else { return None };
-    if !matches!(kind, SOLICITATION | ADVERTISEMENT) {
-        return None;
-    }
-    let mut sum = Checksum::pseudo_v6(from, to, ICMPV6, message.len() as u32);
-    sum.add_bytes(message);
+    // Of the frame what belongs to the packet.
+    let bytes = bytes.get(..ETHERNET_LEN + IPV6 + usize::from(u16::from_be_bytes([high, low])))?;
+    let (from, to) = (array::<16>(bytes, ETHERNET_LEN + 8)?, array::<16>(bytes, ETHERNET_LEN + 24)?);
+    let message = bytes.get(ETHERNET_LEN + IPV6..)?;
+    let [kind @ (SOLICITATION | ADVERTISEMENT), 0, ..] = *message else { return None };
     let target = Ipv6Addr::from(array::<16>(message, 8)?);
-    if !sum.is_valid() || target.is_multicast() {
+    if sum_v6(bytes)? != [0; 2] || target.is_multicast() {
         return None;
     }
     let (from, to) = (Ipv6Addr::from(from), Ipv6Addr::from(to));
@@ -134,17 +157,19 @@ fn ipv6(packet: &[u8], source: Mac) -> Option<Message> {
             return None;
         }
         let (router, overrides) = (Some(flags & ROUTER != 0), flags & OVERRIDE != 0);
+        // To who has asked him alone he need not say it (RFC 4861 section 4.4).
+        let own = if mac.is_none() && flags & SOLICITED != 0 { Some(source) } else { own };
         let said = own.map(|mac| Said { address: target.into(), mac, router, overrides });
-        return Some(Message { said, asked: None });
+        return Some(Read::Message(Message { said, asked: None }));
     }
+    let question = Asked { target: target.into(), by: from.into(), to: source };
     if from.is_unspecified() {
         // It looks whether its own address is free.
-        return None;
+        return (to == solicited_node(target) && mac.is_none()).then_some(Read::Probe(question));
     }
-    let asks = (to == solicited(target) || to == target) && from != target && (mac.is_none() || own.is_some());
+    let asks = (to == solicited_node(target) || to == target) && from != target && (mac.is_none() || own.is_some());
     let said = own.map(|mac| Said { address: from.into(), mac, router: None, overrides: true });
-    let asked = asks.then_some(Asked { target: target.into(), by: from.into(), to: source });
-    Some(Message { said, asked })
+    Some(Read::Message(Message { said, asked: asks.then_some(question) }))
 }
 
 /// The address in a link-layer option of this kind, if there is one; nothing at all when options are malformed (RFC 4861 section 7.1).
@@ -164,14 +189,9 @@ fn link_layer(mut options: &[u8], kind: u8) -> Option<Option<Mac>> {
     Some(found)
 }
 
-/// The group in which an address is asked for (RFC 4291 section 2.7.1).
-fn solicited(target: Ipv6Addr) -> Ipv6Addr {
-    let [.., a, b, c] = target.octets();
-    Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), u16::from_be_bytes([b, c]))
-}
-
 impl Asked {
-    /// Writes the frame with which who was asked for would answer; its length.
+    /// Writes the frame with which who was asked for would answer; its length. Who has no IPv6 address yet is answered by telling everybody (RFC 4861
+    /// section 7.2.4).
     pub fn answer(&self, said: &Said, frame: &mut [u8; LONGEST]) -> Option<usize> {
         let Said { mac, router, overrides, .. } = *said;
         frame.fill(0);
@@ -190,9 +210,14 @@ impl Asked {
                 Some(SHORTEST)
             }
             (IpAddr::V6(target), IpAddr::V6(by)) => {
-                let flags =
-                    SOLICITED | if router == Some(true) { ROUTER } else { 0 } | if overrides { OVERRIDE } else { 0 };
-                Some(advertise(place, target, by, mac, flags))
+                let flags = if router == Some(true) { ROUTER } else { 0 } | if overrides { OVERRIDE } else { 0 };
+                if by.is_unspecified() {
+                    place.at = 0;
+                    place.put(&Mac::of_group(ALL_NODES.into()).bytes());
+                    place.put(&mac.bytes());
+                    return Some(advertise(place, target, ALL_NODES, mac, flags));
+                }
+                Some(advertise(place, target, by, mac, flags | SOLICITED))
             }
             _ => None,
         }
@@ -217,9 +242,9 @@ pub fn announcement(address: IpAddr, mac: Mac, frame: &mut [u8; LONGEST]) -> usi
             SHORTEST
         }
         IpAddr::V6(address) => {
-            place.put(&[0x33, 0x33, 0, 0, 0, 1]);
+            place.put(&Mac::of_group(ALL_NODES.into()).bytes());
             place.put(&mac.bytes());
-            advertise(place, address, Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1), mac, OVERRIDE)
+            advertise(place, address, ALL_NODES, mac, OVERRIDE)
         }
     }
 }
@@ -235,11 +260,10 @@ fn advertise(mut place: Place, target: Ipv6Addr, to: Ipv6Addr, mac: Mac, flags: 
     place.put(&target.octets());
     place.put(&[TARGET, 1]);
     place.put(&mac.bytes());
-    let mut sum = Checksum::pseudo_v6(target.octets(), to.octets(), ICMPV6, 32);
-    sum.add_bytes(place.frame.get(start..place.at).unwrap_or_default());
-    let (end, sum) = (place.at, sum.finish());
+    let end = place.at;
+    let sum = place.frame.get(..end).and_then(sum_v6).unwrap_or_default();
     place.at = start + 2;
-    place.put(&sum.to_be_bytes());
+    place.put(&sum);
     end
 }
 
@@ -256,10 +280,6 @@ impl Place<'_> {
             self.at += bytes.len();
         }
     }
-}
-
-fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
-    bytes.get(at..)?.first_chunk().copied()
 }
 
 const _: () = assert!(LONGEST >= SHORTEST, "an answer has room");

@@ -17,6 +17,7 @@ use wire::{Accepts, Context, DropReason, Frame, Instant, Mac, NicId, Origin, byt
 use crate::{
     encap::HEADER,
     remotes::RemoteId,
+    resolution,
     tunnel::outward::{Packet, Underlay},
     vtep::{NetworkId, Vtep, Way},
 };
@@ -172,8 +173,9 @@ impl Station {
         }
         if self.announced < ANNOUNCED {
             self.announced += 1;
-            let announcement = talk::question(&self.own, self.own.address, None);
-            self.say(cx, announcement.bytes());
+            let mut announcement = [0; resolution::LONGEST];
+            let len = resolution::announcement(self.own.address, self.own.mac, &mut announcement);
+            self.say(cx, announcement.get(..len).unwrap_or_default());
             self.reports_due = true;
         }
         if std::mem::take(&mut self.reports_due) {
@@ -254,7 +256,7 @@ impl Station {
             return Ok(path.mac);
         }
         let mac = if address.is_multicast() {
-            talk::group_mac(address)
+            Mac::of_group(address)
         } else {
             let hop = self.next_hop(address).ok_or(DropReason::NoRoute)?;
             self.look_for(cx, hop).ok_or(DropReason::Unresolved)?

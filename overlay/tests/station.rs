@@ -213,6 +213,70 @@ fn it_announces_itself_asks_for_its_peers_and_is_asked() {
     assert_eq!(said(&hub)[0][..6], other.0.bytes());
 }
 
+/// A message of neighbour discovery from `mac`, with its checksum right.
+fn discovery(mac: Mac, [from, to]: [&str; 2], kind: u8, flags: u8, target: IpAddr, options: &[u8]) -> Vec<u8> {
+    let (from, to): (std::net::Ipv6Addr, std::net::Ipv6Addr) = (from.parse().unwrap(), to.parse().unwrap());
+    let IpAddr::V6(target) = target else { panic!("IPv6") };
+    let fixed = [0x86, 0xdd, 0x60, 0, 0, 0, 0, 24 + options.len() as u8, 58, 255];
+    let addresses = [&fixed[..], &from.octets(), &to.octets()].concat();
+    let message = [&[kind, 0, 0, 0, flags, 0, 0, 0][..], &target.octets(), options].concat();
+    let mut bytes = [&mac_of(address(1, true)).bytes()[..], &mac.bytes(), &addresses, &message].concat();
+    let sum = wire::icmp::sum_v6(&bytes).unwrap();
+    bytes[56..58].copy_from_slice(&sum);
+    bytes
+}
+
+#[test]
+fn only_what_a_neighbour_says_rightly_of_itself_is_believed() {
+    let (right, wrong) = (Mac::new([2, 9, 9, 9, 9, 9]), Mac::new([2, 8, 8, 8, 8, 8]));
+    let goes_to = |a: &mut Host, hub: &Hub| {
+        said(hub);
+        a.send(0, &[(udp(2, 18, false, true), Offload::NONE)]);
+        said(hub).first().map(|frame| Mac::new(frame[..6].try_into().unwrap()))
+    };
+    let (mut a, hub) = alone(false, Net::new(5001, &[address(2, false)]));
+    a.turn();
+    assert!(said(&hub).iter().all(|frame| frame.len() == 60), "no frame is shorter on the wire");
+    a.come(&[(arp(2, (right, address(2, false)), address(1, false)), Offload::NONE)]);
+    for operation in [0, 3, 4, 9] {
+        a.come(&[(arp(operation, (wrong, address(2, false)), address(1, false)), Offload::NONE)]);
+        assert_eq!(goes_to(&mut a, &hub), Some(right), "operation {operation}");
+    }
+    // Who looks whether our address is free is told that it is not.
+    a.come(&[(arp(1, (wrong, [0; 4].into()), address(1, false)), Offload::NONE)]);
+    let [answer] = &said(&hub)[..] else { panic!("an answer") };
+    assert_eq!(
+        (answer.len(), &answer[..6], answer[21], &answer[28..32]),
+        (60, &wrong.bytes()[..], 2, &[127, 0, 9, 1][..])
+    );
+    a.come(&[(arp(1, (wrong, [0; 4].into()), address(3, false)), Offload::NONE)]);
+    assert!(said(&hub).is_empty(), "of another address nothing");
+
+    let (mut a, hub) = alone(true, Net::new(5001, &[address(2, true)]));
+    a.turn();
+    let option = |kind: u8, mac: Mac| [&[kind, 1][..], &mac.bytes()].concat();
+    let both = ["fd09::2", "fd09::1"];
+    let peer = address(2, true);
+    a.come(&[(discovery(right, both, 136, 0x60, peer, &option(2, right)), Offload::NONE)]);
+    assert_eq!(goes_to(&mut a, &hub), Some(right));
+    for (options, why) in [
+        (option(2, right), "it names another MAC than it comes from"),
+        ([&[0, 0, 0, 0, 0, 0, 0, 0][..], &option(2, wrong)].concat(), "an option without length"),
+    ] {
+        a.come(&[(discovery(wrong, both, 136, 0x60, peer, &options), Offload::NONE)]);
+        assert_eq!(goes_to(&mut a, &hub), Some(right), "{why}");
+    }
+    // To who asked it alone a neighbour need not say its MAC.
+    a.come(&[(discovery(wrong, both, 136, 0x40, peer, &[]), Offload::NONE)]);
+    assert_eq!(goes_to(&mut a, &hub), Some(wrong));
+    said(&hub);
+    let free = discovery(wrong, ["::", "ff02::1:ff00:1"], 135, 0, address(1, true), &[]);
+    a.come(&[(free, Offload::NONE)]);
+    let [answer] = &said(&hub)[..] else { panic!("an answer") };
+    assert_eq!((&answer[..6], answer[54], answer[58]), (&[0x33, 0x33, 0, 0, 0, 1][..], 136, 0x20), "to everybody");
+    assert_eq!(wire::icmp::sum_v6(answer), Some([0; 2]));
+}
+
 #[test]
 fn a_peer_that_moves_is_followed_and_one_elsewhere_is_behind_the_gateway() {
     let far: IpAddr = [10, 9, 9, 9].into();

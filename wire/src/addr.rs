@@ -3,7 +3,11 @@
 //! Invariant: a value of these types is within its field's range, so nothing behind the edge checks again.
 //! Read first: IEEE 802.3 clause 3.2.3 (addresses), IEEE 802.1Q clause 9.6 (VLAN identifiers), RFC 7348 section 5 (VNI), RFC 4291 appendix A.
 
-use std::{fmt, net::Ipv6Addr, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+    str::FromStr,
+};
 
 /// Why a text is not an address or identifier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -77,6 +81,20 @@ impl Mac {
         self.to_bits() & 0xf0ff_ffff_ffff == 0x0000_00c2_8001
     }
 
+    /// The address that packets to a group go to (RFC 1112 section 6.4, RFC 2464 section 7).
+    pub const fn of_group(group: IpAddr) -> Mac {
+        match group {
+            IpAddr::V4(group) => {
+                let [_, a, b, c] = group.octets();
+                Mac([0x01, 0x00, 0x5e, a & 0x7f, b, c])
+            }
+            IpAddr::V6(group) => {
+                let [.., a, b, c, d] = group.octets();
+                Mac([0x33, 0x33, a, b, c, d])
+            }
+        }
+    }
+
     /// The IPv6 address that an interface with this MAC makes itself in the 64 bits of a prefix (RFC 4291 appendix A).
     pub const fn in_prefix(self, prefix: Ipv6Addr) -> Ipv6Addr {
         let [p, q, r, s, ..] = prefix.segments();
@@ -90,6 +108,12 @@ impl Mac {
     pub const fn link_local(self) -> Ipv6Addr {
         self.in_prefix(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0))
     }
+}
+
+/// The group in which an IPv6 address is asked for (RFC 4291 section 2.7.1).
+pub const fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
+    let [.., a, b, c] = address.octets();
+    Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, u16::from_be_bytes([0xff, a]), u16::from_be_bytes([b, c]))
 }
 
 impl fmt::Display for Mac {
@@ -202,6 +226,15 @@ mod tests {
             "fd00:1:2:3:74:67ff:fe01:203",
             "of a prefix its first half counts"
         );
+    }
+
+    #[test]
+    fn groups_have_their_macs() {
+        let of = |group: &str| Mac::of_group(group.parse().unwrap()).to_string();
+        assert_eq!(of("224.128.64.251"), "01:00:5e:00:40:fb", "of IPv4 23 bits");
+        assert_eq!(of("ff02::1:ff28:9c5a"), "33:33:ff:28:9c:5a");
+        let group = solicited_node("4037::1:800:200e:8c6c".parse().unwrap());
+        assert_eq!(group.to_string(), "ff02::1:ff0e:8c6c", "the example of RFC 4291");
     }
 
     #[test]

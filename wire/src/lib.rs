@@ -32,7 +32,7 @@ pub mod port;
 pub mod segmentation;
 pub mod verdict;
 
-pub use addr::{AddrError, Mac, Vid, Vni};
+pub use addr::{AddrError, Mac, Vid, Vni, solicited_node};
 pub use by_nic::ByNic;
 pub use clock::{Clock, Instant, SystemClock, VirtualClock};
 pub use context::{Context, Heads, Ledger, Sizes};

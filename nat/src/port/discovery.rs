@@ -6,7 +6,7 @@
 use std::net::Ipv6Addr;
 use wire::icmp::sum_v6;
 
-use wire::{Context, DropReason, Frame, Mac};
+use wire::{Context, DropReason, Frame, Mac, solicited_node};
 
 use super::{
     PacketPort,
@@ -85,9 +85,7 @@ impl PacketPort {
 
     /// Asks for a neighbour.
     pub(super) fn solicit(&mut self, cx: &mut Context, target: Ipv6Addr) {
-        let [.., a, b, c] = target.octets();
-        let to = Ipv6Addr::from([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c]);
-        self.discovery(cx, SOLICITATION, 0, [self.link_local(), to, target], None);
+        self.discovery(cx, SOLICITATION, 0, [self.link_local(), solicited_node(target), target], None);
     }
 
     fn discovery(
@@ -98,8 +96,7 @@ impl PacketPort {
         [from, to, target]: [Ipv6Addr; 3],
         mac: Option<Mac>,
     ) {
-        let [.., a, b, c, d] = to.octets();
-        let mac = mac.unwrap_or(Mac::new([0x33, 0x33, a, b, c, d]));
+        let mac = mac.unwrap_or(Mac::of_group(to.into()));
         let own = self.mac.bytes();
         let Some(bytes) = self.answer.get_mut(..DISCOVERY_LEN) else { return };
         bytes.fill(0);

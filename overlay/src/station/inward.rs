@@ -19,6 +19,7 @@ use super::{
     talk::{self, Said},
 };
 use crate::{
+    resolution,
     tunnel::inward::{ECN, Heard, deliver, listen},
     vtep::Vtep,
 };
@@ -181,10 +182,16 @@ impl Station {
             None => cx.transmitted(1, cx.heads.get(&frame).len() as u64),
         }
         match said {
-            Said::Neighbour { address, mac, asks } => {
-                self.hops.heard(address, mac, cx.now);
-                if asks && may(&mut self.limits.neighbours, from, cx) {
-                    self.say(cx, talk::answer(&self.own, address, mac).bytes());
+            Said::Neighbour { said, asked } => {
+                if let Some(said) = said.filter(|said| said.address != self.own.address && said.mac != self.own.mac) {
+                    self.hops.heard(said.address, said.mac, cx.now);
+                }
+                if let Some(asked) = asked.filter(|asked| asked.target == self.own.address)
+                    && may(&mut self.limits.neighbours, from, cx)
+                {
+                    let mut answer = [0; resolution::LONGEST];
+                    let len = asked.answer(&self.own.said(), &mut answer).unwrap_or_default();
+                    self.say(cx, answer.get(..len).unwrap_or_default());
                 }
             }
             Said::Ping(len) if may(&mut self.limits.pings, from, cx) => {

@@ -1,7 +1,7 @@
-//! What an endpoint in a network of ours says and hears besides packets of tunnels: ARP, neighbour discovery, ICMP, and reports of groups.
+//! What an endpoint in a network of ours says and hears besides packets of tunnels: questions for neighbours, ICMP, and reports of groups.
 //!
 //! Invariant: a message counts only when it is whole, its checksum is right, and its hop limit shows that it is from the same link where it must be.
-//! Nothing here allocates. Read first: RFC 826, RFC 5227 section 3 (announcements), RFC 4861 sections 4.3, 4.4 and 7.1, RFC 792, RFC 2236, RFC 2710.
+//! Nothing here allocates. Read first: [`crate::resolution`] (what neighbours say), RFC 826, RFC 4861 section 4.3, RFC 792, RFC 2236, RFC 2710.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -11,11 +11,11 @@ use wire::{
     checksum::Checksum,
     icmp::sum_v6,
     layers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6},
+    solicited_node,
 };
 
-pub(super) const ETHERTYPE_ARP: u16 = 0x0806;
-/// The header of ARP for IPv4 over Ethernet.
-const ARP: [u8; 6] = [0, 1, 8, 0, 6, 4];
+use crate::resolution::{self, ARP, Asked, ETHERTYPE_ARP, REQUEST, SHORTEST};
+
 /// The headers that come before an ICMP message.
 const BEFORE4: usize = 34;
 const BEFORE6: usize = 54;
@@ -34,11 +34,18 @@ pub(super) struct Own {
     pub(super) port: u16,
 }
 
+impl Own {
+    /// What it says of itself.
+    pub(super) fn said(&self) -> resolution::Said {
+        resolution::Said { address: self.address, mac: self.mac, router: None, overrides: true }
+    }
+}
+
 /// What a frame said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Said {
-    /// An address is at a MAC; with `asks`, and who is there wants to know ours.
-    Neighbour { address: IpAddr, mac: Mac, asks: bool },
+    /// What a neighbour says of himself, and asks.
+    Neighbour { said: Option<resolution::Said>, asked: Option<Asked> },
     /// A ping: the frame was made the answer to it, of so many bytes.
     Ping(usize),
     /// A packet of ours to there was longer than this.
@@ -53,29 +60,18 @@ pub(super) enum Said {
 
 /// Reads a frame, which ends where `bytes` do.
 pub(super) fn hear(own: &Own, bytes: &mut [u8]) -> Said {
+    if let Some(resolution::Message { said, asked }) = resolution::Message::read(bytes) {
+        return Said::Neighbour { said, asked };
+    }
+    if let Some(asked) = resolution::probe(bytes) {
+        return Said::Neighbour { said: None, asked: Some(asked) };
+    }
     let said = match word(bytes, 12) {
-        Some(ETHERTYPE_ARP) => arp(own, bytes),
         Some(ETHERTYPE_IPV4) => ipv4(own, bytes),
         Some(ETHERTYPE_IPV6) => ipv6(own, bytes),
         _ => None,
     };
     said.unwrap_or(Said::Nothing)
-}
-
-fn arp(own: &Own, bytes: &[u8]) -> Option<Said> {
-    let IpAddr::V4(us) = own.address else { return None };
-    let (source, mac) = (array::<6>(bytes, 6)?, array::<6>(bytes, 22)?);
-    let address = Ipv4Addr::from(array::<4>(bytes, 28)?);
-    let target = Ipv4Addr::from(array::<4>(bytes, 38)?);
-    let operation = word(bytes, 20)?;
-    let plain = array(bytes, 14)? == ARP && source == mac && Mac::new(mac).is_unicast();
-    if !plain || address.is_unspecified() || address == us || Mac::new(mac) == own.mac {
-        // A probe for our address is answered like a question (RFC 5227 section 2.1.1).
-        let probes = plain && address.is_unspecified() && operation == 1 && target == us;
-        return probes.then_some(Said::Neighbour { address: address.into(), mac: Mac::new(mac), asks: true });
-    }
-    let asks = operation == 1 && target == us;
-    Some(Said::Neighbour { address: address.into(), mac: Mac::new(mac), asks })
 }
 
 fn ipv4(own: &Own, bytes: &mut [u8]) -> Option<Said> {
@@ -145,18 +141,6 @@ fn ipv6(own: &Own, bytes: &mut [u8]) -> Option<Said> {
     }
     let source = Mac::new(array(bytes, 6)?);
     match array(bytes, BEFORE6)? {
-        [135, 0] if hops == 255 => {
-            let target = Ipv6Addr::from(array::<16>(bytes, BEFORE6 + 8)?);
-            let asks = target == us;
-            let mac = option(bytes, 1).unwrap_or(source);
-            asks.then_some(Said::Neighbour { address: from.into(), mac, asks })
-        }
-        [136, 0] if hops == 255 => {
-            let target = Ipv6Addr::from(array::<16>(bytes, BEFORE6 + 8)?);
-            let mac = option(bytes, 2).unwrap_or(source);
-            let plain = mac.is_unicast() && target != us && mac != own.mac;
-            plain.then_some(Said::Neighbour { address: target.into(), mac, asks: false })
-        }
         [128, 0] if to == us => {
             put(bytes, 0, &source.bytes())?;
             put(bytes, 6, &own.mac.bytes())?;
@@ -190,18 +174,6 @@ fn asks_for_groups(bytes: &[u8], (from, to): (Ipv6Addr, Ipv6Addr), hops: u8) -> 
     is_query && hops == 1 && from.is_unicast_link_local()
 }
 
-/// The MAC address in an option of a message of neighbour discovery that has a target.
-fn option(bytes: &[u8], kind: u8) -> Option<Mac> {
-    let mut at = BEFORE6 + 24;
-    loop {
-        let [found, words] = array(bytes, at)?;
-        if found == kind && words == 1 {
-            return Some(Mac::new(array(bytes, at + 2)?)).filter(|mac| mac.is_unicast());
-        }
-        at += usize::from(words.max(1)) * 8;
-    }
-}
-
 /// A message made here.
 pub(super) struct Message {
     bytes: [u8; 86],
@@ -227,23 +199,21 @@ impl Message {
     }
 }
 
-/// A question for an address, to everybody or to one that is expected to have it; with our own address it is an announcement.
+/// A question for an address, to everybody or to one that is expected to have it.
 pub(super) fn question(own: &Own, about: IpAddr, to: Option<Mac>) -> Message {
     match (own.address, about) {
         (IpAddr::V4(us), IpAddr::V4(about)) => {
-            let mut message = Message::new(42, to.unwrap_or(Mac::BROADCAST), own.mac, ETHERTYPE_ARP);
+            let mut message = Message::new(SHORTEST, to.unwrap_or(Mac::BROADCAST), own.mac, ETHERTYPE_ARP);
             message.put(14, &ARP);
-            message.put(20, &[0, 1]);
+            message.put(20, &REQUEST.to_be_bytes());
             message.put(22, &own.mac.bytes());
             message.put(28, &us.octets());
             message.put(38, &about.octets());
             message
         }
-        (IpAddr::V6(us), IpAddr::V6(about)) if us == about => advertisement(own, us, None),
         (IpAddr::V6(us), IpAddr::V6(about)) => {
-            let [.., a, b, c] = about.octets();
-            let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), u16::from_be_bytes([b, c]));
-            let (mac, address) = to.map_or((group_mac(group.into()), group), |mac| (mac, about));
+            let group = solicited_node(about);
+            let (mac, address) = to.map_or((Mac::of_group(group.into()), group), |mac| (mac, about));
             let mut message = icmp6(own.mac, us, (mac, address), [135, 0, 0, 0]);
             message.put(BEFORE6 + 8, &about.octets());
             message.put(BEFORE6 + 24, &[1, 1]);
@@ -252,38 +222,6 @@ pub(super) fn question(own: &Own, about: IpAddr, to: Option<Mac>) -> Message {
         }
         _ => Message { bytes: [0; 86], len: 0 },
     }
-}
-
-/// The answer to who asked for our address.
-pub(super) fn answer(own: &Own, to: IpAddr, mac: Mac) -> Message {
-    match (own.address, to) {
-        (IpAddr::V4(us), IpAddr::V4(to)) => {
-            let mut message = Message::new(42, mac, own.mac, ETHERTYPE_ARP);
-            message.put(14, &ARP);
-            message.put(20, &[0, 2]);
-            message.put(22, &own.mac.bytes());
-            message.put(28, &us.octets());
-            message.put(32, &mac.bytes());
-            message.put(38, &to.octets());
-            message
-        }
-        // Who has no address yet asks whether ours is free.
-        (IpAddr::V6(us), IpAddr::V6(to)) => advertisement(own, us, (!to.is_unspecified()).then_some((mac, to))),
-        _ => Message { bytes: [0; 86], len: 0 },
-    }
-}
-
-fn advertisement(own: &Own, about: Ipv6Addr, to: Option<(Mac, Ipv6Addr)>) -> Message {
-    let all = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
-    // Solicited where somebody is answered, and always overriding what was known before.
-    let flags = if to.is_some() { 0x60 } else { 0x20 };
-    let to = to.unwrap_or((group_mac(all.into()), all));
-    let mut message = icmp6(own.mac, about, to, [136, 0, 0, 0]);
-    message.put(BEFORE6 + 4, &[flags]);
-    message.put(BEFORE6 + 8, &about.octets());
-    message.put(BEFORE6 + 24, &[2, 1]);
-    message.put(BEFORE6 + 26, &own.mac.bytes());
-    message.sealed()
 }
 
 /// An ICMPv6 message of 32 bytes that begins like this.
@@ -308,7 +246,7 @@ impl Message {
 pub(super) fn report(own: &Own, group: IpAddr) -> Message {
     match (own.address, group) {
         (IpAddr::V4(us), IpAddr::V4(to)) => {
-            let mut message = Message::new(46, group_mac(group), own.mac, ETHERTYPE_IPV4);
+            let mut message = Message::new(46, Mac::of_group(group), own.mac, ETHERTYPE_IPV4);
             message.put(14, &[0x46, 0xc0, 0, 32, 0, 0, 0, 0, 1, IGMP, 0, 0]);
             message.put(26, &us.octets());
             message.put(30, &to.octets());
@@ -323,7 +261,7 @@ pub(super) fn report(own: &Own, group: IpAddr) -> Message {
         }
         (IpAddr::V6(_), IpAddr::V6(to)) => {
             let from = own.mac.link_local();
-            let mut message = Message::new(86, group_mac(group), own.mac, ETHERTYPE_IPV6);
+            let mut message = Message::new(86, Mac::of_group(group), own.mac, ETHERTYPE_IPV6);
             message.put(14, &[0x60, 0, 0, 0, 0, 32, 0, 1]);
             message.put(22, &from.octets());
             message.put(38, &to.octets());
@@ -336,19 +274,5 @@ pub(super) fn report(own: &Own, group: IpAddr) -> Message {
             message
         }
         _ => Message { bytes: [0; 86], len: 0 },
-    }
-}
-
-/// The MAC address that packets to a group go to (RFC 1112 section 6.4, RFC 2464 section 7).
-pub(super) fn group_mac(group: IpAddr) -> Mac {
-    match group {
-        IpAddr::V4(group) => {
-            let [_, a, b, c] = group.octets();
-            Mac::new([1, 0, 0x5e, a & 0x7f, b, c])
-        }
-        IpAddr::V6(group) => {
-            let [.., a, b, c, d] = group.octets();
-            Mac::new([0x33, 0x33, a, b, c, d])
-        }
     }
 }
