@@ -4,7 +4,7 @@
 //! all its networks, which are on one worker. Read first: `overlay`'s crate page.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     net::{IpAddr, SocketAddr},
     sync::{
@@ -20,7 +20,7 @@ use overlay::{
 };
 use sys::inet::udp;
 use vswitch::{change::Change, fdb::StaticError, thread::Changes};
-use wire::Vni;
+use wire::{NicId, Vni};
 
 use crate::{
     config::{Attach, Config, Name, Network, Port, Seat, Tagging, Vtep},
@@ -184,7 +184,10 @@ pub fn start(config: &Config, places: &[Place], states: &States, tunnels: &Tunne
                 ports.iter().chain(&seat).for_each(|at| states.set(*at, PortState::Up, None));
                 let speaking = match listener {
                     Some(heard) => speaking::start(config, vtep, (&ports, places), (remote.clone(), heard), states)?,
-                    None => None,
+                    None => {
+                        forget_the_gone(config, vtep, places, states, &remote);
+                        None
+                    }
                 };
                 let (name, worker) = (vtep.name.clone(), first.changes.clone());
                 tunnels.lock().push(Running { name, remote, worker, speaking });
@@ -197,6 +200,28 @@ pub fn start(config: &Config, places: &[Place], states: &States, tunnels: &Tunne
         }
     }
     Ok(())
+}
+
+/// Has an endpoint forget what was said of addresses at a port that goes.
+fn forget_the_gone(config: &Config, vtep: &Vtep, places: &[Place], states: &States, remote: &Remote) {
+    let looks = |network: &&Network| {
+        network
+            .overlay
+            .as_ref()
+            .is_some_and(|overlay| overlay.vtep == vtep.name && (overlay.suppress || vtep.evpn.is_some()))
+    };
+    let looking: HashSet<&Name> = config.networks.iter().filter(looks).map(|network| &network.name).collect();
+    let nics = config.ports.iter().zip(places);
+    let nics: Vec<Option<NicId>> =
+        nics.map(|(port, place)| looking.contains(&port.network).then_some(place.nic)).collect();
+    let remote = remote.clone();
+    states.watch(move |index, state| {
+        if let Some(Some(nic)) = nics.get(index)
+            && state != PortState::Up
+        {
+            remote.send(Command::ForgetNic(*nic));
+        }
+    });
 }
 
 fn is_of(attach: &Attach, vtep: &Vtep) -> bool {

@@ -79,7 +79,7 @@ pub enum Command {
     ForgetNeighbour(NetworkId, IpAddr),
     /// A station of this host is not here any more: when it speaks, that is news.
     ForgetLocal(NetworkId, Mac),
-    /// So are all that spoke at a NIC.
+    /// So are all that spoke at a NIC, and what they said of their addresses is forgotten.
     ForgetNic(NicId),
     /// Tell which stations of this host are known.
     Locals(SyncSender<Present>),
@@ -106,10 +106,13 @@ impl Command {
             (Command::PlaceNeighbour(network, ip, mac), _) => _ = vtep.neighbours.place(network, ip, mac),
             (Command::ForgetNeighbour(network, ip), _) => _ = vtep.neighbours.forget(network, ip),
             (Command::ForgetLocal(network, mac), Some(locals)) => locals.forget(network, mac),
-            (Command::ForgetNic(nic), Some(locals)) => locals.forget_nic(nic),
+            (Command::ForgetNic(nic), locals) => {
+                vtep.neighbours.forget_nic(nic);
+                locals.into_iter().for_each(|locals| locals.forget_nic(nic));
+            }
             (Command::Locals(reply), Some(locals)) => _ = reply.send(locals.present(now)),
             // The answer's other end ends with it.
-            (Command::ForgetLocal(..) | Command::ForgetNic(_) | Command::Locals(_), None) => {}
+            (Command::ForgetLocal(..) | Command::Locals(_), None) => {}
         }
     }
 }

@@ -7,7 +7,7 @@
 //! Theory of operation: entries lie in an array and are found by a keyed hash of network and address. Each is in the list of who it was heard
 //! from (a NIC of this host, an endpoint of another, or control), oldest first, so who gives way and what is too old are found at the front.
 //! Where stations are is not known here: an endpoint that is asked about a neighbour looks where its MAC is, too ([`crate::vtep`]), so that a
-//! guest which moves takes its addresses along. Control that wants to hear of local ones compares [`Neighbours::changes`].
+//! guest which moves takes its addresses along. What was said at a NIC of this host is forgotten when that goes.
 //! Read first: RFC 826, RFC 4861 section 7, RFC 9161 (what endpoints may answer).
 
 use std::{collections::HashMap, net::IpAddr, time::Duration};
@@ -77,7 +77,6 @@ pub struct Neighbours {
     places: HashMap<Key, u32, Keyed>,
     lists: Lists,
     ageing: Duration,
-    changes: u64,
     hand: usize,
 }
 
@@ -93,7 +92,6 @@ impl Neighbours {
             places: HashMap::with_capacity_and_hasher(capacity * 2, Keyed::new(seed)),
             lists: Lists::new(capacity),
             ageing,
-            changes: 0,
             hand: 0,
         }
     }
@@ -150,23 +148,10 @@ impl Neighbours {
         (!self.is_expired(entry, now)).then_some(entry.neighbour)
     }
 
-    /// Those that guests of this host said: network, address, MAC, and the NIC that said it.
-    pub fn local(&self, now: Instant) -> impl Iterator<Item = (NetworkId, IpAddr, Mac, NicId)> {
-        self.iter(now).filter_map(|(network, address, neighbour)| match neighbour.whence {
-            Whence::Local(nic) => Some((network, address, neighbour.mac, nic)),
-            _ => None,
-        })
-    }
-
     /// All that are known, in no order.
     pub fn iter(&self, now: Instant) -> impl Iterator<Item = (NetworkId, IpAddr, Neighbour)> {
         let entries = self.entries.iter().flatten().filter(move |entry| !self.is_expired(entry, now));
         entries.map(|entry| (entry.key.network, entry.key.address, entry.neighbour))
-    }
-
-    /// A number that is another one whenever a local neighbour has begun, ended or changed.
-    pub fn changes(&self) -> u64 {
-        self.changes
     }
 
     /// How many are held, those included that are too old and not yet swept out.
@@ -235,9 +220,6 @@ impl Neighbours {
     fn put(&mut self, key: Key, neighbour: Neighbour, heard: Instant) -> bool {
         let known = self.places.get(&key).copied();
         let before = known.and_then(|at| self.entry(at)).map(|entry| entry.neighbour);
-        if is_other(before, Some(neighbour)) {
-            self.changes += 1;
-        }
         let at = match known {
             Some(at) => at,
             None => {
@@ -265,23 +247,11 @@ impl Neighbours {
         let Some(Entry { key, neighbour, .. }) = self.entries.get_mut(at as usize).and_then(Option::take) else {
             return false;
         };
-        if is_other(Some(neighbour), None) {
-            self.changes += 1;
-        }
         self.lists.unlink(neighbour.whence.into(), at);
         self.places.remove(&key);
         self.free.push(at);
         true
     }
-}
-
-/// Whether what is known of a local neighbour is another thing now.
-fn is_other(before: Option<Neighbour>, now: Option<Neighbour>) -> bool {
-    let local = |neighbour: Neighbour| match neighbour.whence {
-        Whence::Local(nic) => Some((neighbour.mac, nic)),
-        _ => None,
-    };
-    before.and_then(local) != now.and_then(local)
 }
 
 /// Whether an address can be that of one station.

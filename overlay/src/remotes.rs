@@ -142,6 +142,11 @@ impl Remotes {
         }
     }
 
+    /// All numbers are below this.
+    pub fn places(&self) -> usize {
+        self.places.len()
+    }
+
     /// How many are known.
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {

@@ -19,7 +19,7 @@ use crate::{
     remotes::RemoteId,
     resolution,
     tunnel::outward::{Packet, Underlay},
-    vtep::{NetworkId, Vtep, Way},
+    vtep::{HEARD_ONLY, NetworkId, Vtep, Way},
 };
 
 mod hops;
@@ -131,7 +131,7 @@ impl Underlay for Station {
 impl Station {
     /// An endpoint that is not in its network yet.
     pub(crate) fn new(vtep: &Vtep, config: StationConfig) -> Station {
-        Station {
+        let mut station = Station {
             own: Own { mac: config.mac, address: vtep.local(), port: vtep.port() },
             config,
             groups: vtep.groups(),
@@ -145,7 +145,9 @@ impl Station {
             reports_due: false,
             next: 0,
             scratch: vec![0; wire::MAX_FRAME].into(),
-        }
+        };
+        station.make_room(vtep);
+        station
     }
 
     /// It is in its network from here on.
@@ -165,8 +167,18 @@ impl Station {
         self.front.of = None;
     }
 
+    /// Makes room for what packets go to. Allocates.
+    fn make_room(&mut self, vtep: &Vtep) {
+        let most = vtep.remotes.places() + HEARD_ONLY;
+        self.hops.make_room(most);
+        if self.paths.len() < most {
+            self.paths.resize(most, None);
+        }
+    }
+
     /// What is due in a second: announcements, reports of groups that were asked for, and questions for peers that are not known.
     pub(crate) fn tick(&mut self, cx: &mut Context, vtep: &Vtep) {
+        self.make_room(vtep);
         self.hops.sweep(cx.now);
         if self.nic.is_none() {
             return;
@@ -261,9 +273,7 @@ impl Station {
             let hop = self.next_hop(address).ok_or(DropReason::NoRoute)?;
             self.look_for(cx, hop).ok_or(DropReason::Unresolved)?
         };
-        if self.paths.len() <= at {
-            self.paths.resize(at + 1, None);
-        }
+        // An endpoint that is new since the last tick is looked up for every burst until the next.
         if let Some(place) = self.paths.get_mut(at) {
             *place = Some(Path { address, mac, changes: self.hops.changes(), until: cx.now + PATH });
         }

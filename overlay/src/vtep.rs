@@ -100,7 +100,7 @@ pub(crate) const LEAST: u16 = 576;
 /// Networks of an endpoint at most.
 pub const MOST_NETWORKS: usize = 32_768;
 /// Endpoints that are only heard, at most.
-const HEARD_ONLY: usize = 1024;
+pub(crate) const HEARD_ONLY: usize = 1024;
 
 impl Vtep {
     /// An endpoint that knows no station. All memory for stations is taken here.
@@ -361,14 +361,6 @@ impl Vtep {
         }
         self.stations.add_nic(NicId(id.0));
         Some(id)
-    }
-
-    /// Where a frame goes, by its first bytes. Changes nothing.
-    ///
-    /// # Errors
-    /// `TunnelLoop`: the frame is a packet of this endpoint itself; `NoDestination`: there is no other endpoint.
-    pub fn route(&self, network: NetworkId, bytes: &[u8], destination: u64, tick: Tick) -> Result<Way, DropReason> {
-        if self.is_loop(bytes) { Err(DropReason::TunnelLoop) } else { self.way(network, destination, tick) }
     }
 
     /// Whether a frame that begins with these bytes is a packet of this endpoint itself. Such a one does not go out.

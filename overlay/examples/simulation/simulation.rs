@@ -347,7 +347,10 @@ impl Simulation {
         let vtep = &mut self.hosts[usize::from(host)];
         let (to, from) = (Mac::new(array(frame, 0)), Mac::new(array(frame, 6)));
         vtep.leaves(network, from.to_bits(), now);
-        let Ok(way) = vtep.route(network, frame, to.to_bits(), vtep.tick(now)) else { return };
+        if vtep.is_loop(frame) {
+            return;
+        }
+        let Ok(way) = vtep.way(network, to.to_bits(), vtep.tick(now)) else { return };
         if vtep.looks(network) && u16::from_be_bytes(array(frame, 12)) == ETHERTYPE_ARP {
             let mut answer = [0; LONGEST];
             if vtep.ask(network, NicId(0), frame, now, &mut answer).is_some() {

@@ -1,7 +1,7 @@
 //! [`Lists`]: which entries were heard from whom, in the order in which they were last heard.
 //!
 //! Invariant: an entry that is used is in exactly one list, an unused one in none; the first of a list is the one heard longest ago. Memory is taken
-//! when the table is made, and once for a holder that was never seen. Read first: [`super`].
+//! when the table is made, for every holder that there may be. Read first: [`super`].
 
 use wire::lists::{Links, List};
 
@@ -21,6 +21,9 @@ impl From<Whence> for Holder {
     }
 }
 
+/// Holders at most: control, every NIC, every endpoint.
+const MOST: usize = 1 + 2 * (u16::MAX as usize + 1);
+
 /// See the module's documentation.
 pub(super) struct Lists {
     links: Links,
@@ -29,7 +32,8 @@ pub(super) struct Lists {
 
 impl Lists {
     pub(super) fn new(entries: usize) -> Lists {
-        Lists { links: Links::new(entries), lists: Vec::new() }
+        // Room that is not touched costs address space alone.
+        Lists { links: Links::new(entries), lists: Vec::with_capacity(MOST) }
     }
 
     /// Lists there are.

@@ -1,7 +1,7 @@
 //! [`Hops`]: the MAC addresses of those in the endpoint's network that its packets go to next: other endpoints, and the gateway.
 //!
-//! Invariant: bounded, and an address is in it only because a packet is to go there, so that nobody fills it from outside. Questions are paced: one a
-//! second for an address, and after [`TRIES`] without an answer one in ten seconds.
+//! Invariant: bounded, and an address is in it only because a packet is to go there, so that nobody fills it from outside. Nothing is allocated but in
+//! [`Hops::make_room`]. Questions are paced: one a second for an address, and after [`TRIES`] without an answer one in ten seconds.
 //!
 //! Theory of operation: who was heard of longer ago than [`FRESH`] is asked again, itself alone, when the next packet goes there; packets go on meanwhile,
 //! and only if nothing is heard is the address forgotten. `changes` counts whenever a MAC address changes, so that whoever keeps one can see it.
@@ -43,10 +43,19 @@ pub(super) enum Ask {
 #[derive(Default)]
 pub(super) struct Hops {
     all: HashMap<IpAddr, Hop>,
+    /// How many find room.
+    room: usize,
     changes: u64,
 }
 
 impl Hops {
+    /// There is room for `room` addresses from here on, or [`MOST`]. May allocate.
+    pub(super) fn make_room(&mut self, room: usize) {
+        self.room = self.room.max(room.min(MOST));
+        // At most half full, a table makes room for new keys in its own place.
+        self.all.reserve((2 * self.room).saturating_sub(self.all.len()));
+    }
+
     /// How often a MAC address has changed.
     #[inline]
     pub(super) fn changes(&self) -> u64 {
@@ -55,7 +64,7 @@ impl Hops {
 
     /// A packet is to go to `address`: its MAC address, if it is known, and who is asked for it, which counts as done.
     pub(super) fn find(&mut self, address: IpAddr, now: Instant) -> (Option<Mac>, Ask) {
-        if !self.all.contains_key(&address) && self.all.len() >= MOST {
+        if !self.all.contains_key(&address) && self.all.len() >= self.room {
             return (None, Ask::Nobody);
         }
         let new = || Hop { mac: None, heard: now, asked: None, tries: 0, used: now };
@@ -102,13 +111,19 @@ mod tests {
         Instant::START + Duration::from_millis(millis)
     }
 
+    fn roomy() -> Hops {
+        let mut hops = Hops::default();
+        hops.make_room(usize::MAX);
+        hops
+    }
+
     fn address(n: u32) -> IpAddr {
         IpAddr::from((0x0a00_0000 + n).to_be_bytes())
     }
 
     #[test]
     fn questions_are_paced_and_become_rare() {
-        let mut hops = Hops::default();
+        let mut hops = roomy();
         let asked = (0..40_000u64).filter(|ms| hops.find(address(1), at(*ms)).1 == Ask::Everybody);
         assert_eq!(asked.collect::<Vec<_>>(), [0, 1000, 2000, 12_000, 22_000, 32_000]);
         hops.heard(address(2), MAC, at(0));
@@ -121,7 +136,7 @@ mod tests {
 
     #[test]
     fn who_was_heard_long_ago_is_asked_and_packets_go_on_meanwhile() {
-        let mut hops = Hops::default();
+        let mut hops = roomy();
         hops.find(address(1), at(0));
         hops.heard(address(1), MAC, at(5));
         assert_eq!((hops.find(address(1), at(29_000)), hops.changes()), ((Some(MAC), Ask::Nobody), 1));
@@ -139,7 +154,7 @@ mod tests {
 
     #[test]
     fn it_is_bounded_and_what_is_not_used_goes() {
-        let mut hops = Hops::default();
+        let mut hops = roomy();
         for n in 0..MOST as u32 {
             assert_eq!(hops.find(address(n), at(0)).1, Ask::Everybody);
         }

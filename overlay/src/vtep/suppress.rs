@@ -3,8 +3,9 @@
 //! Invariant: it answers for nobody but a neighbour whose address is known from behind a tunnel and whose MAC is known to be behind one as well;
 //! never for what a guest of this host has said it is, and never a probe or an announcement. A question that it does not answer takes its way.
 //!
-//! Theory of operation: addresses and stations are two tables. A guest that moves to another host is announced there by its MAC alone, and its
-//! addresses follow; a station that is heard on this host is behind no tunnel any more, and neither are its addresses.
+//! Theory of operation: addresses and stations are two tables. A guest that moves from one other host to another is announced there by its MAC alone, and its
+//! addresses follow; a station that is heard on this host is behind no tunnel any more, and neither are its addresses. What a guest of this host has said goes
+//! with its port; where it leaves and the port stays, questions for it take their way until it is heard from where it is now.
 //! An answer for a router's link-local address that does not say "router" would take the router away from who asked (RFC 4861 section 7.2.5), so where
 //! that is not known the router is left to answer itself.
 //! Read first: RFC 9161 section 3, [`crate::neighbours`], [`crate::resolution`].

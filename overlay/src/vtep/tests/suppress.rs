@@ -5,7 +5,11 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use proptest::prelude::*;
 
 use super::*;
-use crate::resolution::{Asked, LONGEST, Message, Said, announcement};
+use crate::{
+    control::Command,
+    neighbours::{Neighbour, Whence},
+    resolution::{Asked, LONGEST, Message, Said, announcement},
+};
 
 const GUEST: NicId = NicId(40);
 const ROUTER: u8 = 0x80;
@@ -90,8 +94,8 @@ fn rfc826_a_neighbour_that_was_heard_is_answered_for_and_another_is_not() {
     assert_eq!(asks(&mut vtep, &arp(1, A, v4(1), v4(3)), at(3)), None);
     assert_eq!(vtep.answered(), 1);
     assert_eq!(asks(&mut vtep, &question, at(302)), None, "what was heard has aged");
-    let local: Vec<_> = vtep.neighbours.local(at(302)).collect();
-    assert_eq!(local, [(NET, v4(1).into(), A, GUEST)], "who asks says who he is");
+    let local: Vec<_> = vtep.neighbours.iter(at(302)).collect();
+    assert_eq!(local, [(NET, v4(1).into(), Neighbour::new(A, Whence::Local(GUEST)))], "who asks says who he is");
 }
 
 #[test]
@@ -126,6 +130,17 @@ fn nobody_is_answered_for_who_is_on_this_host_or_whose_station_is_not_known() {
     vtep.place(NET, B, vtep.remotes.find(peer(4)).unwrap()).unwrap();
     vtep.part(NET, peer(4));
     assert_eq!(vtep.stations(at(5)).count(), 0, "nothing is known behind endpoints that are gone");
+}
+
+#[test]
+fn what_a_guest_said_goes_with_its_nic() {
+    let mut vtep = suppressing();
+    asks(&mut vtep, &arp(1, A, v4(1), v4(2)), at(1));
+    comes(&mut vtep, 2, &arp(2, B, v4(2), v4(1)), at(1));
+    assert_eq!(vtep.neighbours.len(), 2);
+    // Whether or not control wants to hear of the stations of this host.
+    Command::ForgetNic(GUEST).carry_out(&mut vtep, None, at(2));
+    assert_eq!(vtep.neighbours.iter(at(2)).map(|(_, address, _)| address).collect::<Vec<_>>(), [IpAddr::from(v4(2))]);
 }
 
 #[test]
