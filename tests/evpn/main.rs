@@ -6,29 +6,65 @@
 
 #[path = "../lab/mod.rs"]
 mod lab;
+mod segments;
+mod services;
 mod site;
+mod underlay;
 
 use lab::daemon::Daemon;
 use lab::netns::NetNs;
+use lab::pings::Pings;
 use lab::process::Place;
-use lab::site::stream;
 use lab::{Lab, Unable, holds_within, need_program, require, wait_for};
 use site::*;
 
 const VNI: u32 = 5001;
 
-/// Ours with gobgpd at 192.0.2.1, FRR's at 192.0.2.2, the session up.
+/// Ours with gobgpd, FRR's, the session up; each with a guest.
+struct Fabric<'s> {
+    speaker: Speaker<'s>,
+    frr: Frr,
+    guest: NetNs,
+    daemon: Daemon,
+}
+
+impl<'s> Fabric<'s> {
+    /// `endpoints` are ours and theirs, `sessions` the addresses of the speakers.
+    fn between(
+        lab: &Lab,
+        (ours_at, theirs): (&'s NetNs, NetNs),
+        endpoints: [&str; 2],
+        sessions: [&str; 2],
+    ) -> Result<Self, Unable> {
+        need_program("python3", "python3")?;
+        let guest = NetNs::new(lab, "g1")?;
+        let daemon = Daemon::start_beside(lab, ours_at, "hv1", &ours(lab, endpoints[0], "bgp", VNI, &guest));
+        let speaker = Speaker::start(lab, ours_at, "bgp", "192.0.2.1", &[sessions[1]])?;
+        let beyond = NetNs::new(lab, "g2")?;
+        let frr = Frr::start(lab, (theirs, beyond), (endpoints[1], sessions[0]), "192.0.2.2", VNI)?;
+        connected(&daemon);
+        let fabric = Fabric { speaker, frr, guest, daemon };
+        if fabric.frr.ctl("show evpn vni 5001").contains(&format!("Local VTEP IP: {}", endpoints[1])) {
+            let everybody = format!("00:00:00:00:00:00 dst {}", endpoints[0]);
+            assert!(holds_within(SESSION, || fabric.frr.fdb().contains(&everybody)), "{}", fabric.told());
+            let known = || fabric.daemon.ctl(&["show", "peers"]).output.contains(endpoints[1]);
+            assert!(holds_within(SESSION, known), "{}", fabric.told());
+        }
+        Ok(fabric)
+    }
+
+    /// What all of them say.
+    fn told(&self) -> String {
+        let (routes, known) = (self.frr.ctl("show bgp l2vpn evpn"), self.frr.ctl("show evpn mac vni all"));
+        let (neighbour, rib) = (self.speaker.ctl("neighbor"), self.speaker.ctl("global rib -a evpn"));
+        format!("{}\n{routes}\n{known}\n{neighbour}\n{rib}", self.daemon.log())
+    }
+}
+
+/// Over IPv4, the guests at 10.7.0.1 and 10.7.0.2.
 fn fabric<'s>(lab: &Lab, ours_at: &'s NetNs, theirs: NetNs) -> Result<(Speaker<'s>, Frr, NetNs, Daemon), Unable> {
-    need_program("python3", "python3")?;
-    let guest = NetNs::new(lab, "g1")?;
-    let daemon = Daemon::start_beside(lab, ours_at, "hv1", &ours(lab, "192.0.2.1", "bgp", VNI, &guest));
-    let speaker = Speaker::start(lab, ours_at, "bgp", "192.0.2.1", &["192.0.2.2"])?;
-    let beyond = NetNs::new(lab, "g2")?;
-    let frr = Frr::start(lab, (theirs, beyond), ("192.0.2.2", "192.0.2.1"), "192.0.2.2", VNI)?;
-    connected(&daemon);
-    let known = holds_within(SESSION, || frr.fdb().contains("00:00:00:00:00:00 dst 192.0.2.1"));
-    assert!(known, "{}\n{}\n{}", frr.ctl("show bgp l2vpn evpn"), speaker.ctl("neighbor"), daemon.log());
-    wait_for("the other endpoint", SESSION, || daemon.ctl(&["show", "peers"]).output.contains("192.0.2.2"));
+    let ends = ["192.0.2.1", "192.0.2.2"];
+    let Fabric { speaker, frr, guest, daemon } = Fabric::between(lab, (ours_at, theirs), ends, ends)?;
     guest.address("eth0", "10.7.0.1/24");
     frr.guest.address("eth0", "10.7.0.2/24");
     Ok((speaker, frr, guest, daemon))
@@ -70,14 +106,12 @@ fn arps(lab: &Lab, host: &NetNs, act: impl FnOnce()) -> usize {
 fn guests_of_ours_and_of_frrs_reach_each_other_and_a_known_neighbour_costs_no_arp() {
     let lab = require!(Lab::new());
     require!(need_program("tcpdump", "tcpdump"));
-    let [h1, h2] = require!(hosts(&lab, false));
-    let (speaker, frr, guest, daemon) = require!(fabric(&lab, &h1, h2));
-    let told =
-        || format!("{}\n{}\n{}", daemon.log(), frr.ctl("show evpn mac vni all"), speaker.ctl("global rib -a evpn"));
-    assert!(guest.reaches("10.7.0.2", PATIENCE).is_some(), "{}", told());
-    assert!(frr.guest.reaches("10.7.0.1", PATIENCE).is_some(), "{}", told());
-    stream(&guest, &frr.guest, "10.7.0.2", "to FRR's", told);
-    stream(&frr.guest, &guest, "10.7.0.1", "from FRR's", told);
+    let [h1, h2] = require!(hosts(&lab, (true, false)));
+    let ends = ["192.0.2.1", "192.0.2.2"];
+    let fabric = require!(Fabric::between(&lab, (&h1, h2), ends, ends));
+    let told = || fabric.told();
+    everything(&fabric.guest, &fabric.frr.guest, told);
+    let Fabric { speaker, frr, guest, daemon } = &fabric;
     let peers = daemon.json(&["show", "peers", "--json"]);
     assert_eq!((&peers[0]["address"], &peers[0]["source"]), (&"192.0.2.2".into(), &"evpn".into()), "{peers}");
     // FRR tells addresses that the kernel knows on the bridge.
@@ -87,7 +121,7 @@ fn guests_of_ours_and_of_frrs_reach_each_other_and_a_known_neighbour_costs_no_ar
     let known = holds_within(SESSION, || speaker.routes(&format!("{theirs}][ip:10.7.0.2]")) == 1);
     assert!(known, "{}", told());
     let count = arps(&lab, &h1, || {
-        for (from, to) in [(&guest, "10.7.0.2"), (&frr.guest, "10.7.0.1")] {
+        for (from, to) in [(guest, "10.7.0.2"), (&frr.guest, "10.7.0.1")] {
             from.ip("neigh flush all");
             assert!(from.run(&format!("ping -c 2 -i 0.2 -W 2 {to}"), PATIENCE).ok(), "{}", told());
         }
@@ -101,7 +135,7 @@ fn guests_of_ours_and_of_frrs_reach_each_other_and_a_known_neighbour_costs_no_ar
 #[test]
 fn a_station_is_known_at_the_other_host_soon_after_it_speaks_and_moves_both_ways() {
     let lab = require!(Lab::new());
-    let [h1, h2] = require!(hosts(&lab, false));
+    let [h1, h2] = require!(hosts(&lab, (true, false)));
     let (speaker, frr, guest, daemon) = require!(fabric(&lab, &h1, h2));
     // Outward: the kernel says when it knows.
     let monitor = frr.host.spawn(
@@ -167,13 +201,13 @@ fn a_station_is_known_at_the_other_host_soon_after_it_speaks_and_moves_both_ways
 fn thousands_of_stations_of_a_peer_are_known_while_frames_go_on() {
     const STATIONS: u64 = 4000;
     let lab = require!(Lab::new());
-    let [h1, h2] = require!(hosts(&lab, false));
+    let [h1, h2] = require!(hosts(&lab, (true, false)));
     let (_speaker, frr, guest, daemon) = require!(fabric(&lab, &h1, h2));
     assert!(guest.reaches("10.7.0.2", PATIENCE).is_some());
     let batch = lab.path("stations");
     let line = |n: u64| format!("fdb add 02:00:00:01:{:02x}:{:02x} dev h0 master dynamic\n", n >> 8, n & 0xff);
     std::fs::write(&batch, (0..STATIONS).map(line).collect::<String>()).unwrap();
-    let mut pinging = guest.spawn("exec ping -i 0.02 -c 1000 -q 10.7.0.2");
+    let pings = Pings::start(&guest, "10.7.0.2");
     let began = now();
     frr.host.sh(&format!("bridge -b {}", batch.display()));
     let added = now();
@@ -185,18 +219,14 @@ fn thousands_of_stations_of_a_peer_are_known_while_frames_go_on() {
         done - began,
         done - added
     );
-    let _ = pinging.running();
-    wait_for("the pings", SESSION, || pinging.output().contains("packet loss"));
-    println!("pings meanwhile: {}", pinging.output().lines().rev().take(2).collect::<Vec<_>>().join("; "));
-    assert!(pinging.output().contains(" 0% packet loss"), "{}", pinging.output());
-    pinging.kill();
+    println!("pings meanwhile, all answered: {}", pings.none_lost());
 }
 
 #[test]
 fn without_their_speakers_hosts_go_on_and_everything_is_announced_when_they_are_back() {
     let lab = require!(Lab::new());
     for v6 in [false, true] {
-        let at = require!(hosts(&lab, v6));
+        let at = require!(hosts(&lab, (true, v6)));
         let mut both = require!(two_of_ours(&lab, &at, v6));
         let local = |n: usize| if v6 { format!("2001:db8::{n}") } else { format!("192.0.2.{n}") };
         let told = |both: &[(Speaker, NetNs, Daemon); 2]| {
@@ -207,7 +237,7 @@ fn without_their_speakers_hosts_go_on_and_everything_is_announced_when_they_are_
         assert!(both[0].1.reaches("10.7.0.2", PATIENCE).is_some(), "{}", told(&both));
         let mac = both[0].1.mac("eth0");
         wait_for("the guest's route at the other host", PATIENCE, || both[1].0.routes(&mac) >= 2);
-        let mut pinging = both[0].1.spawn("exec ping -i 0.05 -c 600 -W 1 -q 10.7.0.2");
+        let pings = Pings::start(&both[0].1, "10.7.0.2");
         // Neither tells its host of the other's end.
         both.iter().for_each(|(speaker, ..)| speaker.hang());
         both.iter_mut().for_each(|(speaker, ..)| speaker.job.kill());
@@ -220,14 +250,7 @@ fn without_their_speakers_hosts_go_on_and_everything_is_announced_when_they_are_
         assert!(again, "{}", told(&both));
         println!("IPv6 underlay {v6}: announced again at both {:.2} s after the speakers were started", now() - back);
         assert!(!both.iter().any(|(.., daemon)| lacks(daemon)), "{}", told(&both));
-        wait_for("the pings", SESSION, || pinging.output().contains("packet loss"));
-        let pings = pinging.output();
-        println!(
-            "pings over 30 s, without the speakers and with them again: {}",
-            pings.lines().nth_back(1).unwrap_or("")
-        );
-        assert!(pings.contains(" 0% packet loss"), "{pings}\n{}", told(&both));
-        pinging.kill();
+        println!("pings without the speakers and with them again, all answered: {}", pings.none_lost());
         // One that ends takes back what it has announced; one that is killed finds it and does so when it is back.
         both[0].2.kill9();
         assert!(both[0].0.routes(&mac) >= 1, "nobody has taken it back");
@@ -247,7 +270,7 @@ fn without_their_speakers_hosts_go_on_and_everything_is_announced_when_they_are_
 #[test]
 fn routes_that_make_no_sense_are_not_believed_and_harm_nobody() {
     let lab = require!(Lab::new());
-    let at = require!(hosts(&lab, false));
+    let at = require!(hosts(&lab, (true, false)));
     let guest = require!(NetNs::new(&lab, "g1"));
     let speaker = require!(Speaker::start(&lab, &at[0], "bgp1", "192.0.2.1", &["192.0.2.2"]));
     let daemon = Daemon::start_beside(&lab, &at[0], "hv1", &ours(&lab, "192.0.2.1", "bgp1", VNI, &guest));
@@ -283,7 +306,7 @@ fn speakers_that_are_none_are_told_of_and_networks_run() {
     let lab = require!(Lab::new());
     require!(need_program("gobgpd", "gobgpd"));
     require!(need_program("python3", "python3"));
-    let [host, _other] = require!(hosts(&lab, false));
+    let [host, _other] = require!(hosts(&lab, (true, false)));
     let guests = [require!(NetNs::new(&lab, "g1")), require!(NetNs::new(&lab, "g2"))];
     let socket = |name: &str| Speaker::socket(&lab, name);
     let silent = format!(

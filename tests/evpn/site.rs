@@ -4,8 +4,10 @@ use std::fs;
 use std::time::Duration;
 
 use super::lab::daemon::Daemon;
+use super::lab::iperf::{Iperf, iperf};
 use super::lab::netns::NetNs;
 use super::lab::process::{Job, Place};
+use super::lab::site::stream;
 use super::lab::{Lab, Unable, holds_within, need_program, wait_for};
 
 pub const PATIENCE: Duration = Duration::from_secs(15);
@@ -84,8 +86,16 @@ pub struct Frr {
     dir: String,
 }
 
+/// A program of FRR: the first in the search path, else the distribution's.
+fn of_frr(name: &str) -> Result<String, Unable> {
+    need_program("vtysh", "frr")?;
+    let found = need_program(name, "frr").map(|path| path.display().to_string());
+    let usual = format!("/usr/lib/frr/{name}");
+    found.or_else(|unable| if std::path::Path::new(&usual).exists() { Ok(usual) } else { Err(unable) })
+}
+
 impl Frr {
-    /// `address` is the host's own on `u0`, which is up; `neighbour` that of the speaker it talks to.
+    /// `address` is the endpoint's, on `u0`, which is up; `neighbour` that of the speaker it talks to.
     pub fn start(
         lab: &Lab,
         (host, guest): (NetNs, NetNs),
@@ -93,11 +103,7 @@ impl Frr {
         router: &str,
         vni: u32,
     ) -> Result<Frr, Unable> {
-        for program in ["/usr/lib/frr/zebra", "/usr/lib/frr/bgpd"] {
-            if !std::path::Path::new(program).exists() {
-                return Err(Unable("there is no FRR: apt-get install frr".to_owned()));
-            }
-        }
+        let programs = (of_frr("zebra")?, of_frr("bgpd")?);
         let link = format!("ip link add vx100 type vxlan id {vni} local {address} dstport 4789 nolearning");
         let made = host.run(&link, PATIENCE);
         if !made.ok() {
@@ -124,14 +130,14 @@ impl Frr {
         fs::write(dir.join("zebra.conf"), "").expect("FRR's configuration");
         let dir = dir.display().to_string();
         host.sh(&format!("chown -R frr:frr {dir}; chmod 755 {} {dir}", lab.dir().display()));
-        let daemon = |name: &str| {
+        let daemon = |program: &str, name: &str| {
             host.spawn(&format!(
-                "exec /usr/lib/frr/{name} -u frr -g frr -f {dir}/{name}.conf -i {dir}/{name}.pid --vty_socket {dir} -z {dir}/zserv.api"
+                "exec {program} -u frr -g frr -f {dir}/{name}.conf -i {dir}/{name}.pid --vty_socket {dir} -z {dir}/zserv.api"
             ))
         };
-        let zebra = daemon("zebra");
+        let zebra = daemon(&programs.0, "zebra");
         wait_for("zebra", PATIENCE, || std::path::Path::new(&format!("{dir}/zserv.api")).exists());
-        let bgpd = daemon("bgpd");
+        let bgpd = daemon(&programs.1, "bgpd");
         wait_for("bgpd", PATIENCE, || std::path::Path::new(&format!("{dir}/bgpd.vty")).exists());
         Ok(Frr { host, guest, _zebra: zebra, _bgpd: bgpd, dir })
     }
@@ -147,17 +153,49 @@ impl Frr {
     }
 }
 
-/// Two hosts on one link.
-pub fn hosts(lab: &Lab, v6: bool) -> Result<[NetNs; 2], Unable> {
+/// Two hosts on one link, with addresses of one version of IP or of both.
+pub fn hosts(lab: &Lab, (v4, v6): (bool, bool)) -> Result<[NetNs; 2], Unable> {
     let hosts = [NetNs::new(lab, "h1")?, NetNs::new(lab, "h2")?];
     hosts[0].veth("u0", &hosts[1], "u0");
     for (n, host) in hosts.iter().enumerate() {
-        host.address("u0", &format!("192.0.2.{}/24", n + 1));
+        if v4 {
+            host.ip(&format!("address add 192.0.2.{}/24 dev u0", n + 1));
+        }
         if v6 {
             host.ip(&format!("address add 2001:db8::{}/64 dev u0 nodad", n + 1));
         }
     }
     Ok(hosts)
+}
+
+/// Has two guests, which are given 10.7.0.1 and 10.7.0.2, do everything with each other that guests do.
+pub fn everything(a: &NetNs, b: &NetNs, told: impl Fn() -> String) {
+    for (n, guest) in [a, b].into_iter().enumerate() {
+        guest.address("eth0", &format!("10.7.0.{}/24", n + 1));
+        guest.ip(&format!("address add fd07::{}/64 dev eth0 nodad", n + 1));
+    }
+    for (from, to, number) in [(a, b, 2), (b, a, 1)] {
+        let (v4, v6) = (format!("10.7.0.{number}"), format!("fd07::{number}"));
+        for address in [&v4, &v6] {
+            assert!(from.reaches(address, PATIENCE).is_some(), "{} does not reach {address}: {}", from.name(), told());
+        }
+        let heard = || {
+            to.sh("nstat -az IpExtInBcastPkts").lines().any(|line| {
+                let mut words = line.split_whitespace();
+                words.next() == Some("IpExtInBcastPkts") && words.next().is_some_and(|count| count != "0")
+            })
+        };
+        let heard = holds_within(PATIENCE, || {
+            // Nobody has to answer it.
+            drop(from.run("ping -b -c 1 -W 0.2 10.7.0.255", PATIENCE));
+            heard()
+        });
+        assert!(heard, "{} hears no broadcast: {}", to.name(), told());
+        let rate = iperf(to, from, &v4, &Iperf { seconds: 1, ..Iperf::default() }).map(|report| report.bits_per_second);
+        assert!(rate.as_ref().is_ok_and(|rate| *rate > 0.0), "iperf3 to {}: {rate:?}: {}", to.name(), told());
+        println!("iperf3 to {}: {:.2} Gbit/s", to.name(), rate.unwrap_or(0.0) / 1e9);
+        stream(from, to, &v4, to.name(), &told);
+    }
 }
 
 /// The file of a host of ours.
@@ -180,12 +218,18 @@ pub fn macs(daemon: &Daemon, address: &str) -> u64 {
 
 /// Sends a gratuitous ARP of station `02:00:00:00:AA:BB` with 10.7.AA.BB, and says when it did (seconds since 1970).
 pub fn speak(guest: &NetNs, station: u16) -> f64 {
+    speak_in(guest, station, None)
+}
+
+/// The same with the tag of a VLAN.
+pub fn speak_in(guest: &NetNs, station: u16, vlan: Option<u8>) -> f64 {
     let [high, low] = station.to_be_bytes();
+    let tag = vlan.map_or_else(String::new, |vlan| format!("129,0,0,{vlan},"));
     let program = format!(
         "import socket,time\n\
          s=socket.socket(socket.AF_PACKET,socket.SOCK_RAW);s.bind((\"eth0\",0))\n\
          m=bytes([2,0,0,0,{high},{low}]);i=bytes([10,7,{high},{low}])\n\
-         f=b\"\\xff\"*6+m+bytes([8,6,0,1,8,0,6,4,0,1])+m+i+bytes(6)+i+bytes(18)\n\
+         f=b\"\\xff\"*6+m+bytes([{tag}8,6,0,1,8,0,6,4,0,1])+m+i+bytes(6)+i+bytes(18)\n\
          print(repr(time.time()));s.send(f)"
     );
     guest.sh(&format!("python3 -c '{program}'")).trim().parse().expect("a time")
