@@ -275,8 +275,9 @@ fn flood(lab: &Lab, keys: &str, quota: usize, flows: usize) -> Result<(), Unable
     // One that goes on for as long as the flood does.
     let lasting = site.far.spawn("exec busybox nc -ll -p 5001 -e cat");
     listens(&site.far, 5001);
-    let mut held =
-        site.two.spawn(&format!("(echo begin; sleep {}; echo end) | busybox nc {FAR} 5001", 5 + flows / 5000));
+    let over = lab.path("over");
+    let until = format!("while [ ! -e {} ]; do sleep 0.1; done", over.display());
+    let mut held = site.two.spawn(&format!("(echo begin; {until}; echo end) | busybox nc {FAR} 5001"));
     held.wait_for_output("begin", PATIENCE);
 
     fs::write(lab.path("flood.py"), FLOOD).unwrap();
@@ -312,6 +313,7 @@ fn flood(lab: &Lab, keys: &str, quota: usize, flows: usize) -> Result<(), Unable
     println!("{rounds} rounds; {} mappings of the one, {} of the other", of(&one), of(&two));
     assert!((quota.min(4096) / 2..=quota).contains(&of(&one)) && of(&two) >= 1, "{} and {}", of(&one), of(&two));
     // The connection of before is there yet.
+    fs::write(&over, "").unwrap();
     held.wait_for_output("end", Duration::from_secs(40));
     drop(lasting);
     if keys.contains("packet") {
