@@ -65,8 +65,6 @@ struct Bell {
 /// See the module's documentation.
 pub struct Locals {
     table: Fdb,
-    /// NICs that the table knows.
-    nics: usize,
     /// Who spoke last, and when.
     last: Option<(Key, NicId, Tick)>,
     told: Box<[u64]>,
@@ -96,7 +94,6 @@ pub fn locals(capacity: usize, ageing: Duration, seed: u64) -> io::Result<(Local
     let bell = Arc::new(bell);
     let locals = Locals {
         table: Fdb::new(capacity, ageing, seed),
-        nics: 0,
         last: None,
         told: vec![0; TOLD].into(),
         marks: Keyed::new(seed),
@@ -131,11 +128,8 @@ impl Locals {
     }
 
     fn know(&mut self, network: NetworkId, mac: Mac, nic: NicId, key: Key, tick: Tick) {
-        if nic.index() >= self.nics {
-            // Once for a NIC that never spoke.
-            self.table.add_nic(nic);
-            self.nics = nic.index() + 1;
-        }
+        // Allocates once for a NIC that never spoke.
+        self.table.add_nic(nic);
         let learn = self.table.consider(key, nic, tick);
         let is_news = matches!(learn, Learn::Insert | Learn::Move { .. });
         if self.table.settle(learn, key, nic, tick) && is_news {
@@ -145,15 +139,14 @@ impl Locals {
 
     #[cold]
     fn addressed(&mut self, network: NetworkId, mac: Mac, ip: IpAddr) {
+        // An address has one place, whoever has it: when it goes over to another station and comes back, that is told, too.
+        let at = self.marks.hash_one((network, ip)) as usize % TOLD;
         let mark = self.marks.hash_one((network, mac, ip));
-        let Some(place) = self.told.get_mut(mark as usize % TOLD) else { return };
-        if *place != mark {
-            let before = std::mem::replace(place, mark);
-            if !self.tell(News::Addressed(network, mac, ip))
-                && let Some(place) = self.told.get_mut(mark as usize % TOLD)
-            {
-                *place = before;
-            }
+        if self.told.get(at) != Some(&mark)
+            && self.tell(News::Addressed(network, mac, ip))
+            && let Some(place) = self.told.get_mut(at)
+        {
+            *place = mark;
         }
     }
 
@@ -200,10 +193,11 @@ impl Locals {
 
     /// A NIC's stations are gone.
     pub fn forget_nic(&mut self, nic: NicId) {
-        if nic.index() < self.nics {
-            self.table.remove_nic(nic, true);
-        }
+        self.table.remove_nic(nic, true);
         self.forget_told();
+        // What it said before it went may still be on its way, and come after the word that it went.
+        self.bell.ask.store(true, Ordering::Relaxed);
+        self.owed = true;
     }
 
     fn forget_told(&mut self) {
@@ -340,10 +334,25 @@ mod tests {
         locals.forget(N, mac(1));
         locals.hear(N, NicId(6), &frame(1), at(3));
         assert_eq!(news(&mut listener), [News::Heard(N, mac(1), NicId(6))]);
+        // Numbers of NICs come in any order.
+        locals.hear(N, NicId(2), &frame(2), at(3));
+        assert_eq!(news(&mut listener), [News::Heard(N, mac(2), NicId(2))]);
+        assert!(!listener.must_ask());
+        locals.forget_nic(NicId(2));
         locals.forget_nic(NicId(6));
         locals.forget_nic(NicId(600));
         assert_eq!(locals.present(at(3)).stations, []);
-        assert!(!listener.must_ask());
+    }
+
+    #[test]
+    fn what_a_port_said_before_it_went_is_corrected() {
+        let (mut locals, mut listener) = locals(64, AGEING, 1).unwrap();
+        locals.hear(N, NicId(5), &frame(1), at(0));
+        locals.forget_nic(NicId(5));
+        // The news is heard after the port went, whatever is done about it.
+        assert_eq!(news(&mut listener), [News::Heard(N, mac(1), NicId(5))]);
+        assert!(!listener.arm() && listener.must_ask(), "nobody would take it back");
+        assert_eq!(locals.present(at(0)), Present { after: 1, stations: vec![] });
     }
 
     #[test]
@@ -388,6 +397,13 @@ mod tests {
         locals.hear(N, NicId(5), &arp(1, 1, [0, 0, 0, 0]), at(1));
         let told = [News::Heard(N, mac(1), NicId(5)), News::Addressed(N, mac(1), [10, 0, 0, 7].into())];
         assert_eq!(news(&mut listener), told, "none that is another's, and no probe");
+        // It fails over to another station, and back.
+        for station in [2, 1, 1, 2] {
+            locals.hear(N, NicId(5), &arp(station, station, [10, 0, 0, 7]), at(1));
+        }
+        let heard = news(&mut listener).into_iter().filter(|news| matches!(news, News::Addressed(..)));
+        let told = [2, 1, 2].map(|station| News::Addressed(N, mac(station), [10, 0, 0, 7].into()));
+        assert_eq!(heard.collect::<Vec<_>>(), told);
         let source: Ipv6Addr = "fd00::5".parse().unwrap();
         let target: Ipv6Addr = "fd00::6".parse().unwrap();
         for (kind, expected) in [(135, Some(source)), (136, Some(target)), (133, None)] {

@@ -75,7 +75,7 @@ impl Fdb {
         }
     }
 
-    /// Entries may name NICs up to `nic` from here on. Allocates.
+    /// Entries may name `nic` from here on. Allocates, unless it was added before.
     pub fn add_nic(&mut self, nic: NicId) {
         self.holders.add(nic);
     }
