@@ -1,8 +1,8 @@
 //! [`Evpn`]: what an endpoint makes of the routes that come and of the stations that are here, without I/O and clock.
 //!
 //! Invariant: a station is in one place, here or behind one endpoint, and everybody who knows the same routes says the same. What is announced is here.
-//! Tables are bounded, and an endpoint that sends too many routes loses its own. The tunnel is told of an endpoint before the stations behind it, and of their
-//! end before its end.
+//! Tables are bounded, an endpoint that sends too many routes loses its own, and none of them takes the room of this host's stations. The tunnel is told of an
+//! endpoint before the stations behind it, and of their end before its end.
 //!
 //! Theory of operation: each station has candidates, one of which may be this host. Who does not move (sticky) comes first, then the highest sequence number, then the
 //! lowest address (RFC 7432 section 15.1). A station that is heard here while it is elsewhere has moved: it is announced with the next number. One
@@ -10,7 +10,6 @@
 //! that they were last seen in; the sweep after a snapshot forgets all others. Read first: RFC 7432 sections 7.7 and 15, [`crate::route`].
 
 use std::{
-    cmp::Reverse,
     collections::{BTreeMap, HashMap, HashSet},
     net::{IpAddr, Ipv4Addr},
     time::Duration,
@@ -21,7 +20,7 @@ use wire::{Instant, Mac, Vni};
 use crate::{
     action::Action,
     route::{Mobility, Prefix, Rd, Route},
-    station::{Local, Station, Where},
+    station::{Station, Where},
 };
 
 /// How much is kept at most.
@@ -29,7 +28,7 @@ use crate::{
 pub struct Most {
     /// Routes of other hosts.
     pub routes: usize,
-    /// Stations, of other hosts and of this one.
+    /// Stations of other hosts; as many again of this one.
     pub stations: usize,
 }
 
@@ -47,6 +46,8 @@ pub const WINDOW: Duration = Duration::from_secs(180);
 pub const HOLD: Duration = Duration::from_secs(180);
 /// IP addresses announced of one station at most.
 pub const ADDRESSES: usize = 8;
+/// Routes of other hosts for one station at most: all of them are looked at with each that comes.
+pub const CANDIDATES: usize = 256;
 
 /// A route of another host.
 struct Known {
@@ -78,7 +79,9 @@ pub struct Evpn {
     routes: HashMap<Prefix, Known>,
     /// By endpoint, how many routes it has.
     held: HashMap<IpAddr, usize>,
-    stations: usize,
+    /// Stations that other hosts have routes for, and those that are or were here.
+    remote: usize,
+    local_stations: usize,
     /// Stations that have moved of late.
     restless: HashSet<(Vni, Mac)>,
     snapshot: u32,
@@ -97,7 +100,8 @@ impl Evpn {
             networks: networks.iter().map(network).collect(),
             routes: HashMap::new(),
             held: HashMap::new(),
-            stations: 0,
+            remote: 0,
+            local_stations: 0,
             restless: HashSet::new(),
             snapshot: 0,
             refused: 0,
@@ -247,17 +251,19 @@ impl Evpn {
             None => None,
         };
         let Some(network) = self.networks.get_mut(&vni) else { return };
-        let held = self.held.entry(next_hop).or_default();
-        let fresh = match prefix {
-            Prefix::Station { mac, .. } => !network.stations.contains_key(&mac),
-            Prefix::Endpoint { .. } => false,
+        let candidates = match prefix {
+            Prefix::Station { mac, .. } => network.stations.get(&mac).map_or(0, |station| station.remote.len()),
+            Prefix::Endpoint { .. } => 1,
         };
-        let room = *held < self.most.routes.saturating_sub(self.routes.len());
-        if before.is_none() && !room || fresh && self.stations >= self.most.stations {
+        // Nobody may have more than there are places left.
+        let held = self.held.get(&next_hop).copied().unwrap_or(0);
+        let fits = |most: usize, there: usize| held < most.saturating_sub(there);
+        let room = fits(self.most.routes, self.routes.len()) && candidates < CANDIDATES;
+        if before.is_none() && !(room && (candidates > 0 || fits(self.most.stations, self.remote))) {
             self.refused += 1;
             return;
         }
-        *held += 1;
+        *self.held.entry(next_hop).or_default() += 1;
         self.routes.insert(prefix, Known { vni, next_hop, mobility, snapshot: self.snapshot });
         let named = network.endpoints.entry(next_hop).or_default();
         *named += 1;
@@ -265,11 +271,9 @@ impl Evpn {
             self.actions.push(Action::Join(vni, next_hop));
         }
         if let Prefix::Station { mac, .. } = prefix {
-            let station = network.stations.entry(mac).or_insert_with(|| {
-                self.stations += 1;
-                Station::default()
-            });
-            if !station.remote.contains(&prefix) {
+            let station = network.stations.entry(mac).or_default();
+            self.remote += usize::from(station.remote.is_empty());
+            if before.is_none() {
                 station.remote.push(prefix);
             }
             self.choose(vni, mac, now);
@@ -286,6 +290,7 @@ impl Evpn {
             let network = self.networks.get_mut(&known.vni);
             if let Some(station) = network.and_then(|network| network.stations.get_mut(mac)) {
                 station.remote.retain(|other| other != prefix);
+                self.remote -= usize::from(station.remote.is_empty());
             }
             self.choose(known.vni, *mac, now);
         }
@@ -334,125 +339,6 @@ impl Evpn {
         Rd::Address(self.router, self.networks.get(&vni).map_or(0, |network| network.number))
     }
 
-    fn arrive(&mut self, vni: Vni, mac: Mac, now: Instant, how: impl FnOnce(&mut Local)) {
-        let Some(network) = self.networks.get_mut(&vni) else { return };
-        if !network.stations.contains_key(&mac) {
-            if self.stations >= self.most.stations || !mac.is_unicast() {
-                self.refused += 1;
-                return;
-            }
-            self.stations += 1;
-        }
-        let station = network.stations.entry(mac).or_default();
-        let local = station.local.get_or_insert_with(Local::default);
-        let before = local.mobility();
-        how(local);
-        if station.at == Where::Here {
-            if local.mobility() != before {
-                let rd = Rd::Address(self.router, network.number);
-                self.actions.extend(station.routes(vni, mac, rd, self.local).map(Action::Announce));
-            }
-            return;
-        }
-        if station.frozen.is_some_and(|until| now < until) {
-            local.lost = true;
-            return;
-        }
-        let routes = &self.routes;
-        let elsewhere = station.remote.iter().filter_map(|prefix| routes.get(prefix));
-        let best = elsewhere.max_by_key(|known| rank(known.mobility, known.next_hop));
-        match best {
-            Some(known) if known.mobility.sticky && !local.sticky => {
-                local.lost = true;
-                self.actions.push(Action::Sticky(vni, mac, known.next_hop));
-            }
-            Some(known) => {
-                local.lost = false;
-                local.sequence = local.sequence.max(known.mobility.sequence.saturating_add(1));
-            }
-            None => local.lost = false,
-        }
-        self.choose(vni, mac, now);
-    }
-
-    /// Decides where a station is, and does what follows.
-    fn choose(&mut self, vni: Vni, mac: Mac, now: Instant) {
-        let rd = self.rd(vni);
-        let Some(network) = self.networks.get_mut(&vni) else { return };
-        let Some(station) = network.stations.get_mut(&mac) else { return };
-        if station.local.as_ref().is_some_and(Local::is_gone) {
-            station.local = None;
-        }
-        let before = station.at;
-        let mut best: Option<(Rank, Where)> = None;
-        let mut offer = |rank: Rank, at: Where| {
-            if best.is_none_or(|(other, _)| rank > other) {
-                best = Some((rank, at));
-            }
-        };
-        if let Some(local) = station.local.as_ref().filter(|local| !local.lost) {
-            offer(rank(local.mobility(), self.local), Where::Here);
-        }
-        let mut still = matches!((before, &station.local), (Where::Here, Some(local)) if !local.lost);
-        for known in station.remote.iter().filter_map(|prefix| self.routes.get(prefix)) {
-            offer(rank(known.mobility, known.next_hop), Where::There(known.next_hop));
-            still |= before == Where::There(known.next_hop);
-        }
-        let frozen = station.frozen.is_some_and(|until| now < until);
-        let at = if frozen && still { before } else { best.map_or(Where::Nowhere, |(_, at)| at) };
-        if at != before && before != Where::Nowhere && at != Where::Nowhere {
-            station.moves.retain(|moved| now.since(*moved) < WINDOW);
-            station.moves.push(now);
-            self.restless.insert((vni, mac));
-            if station.moves.len() >= MOVES {
-                station.frozen = Some(now + HOLD);
-                self.actions.push(Action::Duplicate(vni, mac));
-            }
-        }
-        if at != before {
-            if before == Where::Here {
-                let prefixes = station.routes(vni, mac, rd, self.local).map(|route| Action::Withdraw(route.prefix));
-                self.actions.extend(prefixes);
-                station.addresses.drain(..).for_each(|ip| _ = network.own.remove(&ip));
-                self.actions.push(Action::ForgetLocal(vni, mac));
-                if let Some(local) = &mut station.local {
-                    local.lost = true;
-                }
-            }
-            match (before, at) {
-                (_, Where::There(vtep)) => self.actions.push(Action::Place(vni, mac, vtep)),
-                (Where::There(_), _) => self.actions.push(Action::Forget(vni, mac)),
-                _ => {}
-            }
-            station.at = at;
-            if at == Where::Here {
-                self.actions.extend(station.routes(vni, mac, rd, self.local).map(Action::Announce));
-            }
-        }
-        // Whose addresses the tunnel knows.
-        let there = station.remote.iter().filter_map(|prefix| match (prefix, self.routes.get(prefix)) {
-            (Prefix::Station { ip: Some(ip), .. }, Some(known)) if at == Where::There(known.next_hop) => Some(*ip),
-            _ => None,
-        });
-        let wanted: Vec<IpAddr> = there.collect();
-        for ip in std::mem::take(&mut station.neighbours) {
-            if !wanted.contains(&ip) && network.neighbours.get(&ip) == Some(&mac) {
-                network.neighbours.remove(&ip);
-                self.actions.push(Action::ForgetNeighbour(vni, ip));
-            }
-        }
-        for ip in &wanted {
-            if network.neighbours.insert(*ip, mac) != Some(mac) {
-                self.actions.push(Action::PlaceNeighbour(vni, *ip, mac));
-            }
-        }
-        station.neighbours = wanted;
-        if station.is_nothing() {
-            network.stations.remove(&mac);
-            self.stations -= 1;
-        }
-    }
-
     /// A route that named an endpoint does so no longer.
     fn unname(&mut self, vni: Vni, endpoint: IpAddr) {
         if let Some(held) = self.held.get_mut(&endpoint) {
@@ -472,12 +358,6 @@ impl Evpn {
     }
 }
 
-/// What a candidate is worth: the greatest one has the station.
-type Rank = (bool, u32, Reverse<IpAddr>);
-
-fn rank(mobility: Mobility, endpoint: IpAddr) -> Rank {
-    (mobility.sticky, mobility.sequence, Reverse(endpoint))
-}
-
+mod choose;
 #[cfg(test)]
 mod tests;

@@ -60,7 +60,7 @@ pub(crate) struct Station {
     pub(crate) addresses: Vec<IpAddr>,
     /// Addresses that the tunnel was told of.
     pub(crate) neighbours: Vec<IpAddr>,
-    /// When it moved.
+    /// When it moved, up to [`crate::decide::MOVES`] times.
     pub(crate) moves: Vec<Instant>,
     /// It stays where it is until then.
     pub(crate) frozen: Option<Instant>,
@@ -77,8 +77,8 @@ impl Station {
         })
     }
 
-    /// Nothing is known that would be missed.
+    /// Nobody says anything of it.
     pub(crate) fn is_nothing(&self) -> bool {
-        self.local.is_none() && self.remote.is_empty() && self.moves.is_empty()
+        self.local.is_none() && self.remote.is_empty()
     }
 }

@@ -86,7 +86,7 @@ fn a_station_of_another_host_is_placed_after_its_endpoint_and_forgotten_before_i
     let gone =
         [Action::Forget(vni(100), mac), Action::ForgetNeighbour(vni(100), host(99)), Action::Part(vni(100), host(2))];
     assert_eq!(evpn.take(), gone);
-    assert_eq!((evpn.count(), evpn.stations), ((0, 0), 0));
+    assert_eq!((evpn.count(), evpn.remote), ((0, 0), 0));
 }
 
 #[test]
@@ -192,6 +192,95 @@ fn an_endpoint_that_sends_too_much_loses_its_own() {
     let mut few = Evpn::new(host(1), &[(vni(100), 1)], Most { routes: 99, stations: 2 });
     (0..5).for_each(|n| few.heard(vni(100), mac(n), 1, at(1)));
     assert_eq!(few.located(vni(100)), (0, 2));
+}
+
+#[test]
+fn the_room_for_stations_is_shared_and_that_of_this_host_is_its_own() {
+    let mut evpn = Evpn::new(host(1), &[(vni(100), 1)], Most { routes: 1000, stations: 8 });
+    (0..60).for_each(|n| evpn.learn(&theirs(2, n, 0), at(1)));
+    (100..102).for_each(|n| evpn.learn(&theirs(3, n, 0), at(1)));
+    (200..205).for_each(|n| evpn.heard(vni(100), mac(n), 7, at(1)));
+    assert_eq!((evpn.located(vni(100)), evpn.count().0), ((6, 5), 6), "half of all, and room for others");
+    assert_eq!(evpn.find(vni(100), mac(101)), Some(host(3)));
+}
+
+#[test]
+fn what_is_refused_leaves_nothing_behind() {
+    let mut evpn = Evpn::new(host(1), &[(vni(100), 1)], Most { routes: 4, stations: 4 });
+    for n in 2..200 {
+        let rd = Rd::Address(Ipv4Addr::new(192, 0, 2, n), 1);
+        let prefix = Prefix::Endpoint { rd, tag: 0, origin: host(n) };
+        evpn.learn(&Route { prefix, vni: vni(100), next_hop: host(n), mobility: Mobility::default() }, at(1));
+    }
+    assert_eq!((evpn.count(), evpn.held.len()), ((4, 194), 4));
+}
+
+#[test]
+fn one_station_has_not_more_routes_than_can_be_looked_at() {
+    let mut evpn = evpn(1);
+    let Route { prefix: Prefix::Station { rd, tag, mac, .. }, vni, next_hop, mobility } = theirs(2, 1, 0) else {
+        panic!()
+    };
+    for n in 0..1000u32 {
+        let prefix = Prefix::Station { rd, tag, mac, ip: Some(Ipv4Addr::from(n).into()) };
+        evpn.learn(&Route { prefix, vni, next_hop, mobility }, at(1));
+    }
+    assert_eq!(evpn.count(), (CANDIDATES, 1000 - CANDIDATES as u64));
+    evpn.learn(&theirs(2, 2, 0), at(1));
+    assert_eq!(evpn.find(vni, self::mac(2)), Some(host(2)), "others have their room");
+}
+
+#[test]
+fn one_that_is_held_is_told_once_however_often_its_place_is_withdrawn() {
+    let mut evpn = evpn(1);
+    for n in 0..500u32 {
+        let of = 2 + (n % 2) as u8;
+        evpn.learn(&theirs(of, 1, n), at(1));
+        evpn.forget(&theirs(5 - of, 1, 0).prefix, at(1));
+    }
+    let told = evpn.take().into_iter().filter(|action| matches!(action, Action::Duplicate(..)));
+    assert_eq!(told.count(), 1);
+    assert!(evpn.networks[&vni(100)].stations[&mac(1)].moves.len() <= MOVES);
+    (2..4).for_each(|of| evpn.forget(&theirs(of, 1, 0).prefix, at(1)));
+    assert_eq!((evpn.networks[&vni(100)].stations.len(), evpn.restless.len()), (0, 0), "nobody says anything of it");
+}
+
+#[test]
+fn one_that_spoke_here_all_the_while_counts_when_nobody_else_has_it_any_more() {
+    let mut evpn = evpn(1);
+    let mut route = theirs(2, 1, 0);
+    route.mobility.sticky = true;
+    evpn.learn(&route, at(1));
+    evpn.heard(vni(100), mac(1), 7, at(2));
+    evpn.take();
+    evpn.forget(&route.prefix, at(3));
+    let gone =
+        [Action::Forget(vni(100), mac(1)), Action::ForgetLocal(vni(100), mac(1)), Action::Part(vni(100), host(2))];
+    assert_eq!(evpn.take(), gone, "it is news when it speaks");
+    evpn.heard(vni(100), mac(1), 7, at(4));
+    assert_eq!(evpn.find(vni(100), mac(1)), Some(host(1)));
+    // One that the file names need not speak.
+    evpn.declared(vni(100), mac(2), 7, false, at(5));
+    evpn.learn(&theirs(2, 2, 1), at(6));
+    assert_eq!(evpn.find(vni(100), mac(2)), Some(host(2)));
+    evpn.forget(&theirs(2, 2, 1).prefix, at(7));
+    assert_eq!(evpn.find(vni(100), mac(2)), Some(host(1)));
+    evpn.down(7, at(8));
+    assert_eq!(evpn.find(vni(100), mac(2)), None);
+}
+
+#[test]
+fn one_that_is_held_where_nobody_has_it_any_more_is_let_go() {
+    let mut evpn = evpn(1);
+    for n in 0..20u32 {
+        evpn.heard(vni(100), mac(1), 7, at(1));
+        evpn.learn(&theirs(2, 1, n * 2 + 1), at(1));
+    }
+    assert_eq!(evpn.find(vni(100), mac(1)), Some(host(2)));
+    evpn.heard(vni(100), mac(1), 7, at(2));
+    evpn.forget(&theirs(2, 1, 0).prefix, at(3));
+    evpn.heard(vni(100), mac(1), 7, at(4));
+    assert_eq!(evpn.find(vni(100), mac(1)), Some(host(1)));
 }
 
 /// What a tunnel makes of the actions.
@@ -312,6 +401,9 @@ proptest! {
                 prop_assert!(host.tunnel.placed.contains_key(&(*vni, *mac)), "an address of nobody");
             }
             prop_assert_eq!(host.evpn.routes.len(), host.evpn.held.values().sum::<usize>());
+            let all = || host.evpn.networks.values().flat_map(|network| network.stations.values());
+            prop_assert_eq!(host.evpn.remote, all().filter(|station| !station.remote.is_empty()).count());
+            prop_assert_eq!(host.evpn.local_stations, all().filter(|station| station.local.is_some()).count());
         }
     }
 }
