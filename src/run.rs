@@ -81,7 +81,7 @@ fn run(mut config: Config, control: std::os::unix::net::UnixListener) -> Result<
     let mut switch = Switch::start(config, file)?;
     let (places, states) = (switch.places(), switch.states());
     let taps = taps::attach(switch.config(), &places, &states);
-    tunnels::start(switch.config(), &places, &states, switch.view().tunnels())?;
+    tunnels::start(switch.config(), &places, &states, switch.view().tunnels());
     paths::watch(&switch.config().vteps, switch.view().tunnels())?;
     // Who comes up is announced to all, so the ways to other hosts are there before.
     announce::taps(switch.config(), &places, &states);

@@ -4,11 +4,14 @@
 //! `overlay::locals`.
 
 use std::{
+    collections::{HashMap, HashSet},
     io,
     net::IpAddr,
     os::fd::{AsFd, AsRawFd},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc::sync_channel},
-    thread::JoinHandle,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        mpsc::{self as wait, RecvTimeoutError, sync_channel},
+    },
     time::{Duration, Instant},
 };
 
@@ -33,6 +36,8 @@ use crate::{
 const WAITING: usize = 1024;
 /// How often at most the tunnel is asked for everything.
 const ASKING: Duration = Duration::from_secs(1);
+/// How long the end may take: the last calls to a speaker, or one that hangs.
+const ENDING: Duration = Duration::from_secs(6);
 
 /// One segment that an endpoint stretches.
 struct Segment {
@@ -49,7 +54,9 @@ struct Segment {
 pub struct Speaking {
     status: Shared,
     ports: mpsc::UnboundedSender<Input>,
-    thread: Option<JoinHandle<()>>,
+    /// Hangs up when the loop has ended.
+    ended: wait::Receiver<()>,
+    ending: Option<Instant>,
 }
 
 impl Speaking {
@@ -57,15 +64,23 @@ impl Speaking {
     pub fn status(&self) -> Status {
         lock(&self.status).clone()
     }
+
+    /// Begins the end: what was announced is withdrawn. It is waited for when this is dropped, until the time that comes back.
+    pub fn end(&mut self) -> Instant {
+        *self.ending.get_or_insert_with(|| {
+            let _ = self.ports.send(Input::End);
+            Instant::now() + ENDING
+        })
+    }
 }
 
 impl Drop for Speaking {
-    /// What was announced is withdrawn, as far as the speaker does it in time.
     fn drop(&mut self) {
-        let _ = self.ports.send(Input::End);
-        if let Some(thread) = self.thread.take() {
-            // It bounds its own last calls; one that panicked has nothing to say any more.
-            let _ = thread.join();
+        let left = self.end().saturating_duration_since(Instant::now());
+        if self.ended.recv_timeout(left) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!(
+                "the BGP speaker does not take back in time what was announced; it is done when this program runs again"
+            );
         }
     }
 }
@@ -80,6 +95,8 @@ struct Hands {
     tunnel: Remote,
     worker: Changes,
     segments: Arc<[Segment]>,
+    /// By VNI, which segment it is.
+    by_vni: Arc<HashMap<Vni, NetworkId>>,
     local: IpAddr,
     port: u16,
     /// What packets may have in the network of ours that the endpoint is in.
@@ -88,8 +105,8 @@ struct Hands {
 
 impl Hands {
     fn network(&self, vni: Vni) -> Option<(NetworkId, &Segment)> {
-        let at = self.segments.iter().position(|segment| segment.vni == vni)?;
-        Some((NetworkId(at as u16), self.segments.get(at)?))
+        let id = *self.by_vni.get(&vni)?;
+        Some((id, self.segment(id)?))
     }
 
     fn segment(&self, network: NetworkId) -> Option<&Segment> {
@@ -157,52 +174,70 @@ pub fn start(
     states: &States,
 ) -> io::Result<Option<Speaking>> {
     let Some(speaker) = &vtep.evpn else { return Ok(None) };
-    let segments: Arc<[Segment]> = ports.iter().filter_map(|at| segment(config, *at, places)).collect();
+    let numbers = numbers(config);
+    let segments = ports.iter().filter_map(|at| segment(config.ports.get(*at)?, *numbers.get(at)?, places.get(*at)?));
+    let segments: Arc<[Segment]> = segments.collect();
     let Some(worker) = ports.first().and_then(|at| places.get(*at)).map(|place| place.changes.clone()) else {
         return Ok(None);
     };
     let mtu = vtep.seat.as_ref().map(|seat| tunnels::mtu_of(&config.networks, &seat.network));
-    let hands = Hands { tunnel, worker, segments, local: vtep.local, port: vtep.port, mtu };
+    let by_vni = segments.iter().zip(0..).map(|(segment, at)| (segment.vni, NetworkId(at))).collect();
+    let hands = Hands { tunnel, worker, segments, by_vni: Arc::new(by_vni), local: vtep.local, port: vtep.port, mtu };
     let asked = evpn::Config {
         speaker: speaker.speaker.clone(),
         asn: speaker.asn,
         local: vtep.local,
         networks: hands.segments.iter().map(|segment| (segment.vni, segment.number)).collect(),
+        others: others(config, vtep, &numbers),
     };
     let (tell_ports, from_ports) = mpsc::unbounded_channel();
     let status = Shared::default();
     let (tell, inputs) = mpsc::channel(WAITING);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (acting, shared) = (hands.clone(), Arc::clone(&status));
+    let (running, ended) = sync_channel(0);
     let serving = move || {
         runtime.block_on(evpn::run(asked, inputs, from_ports, |actions| acting.act(actions), shared));
+        // Of one that panicked it hangs up as well.
+        drop::<wait::SyncSender<()>>(running);
     };
-    let thread = std::thread::Builder::new().name("evpn".to_owned()).spawn(serving)?;
+    std::thread::Builder::new().name("evpn".to_owned()).spawn(serving)?;
     let hearing = hands.clone();
     let listening = move || listen(listener, &tell, &hearing);
     std::thread::Builder::new().name("evpn-stations".to_owned()).spawn(listening)?;
     watch(config, &hands, places, states, tell_ports.clone());
-    Ok(Some(Speaking { status, ports: tell_ports, thread: Some(thread) }))
+    Ok(Some(Speaking { status, ports: tell_ports, ended, ending: None }))
 }
 
-fn segment(config: &Config, at: usize, places: &[Place]) -> Option<Segment> {
-    let port = config.ports.get(at)?;
+/// The ports of tunnels, each with the number of its segment, by their places in the file.
+fn numbers(config: &Config) -> HashMap<usize, u16> {
+    let is_tunnel = |(_, port): &(usize, &Port)| matches!(port.attach, Attach::Tunnel { .. });
+    config.ports.iter().enumerate().filter(is_tunnel).zip(1..).map(|((at, _), number)| (at, number)).collect()
+}
+
+/// The numbers of segments whose routes have the same address in the same speaker, and are another endpoint's.
+fn others(config: &Config, own: &config::Vtep, numbers: &HashMap<usize, u16>) -> HashSet<u16> {
+    let speaker = |vtep: &config::Vtep| vtep.evpn.as_ref().map(|evpn| evpn.speaker.clone());
+    let alike = config.vteps.iter().filter(|vtep| vtep.local == own.local && speaker(vtep) == speaker(own));
+    let alike: HashSet<&str> = alike.map(|vtep| vtep.name.as_str()).filter(|name| *name != own.name).collect();
+    let is_theirs = |at: usize| match config.ports.get(at).map(|port| &port.attach) {
+        Some(Attach::Tunnel { vtep, .. }) => alike.contains(vtep.as_str()),
+        _ => false,
+    };
+    numbers.iter().filter(|(at, _)| is_theirs(**at)).map(|(_, number)| *number).collect()
+}
+
+fn segment(port: &Port, number: u16, place: &Place) -> Option<Segment> {
     let Attach::Tunnel { vni, .. } = &port.attach else { return None };
     let vlan = match port.tagging {
         Tagging::Access { vlan } => Some(vlan),
         _ => None,
     };
-    let tunnels = config.ports.iter().filter(|port| matches!(port.attach, Attach::Tunnel { .. }));
-    let number = tunnels.take_while(|other| other.name != port.name).count() + 1;
-    let number = u16::try_from(number).ok()?;
-    Some(Segment { network: port.network.clone(), vlan, vni: Vni::new(*vni)?, nic: places.get(at)?.nic, number })
+    Some(Segment { network: port.network.clone(), vlan, vni: Vni::new(*vni)?, nic: place.nic, number })
 }
 
-/// Whether a port's frames are in a segment of its network.
+/// Whether a port's frames are in a segment, which is one of its network.
 fn is_in(port: &Port, segment: &Segment) -> bool {
-    if port.network != segment.network {
-        return false;
-    }
     let vlan = segment.vlan.or(Vid::new(1));
     match &port.tagging {
         Tagging::Untagged {} => segment.vlan.is_none_or(|vlan| vlan.get() == 1),
@@ -219,8 +254,9 @@ struct Declared {
     addresses: Vec<IpAddr>,
 }
 
-fn declared(port: &Port, nic: NicId, segments: &[Segment]) -> Option<Declared> {
-    let own: Vec<&Segment> = segments.iter().filter(|segment| is_in(port, segment)).collect();
+/// `segments` are those of the port's network.
+fn declared(port: &Port, nic: NicId, segments: &[&Segment]) -> Option<Declared> {
+    let own: Vec<&Segment> = segments.iter().copied().filter(|segment| is_in(port, segment)).collect();
     let mac = port.mac.iter().flat_map(|mac| own.iter().map(|segment| (segment.vni, *mac, false)));
     let fixed = port.fdb.iter().flat_map(|Station { mac, vlan }| {
         let of = own.iter().filter(move |segment| vlan.is_none() || segment.vlan == *vlan);
@@ -236,8 +272,11 @@ fn declared(port: &Port, nic: NicId, segments: &[Segment]) -> Option<Declared> {
 
 /// Has the loop told of ports that come and go.
 fn watch(config: &Config, hands: &Hands, places: &[Place], states: &States, tell: mpsc::UnboundedSender<Input>) {
+    let mut by_network: HashMap<&config::Name, Vec<&Segment>> = HashMap::new();
+    hands.segments.iter().for_each(|segment| by_network.entry(&segment.network).or_default().push(segment));
+    let of = |port: &Port| by_network.get(&port.network).map_or([].as_slice(), Vec::as_slice);
     let ports: Vec<Option<Declared>> =
-        config.ports.iter().zip(places).map(|(port, place)| declared(port, place.nic, &hands.segments)).collect();
+        config.ports.iter().zip(places).map(|(port, place)| declared(port, place.nic, of(port))).collect();
     let hands = hands.clone();
     // The loop may have ended; then nobody is told any more.
     states.watch(move |index, state| {
@@ -268,8 +307,8 @@ fn listen(mut listener: Listener, tell: &mpsc::Sender<Input>, hands: &Hands) {
         }
         owed |= listener.must_ask();
         if owed && Instant::now() >= not_before {
-            owed = false;
-            ask(&mut listener, tell, hands);
+            // A tunnel that does not answer in time is asked again.
+            owed = !ask(&mut listener, tell, hands);
             not_before = Instant::now() + ASKING;
         }
         if listener.arm() {
@@ -280,9 +319,9 @@ fn listen(mut listener: Listener, tell: &mpsc::Sender<Input>, hands: &Hands) {
     }
 }
 
-/// Asks for everything. What was told before the answer comes before it, what was told later after it.
-fn ask(listener: &mut Listener, tell: &mpsc::Sender<Input>, hands: &Hands) {
-    let Some(present) = hands.present() else { return };
+/// Asks for everything; false when there is no answer. What was told before the answer comes before it, what was told later after it.
+fn ask(listener: &mut Listener, tell: &mpsc::Sender<Input>, hands: &Hands) -> bool {
+    let Some(present) = hands.present() else { return false };
     while listener.count() < present.after
         && let Some(news) = listener.pop()
     {
@@ -293,4 +332,5 @@ fn ask(listener: &mut Listener, tell: &mpsc::Sender<Input>, hands: &Hands) {
     let known = present.stations.into_iter();
     let known = known.filter_map(|(id, mac, nic)| Some((hands.segment(id)?.vni, mac, u32::from(nic.0))));
     let _ = tell.blocking_send(Input::Present(known.collect()));
+    true
 }

@@ -96,8 +96,11 @@ impl Tunnels {
     }
 
     fn tell(&self, vtep: &str, command: Command) -> bool {
-        let tunnels = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        tunnels.iter().find(|running| running.name == vtep).is_some_and(|running| running.remote.send(command))
+        let tunnels = self.lock();
+        let Some(running) = tunnels.iter().find(|running| running.name == vtep) else { return false };
+        let sent = running.remote.send(command);
+        running.worker.wake();
+        sent
     }
 
     /// Asks every endpoint of ours.
@@ -140,8 +143,10 @@ impl Tunnels {
 
     /// What was told to other hosts is taken back.
     pub fn stop(&self) {
-        let speaking: Vec<Speaking> = self.lock().iter_mut().filter_map(|running| running.speaking.take()).collect();
-        drop(speaking);
+        let mut speaking: Vec<Speaking> =
+            self.lock().iter_mut().filter_map(|running| running.speaking.take()).collect();
+        // All at once, and then each is waited for.
+        speaking.iter_mut().for_each(|one| _ = one.end());
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Running>> {
@@ -150,14 +155,19 @@ impl Tunnels {
 }
 
 /// Makes every endpoint and attaches it to its networks.
-///
-/// # Errors
-/// The system has no random numbers.
-pub fn start(config: &Config, places: &[Place], states: &States, tunnels: &Tunnels) -> io::Result<()> {
+pub fn start(config: &Config, places: &[Place], states: &States, tunnels: &Tunnels) {
+    let mut ports_of: HashMap<&str, Vec<usize>> = HashMap::new();
+    let mut seats: HashMap<&str, usize> = HashMap::new();
+    for (at, port) in config.ports.iter().enumerate() {
+        match &port.attach {
+            Attach::Tunnel { vtep, .. } => ports_of.entry(vtep).or_default().push(at),
+            Attach::Endpoint { vtep } => _ = seats.insert(vtep, at),
+            _ => {}
+        }
+    }
     for vtep in &config.vteps {
-        let ports: Vec<usize> =
-            config.ports.iter().enumerate().filter(|(_, port)| is_of(&port.attach, vtep)).map(|(at, _)| at).collect();
-        let seat = config.ports.iter().position(|port| is_at(&port.attach, vtep));
+        let ports = ports_of.remove(vtep.name.as_str()).unwrap_or_default();
+        let seat = seats.get(vtep.name.as_str()).copied();
         let Some((first, others)) = ports.split_first() else {
             let reason = || Some(format!("no network is stretched by tunnel endpoint {}", vtep.name));
             seat.into_iter().for_each(|at| states.set(at, PortState::Down, reason()));
@@ -165,30 +175,15 @@ pub fn start(config: &Config, places: &[Place], states: &States, tunnels: &Tunne
         };
         // In the order in which it is attached: the network that it is in is the last.
         let others: Vec<usize> = others.iter().copied().chain(seat).collect();
-        let (Some(first), seed) = (places.get(*first), seed::random()?) else { continue };
-        match open(config, vtep, &ports, seed) {
-            Ok(port) => {
-                let (remote, inbox) = wire::inbox::remote();
-                let mut port = port.with_inbox(inbox);
-                let mut listener = None;
-                if vtep.evpn.is_some() {
-                    let (locals, heard) = overlay::locals::locals(LOCALS, AGEING, seed)?;
-                    port = port.with_locals(locals);
-                    listener = Some(heard);
-                }
+        let Some(first) = places.get(*first) else { continue };
+        match make(config, vtep, (&ports, places), states) {
+            Ok((port, remote, speaking)) => {
                 first.changes.send(Change::Attach { nic: first.nic, lane: 0, port: Box::new(port) });
                 for other in others.iter().filter_map(|at| places.get(*at)) {
                     first.changes.send(Change::AttachToo { nic: other.nic, to: first.nic });
                 }
                 tracing::info!(vtep = vtep.name, local = %vtep.local, port = vtep.port, networks = ports.len(), "a tunnel endpoint listens");
                 ports.iter().chain(&seat).for_each(|at| states.set(*at, PortState::Up, None));
-                let speaking = match listener {
-                    Some(heard) => speaking::start(config, vtep, (&ports, places), (remote.clone(), heard), states)?,
-                    None => {
-                        forget_the_gone(config, vtep, places, states, &remote);
-                        None
-                    }
-                };
                 let (name, worker) = (vtep.name.clone(), first.changes.clone());
                 tunnels.lock().push(Running { name, remote, worker, speaking });
             }
@@ -199,7 +194,6 @@ pub fn start(config: &Config, places: &[Place], states: &States, tunnels: &Tunne
             }
         }
     }
-    Ok(())
 }
 
 /// Has an endpoint forget what was said of addresses at a port that goes.
@@ -224,13 +218,23 @@ fn forget_the_gone(config: &Config, vtep: &Vtep, places: &[Place], states: &Stat
     });
 }
 
-fn is_of(attach: &Attach, vtep: &Vtep) -> bool {
-    matches!(attach, Attach::Tunnel { vtep: name, .. } if *name == vtep.name)
-}
-
-/// The port of an endpoint in the network that it is in.
-fn is_at(attach: &Attach, vtep: &Vtep) -> bool {
-    matches!(attach, Attach::Endpoint { vtep: name } if *name == vtep.name)
+/// An endpoint's port, not attached yet, what it is told by, and what tells its stations.
+fn make(
+    config: &Config,
+    vtep: &Vtep,
+    (ports, places): (&[usize], &[Place]),
+    states: &States,
+) -> io::Result<(TunnelPort, Remote, Option<Speaking>)> {
+    let seed = seed::random()?;
+    let (remote, inbox) = wire::inbox::remote();
+    let port = open(config, vtep, ports, seed)?.with_inbox(inbox);
+    if vtep.evpn.is_none() {
+        forget_the_gone(config, vtep, places, states, &remote);
+        return Ok((port, remote, None));
+    }
+    let (locals, heard) = overlay::locals::locals(LOCALS, AGEING, seed)?;
+    let speaking = speaking::start(config, vtep, (ports, places), (remote.clone(), heard), states)?;
+    Ok((port.with_locals(locals), remote, speaking))
 }
 
 fn open(config: &Config, vtep: &Vtep, ports: &[usize], seed: u64) -> io::Result<TunnelPort> {

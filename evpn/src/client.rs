@@ -39,6 +39,8 @@ pub struct Config {
     pub local: IpAddr,
     /// Its networks, each with a number that no other network of this host has.
     pub networks: Vec<(Vni, u16)>,
+    /// The numbers of networks of other endpoints, whose routes are theirs to take back.
+    pub others: HashSet<u16>,
 }
 
 /// What is known on this host. A port is a number that the caller gives it.
@@ -99,8 +101,16 @@ const STALE: Duration = Duration::from_secs(30);
 const MOST: usize = 256;
 /// Duplicates that are remembered.
 const DUPLICATES: usize = 16;
-/// How often refused routes are told of in the log.
-const REFUSALS: Duration = Duration::from_secs(10);
+/// How often the log is told of what others can make happen again and again.
+const SAYING: Duration = Duration::from_secs(10);
+
+/// What is said in the log at most every ten seconds.
+#[derive(Clone, Copy)]
+enum Saying {
+    Refused,
+    Duplicate,
+    Sticky,
+}
 
 /// Everything but the speaker.
 struct Core<F> {
@@ -111,9 +121,10 @@ struct Core<F> {
     act: F,
     status: Shared,
     clock: SystemClock,
-    /// Routes that were not believed, and when that was last logged.
+    /// Routes that were not believed.
     refused: u64,
-    logged: Option<Instant>,
+    /// By [`Saying`], when it was last said.
+    logged: [Option<Instant>; 3],
     over: bool,
 }
 
@@ -128,7 +139,7 @@ pub async fn run(
 ) {
     let evpn = Evpn::new(config.local, &config.networks, Most::default());
     let clock = SystemClock::new();
-    let mut core = Core { config, evpn, inputs, ports, act, status, clock, refused: 0, logged: None, over: false };
+    let mut core = Core { config, evpn, inputs, ports, act, status, clock, refused: 0, logged: [None; 3], over: false };
     let mut pause = PAUSE.0;
     let mut said = String::new();
     loop {
@@ -182,8 +193,8 @@ impl<F: FnMut(&[Action])> Core<F> {
                 biased;
                 done = &mut what => return Some(done),
                 input = self.ports.recv() => self.take(input?),
-                input = self.inputs.recv() => self.take(input?),
                 _ = ticks.tick() => self.evpn.tick(self.clock.now()),
+                input = self.inputs.recv() => self.take(input?),
             }
             self.settle();
             if self.over {
@@ -214,7 +225,9 @@ impl<F: FnMut(&[Action])> Core<F> {
         for action in &inward {
             match action {
                 Action::Duplicate(vni, mac) => {
-                    warn!(%vni, %mac, "a station is in two places at once: it stays where it is for a while; look for a loop, or for one address given twice");
+                    if self.says(Saying::Duplicate) {
+                        warn!(%vni, %mac, "a station is in two places at once: it stays where it is for a while; look for a loop, or for one address given twice");
+                    }
                     let mut status = self.lock();
                     status.duplicates.retain(|other| *other != (*vni, *mac));
                     status.duplicates.push((*vni, *mac));
@@ -222,7 +235,7 @@ impl<F: FnMut(&[Action])> Core<F> {
                         status.duplicates.remove(0);
                     }
                 }
-                Action::Sticky(vni, mac, at) => {
+                Action::Sticky(vni, mac, at) if self.says(Saying::Sticky) => {
                     warn!(%vni, %mac, %at, "a station that does not move was heard here: it is not announced");
                 }
                 _ => {}
@@ -253,18 +266,27 @@ impl<F: FnMut(&[Action])> Core<F> {
                 if let Some(prefix) = &prefix {
                     self.evpn.forget(prefix, now);
                 }
-                self.refuse(prefix, error, now);
+                self.refuse(prefix, error);
             }
         }
     }
 
-    fn refuse(&mut self, prefix: Option<Prefix>, error: RouteError, now: Instant) {
-        // Routes of a network that does not use VXLAN, or of no number, are none of ours.
+    /// Whether the log is to be told of something of which there may be much.
+    fn says(&mut self, what: Saying) -> bool {
+        let now = self.clock.now();
+        let Some(logged) = self.logged.get_mut(what as usize) else { return false };
+        let says = logged.is_none_or(|logged| now.since(logged) >= SAYING);
+        if says {
+            *logged = Some(now);
+        }
+        says
+    }
+
+    fn refuse(&mut self, prefix: Option<Prefix>, error: RouteError) {
         self.refused += 1;
         let what = prefix.map_or("a route".to_owned(), |prefix| prefix.to_string());
         let words = format!("{what}: {error}");
-        if self.logged.is_none_or(|logged| now.since(logged) >= REFUSALS) {
-            self.logged = Some(now);
+        if self.says(Saying::Refused) {
             warn!(route = what, reason = %error, count = self.refused, "a route of another host is not believed, as if it were withdrawn");
         }
         self.lock().refusal = Some(words);
@@ -304,10 +326,17 @@ impl<F: FnMut(&[Action])> Core<F> {
         let announced = own.len();
         self.announce(&mut speaker, own).await?;
         let mut watch = within("watching routes", DEADLINE, speaker.watch()).await?;
-        let snapshot = within("listing routes", LONG_DEADLINE, speaker.snapshot()).await?;
-        let (listed, left) = (snapshot.len(), self.left_over(&snapshot, &about));
         self.evpn.begin();
-        snapshot.into_iter().for_each(|told| self.hear(told));
+        let (mut listed, mut ours) = (0, Vec::new());
+        let hear = |told| {
+            listed += 1;
+            match told {
+                Told::Own(prefix, Some(next_hop)) if next_hop == self.config.local => ours.push(prefix),
+                told => self.hear(told),
+            }
+        };
+        within("listing routes", LONG_DEADLINE, speaker.snapshot(hear)).await?;
+        let left = self.left_over(ours, &about);
         let mut sweep = Some(self.clock.now() + STALE);
         for prefix in &left {
             within("withdrawing a route", DEADLINE, speaker.withdraw(prefix)).await?;
@@ -327,7 +356,7 @@ impl<F: FnMut(&[Action])> Core<F> {
         loop {
             tokio::select! {
                 input = self.ports.recv() => match input {
-                    Some(input) => some.push(input),
+                    Some(input) => self.take(input),
                     None => return Ok(()),
                 },
                 input = self.inputs.recv() => match input {
@@ -364,6 +393,10 @@ impl<F: FnMut(&[Action])> Core<F> {
             {
                 some.push(input);
             }
+            // That a port went down was told before anything that was heard when it was up again.
+            while let Ok(input) = self.ports.try_recv() {
+                self.take(input);
+            }
             some.drain(..).for_each(|input| self.take(input));
             let outward = self.settle();
             if self.over {
@@ -374,18 +407,15 @@ impl<F: FnMut(&[Action])> Core<F> {
         }
     }
 
-    /// What an earlier one of us has put in that is no more.
-    fn left_over(&self, snapshot: &[Told], about: &About) -> Vec<Prefix> {
+    /// What an earlier one of us has put in that is no more, of all that is there with our address.
+    fn left_over(&self, mut ours: Vec<Prefix>, about: &About) -> Vec<Prefix> {
         let own: HashSet<Prefix> = self.evpn.own().into_iter().map(|route| route.prefix).collect();
-        let ours = |told: &Told| match told {
-            Told::Own(prefix, next_hop) if *next_hop == Some(self.config.local) => Some(*prefix),
-            _ => None,
-        };
-        let left = snapshot.iter().filter_map(ours).filter(|prefix| !own.contains(prefix));
-        left.filter(|prefix| {
+        ours.retain(|prefix| {
             let (Prefix::Station { rd, .. } | Prefix::Endpoint { rd, .. }) = prefix;
-            matches!(rd, Rd::Address(router, _) if *router == about.router)
-        })
-        .collect()
+            let is_of_us = |number| !self.config.others.contains(number);
+            !own.contains(prefix)
+                && matches!(rd, Rd::Address(router, number) if *router == about.router && is_of_us(number))
+        });
+        ours
     }
 }

@@ -101,7 +101,7 @@ pub(crate) struct Raw {
     pub(crate) mobility: Mobility,
     /// Of an endpoint: kind of tunnel and label of its PMSI attribute.
     pub(crate) pmsi: Option<(u32, u32)>,
-    /// Kind of encapsulation; nothing: not said.
+    /// Kind of encapsulation, VXLAN if it is among several; nothing: not said.
     pub(crate) encapsulation: Option<u32>,
 }
 
@@ -113,7 +113,7 @@ pub(crate) enum RawRd {
     As4(u32, u32),
 }
 
-/// Tunnel type VXLAN (RFC 8365 section 11) and Geneve (RFC 9012 registry).
+/// Tunnel type VXLAN (RFC 8365 section 11).
 pub(crate) const VXLAN: u32 = 8;
 /// Ingress replication (RFC 6514 section 5).
 pub(crate) const INGRESS_REPLICATION: u32 = 6;
@@ -159,6 +159,13 @@ pub enum RouteError {
 }
 
 impl Raw {
+    /// An encapsulation that its endpoint understands, one of perhaps several (RFC 8365 section 5.1.3).
+    pub(crate) fn understands(&mut self, kind: u32) {
+        if self.encapsulation != Some(VXLAN) {
+            self.encapsulation = Some(kind);
+        }
+    }
+
     /// What it is known by: all that a withdrawal needs.
     pub(crate) fn prefix(&self) -> Result<Prefix, RouteError> {
         let rd = match self.rd.as_ref().ok_or(RouteError::Rd)? {
@@ -249,6 +256,15 @@ mod tests {
         assert_eq!(with.prefix.to_string(), "station 02:00:00:00:00:01 fd00::7 of 192.0.2.2:7");
         let endpoint = Raw { mac: None, ip: "192.0.2.2".to_owned(), labels: vec![], pmsi: Some((6, 100)), ..station() };
         assert_eq!(endpoint.route(local()).unwrap().prefix.to_string(), "endpoint 192.0.2.2 of 192.0.2.2:7");
+    }
+
+    #[test]
+    fn of_several_encapsulations_one_is_enough() {
+        for kinds in [[7, VXLAN], [VXLAN, 7]] {
+            let mut raw = Raw { encapsulation: None, ..station() };
+            kinds.into_iter().for_each(|kind| raw.understands(kind));
+            assert!(raw.route(local()).is_ok(), "{kinds:?}");
+        }
     }
 
     #[test]

@@ -23,8 +23,6 @@ pub(crate) mod v4;
 pub const DEADLINE: Duration = Duration::from_secs(5);
 /// How long one may that carries many routes.
 pub const LONG_DEADLINE: Duration = Duration::from_secs(60);
-/// Routes that a speaker may have, ours and those of networks that are not ours included.
-const MOST: usize = 262_144;
 /// Routes in one message.
 const BATCH: usize = 256;
 
@@ -102,8 +100,8 @@ pub(crate) trait Speaker: Sized {
     /// Puts routes in; one with a prefix that is there takes its place.
     async fn announce(&mut self, routes: Vec<Route>) -> Result<(), Status>;
     async fn withdraw(&mut self, prefix: &Prefix) -> Result<(), Status>;
-    /// All routes there are.
-    async fn snapshot(&mut self) -> Result<Vec<Told>, Status>;
+    /// All routes there are: of those that several neighbours tell, what the best of them says.
+    async fn snapshot(&mut self, each: impl FnMut(Told)) -> Result<(), Status>;
     /// Begins to tell what changes. Comes back when it has begun, which takes a route that is there.
     async fn watch(&mut self) -> Result<Streaming<Self::Event>, Status>;
     /// What an event says.

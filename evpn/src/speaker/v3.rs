@@ -67,17 +67,16 @@ impl Speaker for Client {
         self.api.delete_path(request).await.map(drop)
     }
 
-    async fn snapshot(&mut self) -> Result<Vec<Told>, Status> {
+    async fn snapshot(&mut self, mut each: impl FnMut(Told)) -> Result<(), Status> {
         let request = ListPathRequest { table_type: 0, family: Some(family()) };
         let mut stream = self.api.list_path(request).await?.into_inner();
-        let mut all = Vec::new();
         while let Some(ListPathResponse { destination }) = stream.message().await? {
-            all.extend(destination.unwrap_or_default().paths.iter().filter_map(|path| self.told(path)));
-            if all.len() > super::MOST {
-                return Err(Status::resource_exhausted(format!("the speaker has more than {} routes", super::MOST)));
+            // The best one comes first, and is what a watch tells of.
+            if let Some(told) = destination.unwrap_or_default().paths.first().and_then(|path| self.told(path)) {
+                each(told);
             }
         }
-        Ok(all)
+        Ok(())
     }
 
     async fn watch(&mut self) -> Result<Streaming<WatchEventResponse>, Status> {
@@ -249,7 +248,11 @@ fn community(any: &Any, raw: &mut Raw) {
             let target = open(any).filter(|one: &TwoOctetAsSpecificExtended| one.sub_type == ROUTE_TARGET);
             raw.targets.extend(target.map(|one| one.local_admin));
         }
-        "EncapExtended" => raw.encapsulation = open(any).map(|one: EncapExtended| one.tunnel_type),
+        "EncapExtended" => {
+            if let Some(EncapExtended { tunnel_type }) = open(any) {
+                raw.understands(tunnel_type);
+            }
+        }
         "MacMobilityExtended" => {
             if let Some(MacMobilityExtended { is_sticky: sticky, sequence_num: sequence }) = open(any) {
                 raw.mobility = Mobility { sequence, sticky };

@@ -66,17 +66,16 @@ impl Speaker for Client {
         self.api.delete_path(request).await.map(drop)
     }
 
-    async fn snapshot(&mut self) -> Result<Vec<Told>, Status> {
+    async fn snapshot(&mut self, mut each: impl FnMut(Told)) -> Result<(), Status> {
         let request = ListPathRequest { table_type: GLOBAL, family: Some(family()) };
         let mut stream = self.api.list_path(request).await?.into_inner();
-        let mut all = Vec::new();
         while let Some(ListPathResponse { destination }) = stream.message().await? {
-            all.extend(destination.unwrap_or_default().paths.iter().filter_map(|path| self.told(path)));
-            if all.len() > super::MOST {
-                return Err(Status::resource_exhausted(format!("the speaker has more than {} routes", super::MOST)));
+            // The best one comes first, and is what a watch tells of.
+            if let Some(told) = destination.unwrap_or_default().paths.first().and_then(|path| self.told(path)) {
+                each(told);
             }
         }
-        Ok(all)
+        Ok(())
     }
 
     async fn watch(&mut self) -> Result<Streaming<WatchEventResponse>, Status> {
@@ -213,7 +212,7 @@ fn community(one: &extended_community::Extcom, raw: &mut Raw) {
     match one {
         Extcom::TwoOctetAsSpecific(one) if one.sub_type == ROUTE_TARGET => raw.targets.push(one.local_admin),
         Extcom::TwoOctetAsSpecific(_) => {}
-        Extcom::Encap(one) => raw.encapsulation = Some(one.tunnel_type),
+        Extcom::Encap(one) => raw.understands(one.tunnel_type),
         Extcom::MacMobility(one) => raw.mobility = Mobility { sequence: one.sequence_num, sticky: one.is_sticky },
     }
 }
