@@ -283,17 +283,28 @@ impl Fdb {
             return false;
         }
         self.stats.moves += u64::from(record.nic != nic && !self.is_expired(&record, now));
+        if record.nic == nic && !record.fixed {
+            let stamp = self.newest(nic).max(now.0);
+            self.holders.renew(nic, slot);
+            if let Some(place) = self.table.get_mut(slot) {
+                place.stamp = stamp;
+            }
+            return true;
+        }
         self.holders.unlink(record.nic, record.fixed, slot);
         self.write(slot, Record { key, stamp: now.0, nic, fixed: false });
         true
     }
 
+    /// The stamp of what a NIC heard last.
+    fn newest(&self, nic: NicId) -> u32 {
+        self.holders.last(nic).and_then(|last| self.table.get(last)).map_or(0, |last| last.stamp)
+    }
+
     /// Writes a record into a place that no list has, and puts it at the end of its list, no older than the one before it.
     fn write(&mut self, slot: Slot, mut record: Record) {
-        if !record.fixed
-            && let Some(last) = self.holders.last(record.nic).and_then(|last| self.table.get(last))
-        {
-            record.stamp = record.stamp.max(last.stamp);
+        if !record.fixed {
+            record.stamp = record.stamp.max(self.newest(record.nic));
         }
         self.holders.append(record.nic, record.fixed, slot);
         if let Some(place) = self.table.get_mut(slot) {

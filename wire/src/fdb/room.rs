@@ -1,7 +1,7 @@
 //! Room for one more entry: who gives way.
 //!
 //! Invariant: one insertion gives up one entry at most, or two when the database is at its bound and both buckets are full; static entries
-//! never give way. The work is bounded: a look at every NIC's count, and at eight records and their other buckets.
+//! never give way. The work is bounded: a look at the NIC that holds most, and at eight records and their other buckets.
 //! Read first: [`super::holders`], [`super::table`].
 
 use super::{
