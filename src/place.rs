@@ -29,20 +29,17 @@ impl Places {
     /// Places for everything in `config`, on this many workers.
     pub fn new(config: &Config, workers: usize) -> Places {
         let mut used = vec![(0, 0); workers.max(1)];
+        let (beside, beneath) = (beside(&config.networks), beneath(config));
         let together = sets(&config.networks, |network| {
-            reached(network)
-                .chain(outside(network))
-                .chain(beside(&config.networks, network))
-                .chain(beneath(config, network))
+            let vtep = network.overlay.as_ref().map(|overlay| overlay.vtep.as_str());
+            let of = |names: &HashMap<&str, _>| vtep.and_then(|vtep| names.get(vtep).copied());
+            reached(network).chain(outside(network)).chain(of(&beside)).chain(of(&beneath))
         });
-        let mut workers_of: Vec<(usize, usize)> = Vec::new();
+        let mut worker_of: HashMap<usize, usize> = HashMap::new();
         let mut networks = Vec::new();
-        for set in &together {
-            let next = workers_of.len() % used.len();
-            let worker = workers_of.iter().find(|(known, _)| known == set).map_or(next, |(_, worker)| *worker);
-            if !workers_of.iter().any(|(known, _)| known == set) {
-                workers_of.push((*set, worker));
-            }
+        for set in together {
+            let next = worker_of.len() % used.len();
+            let worker = *worker_of.entry(set).or_insert(next);
             networks.push((worker, BridgeId(take(&mut used, worker, |used| &mut used.0))));
         }
         let worker_of: HashMap<&Name, usize> =
@@ -75,35 +72,40 @@ fn take(used: &mut [(u16, u16)], worker: usize, of: fn(&mut (u16, u16)) -> &mut 
 /// The networks that each router of the configuration has a leg in, by their numbers.
 pub fn routers(config: &Config) -> Vec<Vec<usize>> {
     let set_of = sets(&config.networks, reached);
-    let mut all: Vec<(usize, Vec<usize>)> = Vec::new();
-    for (at, (set, network)) in set_of.iter().zip(&config.networks).enumerate() {
+    let mut all: Vec<Vec<usize>> = Vec::new();
+    let mut place_of: HashMap<usize, usize> = HashMap::new();
+    for (at, (set, network)) in set_of.into_iter().zip(&config.networks).enumerate() {
         if !network.has_router() {
             continue;
         }
-        match all.iter_mut().find(|(known, _)| known == set) {
-            Some((_, members)) => members.push(at),
-            None => all.push((*set, vec![at])),
+        let place = *place_of.entry(set).or_insert(all.len());
+        match all.get_mut(place) {
+            Some(members) => members.push(at),
+            None => all.push(vec![at]),
         }
     }
-    all.into_iter().map(|(_, members)| members).collect()
+    all
 }
 
 fn reached(network: &Network) -> impl Iterator<Item = &Name> {
     network.route.iter()
 }
 
-/// A network that shares the tunnel endpoint of this one, which is one port.
-fn beside<'a>(networks: &'a [Network], network: &Network) -> Option<&'a Name> {
-    let vtep = &network.overlay.as_ref()?.vtep;
-    let first = networks.iter().find(|other| other.overlay.as_ref().is_some_and(|overlay| overlay.vtep == *vtep));
-    first.map(|first| &first.name).filter(|name| **name != network.name)
+/// By tunnel endpoint, which is one port, the first of the networks that share it.
+fn beside(networks: &[Network]) -> HashMap<&str, &Name> {
+    let mut firsts = HashMap::new();
+    for network in networks {
+        if let Some(overlay) = &network.overlay {
+            firsts.entry(overlay.vtep.as_str()).or_insert(&network.name);
+        }
+    }
+    firsts
 }
 
-/// The network that the tunnel endpoint of this one is in.
-fn beneath<'a>(config: &'a Config, network: &Network) -> Option<&'a Name> {
-    let name = &network.overlay.as_ref()?.vtep;
-    let vtep = config.vteps.iter().find(|vtep| vtep.name == *name)?;
-    vtep.seat.as_ref().map(|seat| &seat.network)
+/// By tunnel endpoint the network that it is in.
+fn beneath(config: &Config) -> HashMap<&str, &Name> {
+    let seats = config.vteps.iter().filter_map(|vtep| Some((vtep.name.as_str(), &vtep.seat.as_ref()?.network)));
+    seats.collect()
 }
 
 /// The network that is the outside of this one.

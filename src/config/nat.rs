@@ -12,6 +12,7 @@ use super::{
 };
 use serde::{Serialize, Serializer};
 use std::{
+    collections::HashMap,
     fmt,
     net::{IpAddr, SocketAddr},
 };
@@ -298,8 +299,10 @@ pub(super) fn clashes(a: &Publish, b: &Publish) -> bool {
 
 /// What networks say of each other: those that `route` or `via` name are there, and have what it takes.
 pub(super) fn check(networks: &[(Network, Entry<'_>)]) -> Result<(), Fault> {
-    let find = |name: &Name| networks.iter().map(|(network, _)| network).find(|network| network.name == *name);
-    for (at, (network, entry)) in networks.iter().enumerate() {
+    let by_name: HashMap<&Name, &Network> = networks.iter().map(|(network, _)| (&network.name, network)).collect();
+    let find = |name: &Name| by_name.get(name).copied();
+    let (mut taken, mut published) = (vlan::Taken::default(), Vec::new());
+    for (network, entry) in networks {
         for other in &network.route {
             let Some(other) = find(other) else {
                 return Err(entry.key_fault(format!("`route` names network {other}, which the file does not have")));
@@ -320,11 +323,8 @@ pub(super) fn check(networks: &[(Network, Entry<'_>)]) -> Result<(), Fault> {
             }
         }
         pool_is_outside(network, entry)?;
-        let others: Vec<&Network> = networks.iter().take(at).map(|(other, _)| other).collect();
-        vlan::overlaps(network, entry, &others)?;
-        for other in others {
-            publications(network, other, entry)?;
-        }
+        vlan::overlaps(network, entry, &mut taken)?;
+        publications(network, entry, &mut published)?;
     }
     Ok(())
 }
@@ -350,16 +350,19 @@ fn pool_is_outside(network: &Network, entry: &Entry<'_>) -> Result<(), Fault> {
     }
 }
 
-fn publications(network: &Network, other: &Network, entry: &Entry<'_>) -> Result<(), Fault> {
-    let of = |network: &Network| match &network.nat {
-        Some(Nat { engine: NatEngine::Sockets { .. }, publish }) => publish.clone(),
-        _ => Vec::new(),
-    };
-    for (one, two) in of(network).iter().flat_map(|one| of(other).into_iter().map(move |two| (one.clone(), two))) {
-        if clashes(&one, &two) {
-            let what = format!("`{one}` shares a port with `{two}` of network {}", other.name);
+/// No port of the host leads to two networks.
+fn publications<'a>(
+    network: &'a Network,
+    entry: &Entry<'_>,
+    published: &mut Vec<(&'a Publish, &'a Name)>,
+) -> Result<(), Fault> {
+    let Some(Nat { engine: NatEngine::Sockets { .. }, publish }) = &network.nat else { return Ok(()) };
+    for one in publish {
+        if let Some((two, name)) = published.iter().find(|(two, _)| clashes(one, two)) {
+            let what = format!("`{one}` shares a port with `{two}` of network {name}");
             return Err(entry.key_fault(what));
         }
     }
+    published.extend(publish.iter().map(|one| (one, &network.name)));
     Ok(())
 }

@@ -174,6 +174,21 @@ impl Subnet {
         Subnet { address, length }
     }
 
+    /// Its first and its last address.
+    pub(super) fn ends(self) -> (IpAddr, IpAddr) {
+        let last: IpAddr = match self.address {
+            IpAddr::V4(base) => {
+                let hosts = u32::MAX.checked_shr(self.length.into()).unwrap_or(0);
+                Ipv4Addr::from(u32::from(base) | hosts).into()
+            }
+            IpAddr::V6(base) => {
+                let hosts = u128::MAX.checked_shr(self.length.into()).unwrap_or(0);
+                Ipv6Addr::from(u128::from(base) | hosts).into()
+            }
+        };
+        (self.address, last)
+    }
+
     /// Whether an address is in both.
     pub fn overlaps(self, other: Subnet) -> bool {
         let shorter = u32::from(self.length.min(other.length));

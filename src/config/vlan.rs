@@ -2,7 +2,7 @@
 //!
 //! Invariant: a VLAN that has a table is in a network that has a router, and segments whose routers reach the same world have subnets of their own.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use wire::Vid;
 
@@ -85,23 +85,36 @@ fn place<'a>(network: &Entry<'a>, segment: &Segment<'_>) -> Option<Entry<'a>> {
     vlans.into_iter().find(|(text, _)| *text == vid).map(|(_, entry)| entry)
 }
 
-/// Whether no address is in two segments of `network`, nor in one of it and one of `others`, as far as their routers reach the same world.
-pub(super) fn overlaps(network: &Network, entry: &Entry<'_>, others: &[&Network]) -> Result<(), Fault> {
-    let reached = others.iter().filter(|other| network.reaches_out() && other.reaches_out());
-    let reached: Vec<Segment<'_>> = reached.flat_map(|other| other.segments()).collect();
-    let mut before: Vec<Segment<'_>> = Vec::new();
+/// Subnets, none of which has an address of another, and whose they are, by their first addresses.
+#[derive(Default)]
+pub(super) struct Taken<'a>(BTreeMap<IpAddr, (Subnet, Segment<'a>)>);
+
+impl<'a> Taken<'a> {
+    /// The one that has an address in `subnet`, which is put in otherwise.
+    fn take(&mut self, subnet: Subnet, segment: Segment<'a>) -> Option<(Subnet, Segment<'a>)> {
+        let (first, last) = subnet.ends();
+        // As they are apart, only the last one that begins in it or before it can reach into it.
+        let before = self.0.range(..=last).next_back().map(|(_, before)| *before);
+        let overlapping = before.filter(|(other, _)| other.overlaps(subnet));
+        if overlapping.is_none() {
+            self.0.insert(first, (subnet, segment));
+        }
+        overlapping
+    }
+}
+
+/// Whether no address is in two segments of `network`, nor in one of it and one that is `taken` by networks whose routers reach the same world.
+pub(super) fn overlaps<'a>(network: &'a Network, entry: &Entry<'_>, taken: &mut Taken<'a>) -> Result<(), Fault> {
+    let mut own = Taken::default();
+    let taken = if network.reaches_out() { taken } else { &mut own };
     for segment in network.segments() {
-        for other in before.iter().chain(&reached) {
-            for (a, b) in [(segment.subnet(), other.subnet()), (segment.subnet6(), other.subnet6())] {
-                if let (Some(a), Some(b)) = (a, b)
-                    && a.overlaps(b)
-                {
-                    let what = format!("subnet {a} overlaps {b} of network {other}; give each a subnet of its own");
-                    return Err(place(entry, &segment).as_ref().unwrap_or(entry).key_fault(what));
-                }
+        for subnet in [segment.subnet(), segment.subnet6()].into_iter().flatten() {
+            if let Some((other, whose)) = taken.take(subnet, segment) {
+                let what =
+                    format!("subnet {subnet} overlaps {other} of network {whose}; give each a subnet of its own");
+                return Err(place(entry, &segment).as_ref().unwrap_or(entry).key_fault(what));
             }
         }
-        before.push(segment);
     }
     Ok(())
 }
@@ -122,4 +135,36 @@ pub(super) fn check_addresses(network: &Network, port: &Port, entry: &Entry<'_>)
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Surroundings, parse};
+
+    #[test]
+    fn subnets_are_apart_whichever_comes_first() {
+        let network = |n: usize, subnet: &str| format!("[networks.n{n}]\nmode = \"nat\"\nsubnet = \"{subnet}\"\n");
+        let table = [
+            (["10.0.0.0/8", "192.168.0.0/24", "10.5.0.0/16"], Some("10.5.0.0/16 overlaps 10.0.0.0/8 of network n0")),
+            (["10.5.0.0/16", "10.7.0.0/16", "10.0.0.0/8"], Some("10.0.0.0/8 overlaps 10.7.0.0/16 of network n1")),
+            (["10.2.0.0/16", "10.0.0.0/16", "10.1.0.0/16"], None),
+            (["10.2.0.0/16", "10.0.0.0/16", "10.2.0.0/16"], Some("10.2.0.0/16 overlaps 10.2.0.0/16 of network n0")),
+            (
+                ["192.0.0.0/8", "126.0.0.0/8", "192.168.0.0/30"],
+                Some("192.168.0.0/30 overlaps 192.0.0.0/8 of network n0"),
+            ),
+        ];
+        for (subnets, expected) in table {
+            let text: String = subnets.iter().enumerate().map(|(n, subnet)| network(n, subnet)).collect();
+            let around = Surroundings { root: true, ..Surroundings::default() };
+            let error = parse(&text, "t.toml".as_ref(), &around).err().map(|error| error.to_string());
+            match expected {
+                None => assert_eq!(error, None, "{subnets:?}"),
+                Some(words) => {
+                    assert!(error.as_ref().is_some_and(|error| error.contains(words)), "{subnets:?}: {error:?}")
+                }
+            }
+        }
+    }
 }
