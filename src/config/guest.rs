@@ -14,7 +14,10 @@ use super::{
     units::Rate,
     vlan,
 };
-use std::net::IpAddr;
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+};
 use wire::{Mac, Vid};
 
 const GUEST_KEYS: &[&str] = &["engine", "ports"];
@@ -60,6 +63,7 @@ pub(super) fn read(
 ) -> Result<(Vec<Guest>, Vec<Port>), Fault> {
     let (mut guests, mut ports, mut stations) = (Vec::new(), Vec::new(), Vec::new());
     let Some(tables) = root.get("guests") else { return Ok((guests, ports)) };
+    let by_name: HashMap<&str, &Network> = networks.iter().map(|network| (network.name.as_str(), network)).collect();
     for (name, entry) in tables.named()? {
         let guest: Name = name.parse().map_err(|error: NameError| entry.key_fault(error.to_string()))?;
         let section = entry.section(GUEST_KEYS)?;
@@ -74,7 +78,7 @@ pub(super) fn read(
         let first = ports.len();
         let list = section.map("ports", Entry::list)?.unwrap_or_default();
         for (index, entry) in list.iter().enumerate() {
-            let (port, fdb) = Reader { guest: &guest, index, host, networks }.port(entry, reading)?;
+            let (port, fdb) = Reader { guest: &guest, index, host, networks: &by_name }.port(entry, reading)?;
             stations.extend(fdb.map(|fdb| (ports.len(), fdb)));
             ports.push(port);
         }
@@ -104,7 +108,7 @@ struct Reader<'a> {
     guest: &'a Name,
     index: usize,
     host: &'a Host,
-    networks: &'a [Network],
+    networks: &'a HashMap<&'a str, &'a Network>,
 }
 
 impl Reader<'_> {
@@ -150,9 +154,7 @@ impl Reader<'_> {
             is_host: false,
             is_uplink: false,
         };
-        if let (Some(network), Some(entry)) =
-            (self.networks.iter().find(|network| network.name == port.network), section.get("addresses"))
-        {
+        if let (Some(network), Some(entry)) = (self.networks.get(port.network.as_str()), section.get("addresses")) {
             vlan::check_addresses(network, &port, &entry)?;
         }
         Ok((port, stations))
@@ -161,10 +163,11 @@ impl Reader<'_> {
     fn network(&self, section: &Section<'_>) -> Result<Name, Fault> {
         let entry = section.need("network", "a port is in one network; name one of [networks]")?;
         let text = entry.text()?;
-        let names = || self.networks.iter().map(|network| &network.name);
-        names().find(|name| name.as_str() == text).cloned().ok_or_else(|| {
+        self.networks.get(text).map(|network| network.name.clone()).ok_or_else(|| {
             let fault = entry.fault(format!("there is no network `{text}`"));
-            match nearest(text, names().map(Name::as_str)) {
+            // In one order, so that of several that are as near always the same is named.
+            let names: BTreeSet<&str> = self.networks.keys().copied().collect();
+            match nearest(text, names) {
                 Some(near) => fault.help(format!("the nearest network is `{near}`")),
                 None => fault.help(format!("the file has no networks; add [networks.{text}]")),
             }

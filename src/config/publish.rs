@@ -10,13 +10,14 @@ use super::{
     types::{Guest, Network, Port},
     units::Subnet,
 };
-use std::net::IpAddr;
+use std::{collections::HashMap, net::IpAddr};
 
 /// The first publication that cannot lead to anybody.
 pub(super) fn check(root: &Section<'_>, networks: &[Network], guests: &[Guest], ports: &[Port]) -> Result<(), Fault> {
     let Some(section) = root.get("networks") else { return Ok(()) };
+    let by_name: HashMap<&str, &Network> = networks.iter().map(|network| (network.name.as_str(), network)).collect();
     for (name, entry) in section.named()? {
-        let Some(network) = networks.iter().find(|network| network.name.as_str() == name) else { continue };
+        let Some(network) = by_name.get(name) else { continue };
         let Some((_, entry)) = entry.named()?.into_iter().find(|(key, _)| *key == "publish") else { continue };
         for publish in network.nat.iter().flat_map(|nat| &nat.publish) {
             if let Some(what) = leads_nowhere(publish, network, guests, ports) {

@@ -139,7 +139,6 @@ pub(super) fn check_addresses(network: &Network, port: &Port, entry: &Entry<'_>)
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::config::{Surroundings, parse};
 
     #[test]
