@@ -13,8 +13,6 @@ use crate::{
 
 /// How often the ways are tried.
 const PERIOD: Duration = Duration::from_secs(60);
-/// Less than this a way is not believed to take: every IPv4 packet of 576 bytes passes (RFC 791).
-const LEAST: u16 = 576;
 
 /// Begins to try the ways of these endpoints, on a thread of its own that ends with the process.
 ///
@@ -27,16 +25,16 @@ pub fn watch(vteps: &[Vtep], tunnels: &Tunnels) -> io::Result<()> {
         return Ok(());
     }
     let turn = move || {
-        let mut told = HashMap::new();
+        let mut told = vec![HashMap::new(); own.len()];
         loop {
-            own.iter().for_each(|vtep| look(vtep, &tunnels, &mut told));
+            own.iter().zip(&mut told).for_each(|(vtep, told)| look(vtep, &tunnels, told));
             thread::sleep(PERIOD);
         }
     };
     thread::Builder::new().name("paths".into()).spawn(turn).map(drop)
 }
 
-/// Tries the ways of one endpoint. `told` is what was said of them before, so that it is said once.
+/// Tries the ways of one endpoint. `told` is what was said of them the last time, so that it is said once.
 fn look(vtep: &Vtep, tunnels: &Tunnels, told: &mut HashMap<IpAddr, Way>) {
     let peers: Vec<IpAddr> = tunnels.remotes(&vtep.name).into_iter().map(|(peer, _)| peer).collect();
     let ways = match probe(vtep.local, &peers) {
@@ -46,15 +44,17 @@ fn look(vtep: &Vtep, tunnels: &Tunnels, told: &mut HashMap<IpAddr, Way>) {
             return;
         }
     };
+    // Who is no peer any more is remembered no longer.
+    let before = std::mem::replace(told, ways.iter().copied().collect());
     for (peer, way) in ways {
-        let is_new = told.insert(peer, way) != Some(way);
+        let is_new = before.get(&peer) != Some(&way);
         match way {
             Way::Whole(mtu) => tunnels.path(&vtep.name, peer, mtu),
             Way::Narrow(mtu) => {
                 if is_new {
                     tracing::warn!(vtep = vtep.name, %peer, mtu, "longer packets are lost on the way and nobody says so; guests are told");
                 }
-                tunnels.path(&vtep.name, peer, mtu.max(LEAST));
+                tunnels.path(&vtep.name, peer, mtu);
             }
             Way::Silent(_) => {}
         }

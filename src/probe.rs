@@ -4,7 +4,8 @@
 //!
 //! Theory of operation: a router that drops what is too long for it and says nothing (a black hole, RFC 2923 section 2.1) is found only by who tries.
 //! All hosts are asked at once, by a short request and by one as long as the route takes; who answers the short one only is asked for lengths
-//! in between until the longest is known (as RFC 8899 searches, with the peer's ICMP as what acknowledges). Read first: icmp(7).
+//! in between until the longest is known (as RFC 8899 searches, with the peer's ICMP as what acknowledges). Some hosts answer short requests only, whatever
+//! their way takes; they are known by a length that every way takes. Read first: icmp(7).
 
 use std::{
     collections::HashMap,
@@ -24,6 +25,8 @@ const AT_ONCE: usize = 128;
 const ECHO: usize = 8;
 /// The longest packet that every path takes, in bytes (RFC 791, RFC 8200 section 5).
 const LEAST: [u16; 2] = [576, 1280];
+/// The length of a request that everybody answers who answers any, in bytes.
+const SHORT: u16 = 84;
 
 /// What was seen of the way to a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +35,48 @@ pub enum Way {
     Whole(u16),
     /// The longest that arrive, in bytes; longer ones, which the route takes, are lost and nobody says so.
     Narrow(u16),
-    /// It answers no echo request; the route takes this.
+    /// It answers no echo request, or no long one; the route takes this.
     Silent(u16),
+}
+
+/// What there is to see of the ways to hosts, each given with what its route takes. `ask` says who answers requests of which lengths; `least` every way takes.
+fn search(
+    routes: Vec<(IpAddr, u16)>,
+    least: u16,
+    mut ask: impl FnMut(Vec<(IpAddr, u16)>) -> io::Result<Vec<IpAddr>>,
+) -> io::Result<Vec<(IpAddr, Way)>> {
+    let answered = ask(routes.iter().map(|(peer, _)| (*peer, SHORT)).collect())?;
+    let there = routes.iter().copied().filter(|(peer, _)| answered.contains(peer));
+    let long = ask(there.clone().collect())?;
+    // Who answers none that every way takes has it in for long requests, which says nothing of the way.
+    let others = there.filter(|(peer, _)| !long.contains(peer));
+    let fair = ask(others.clone().map(|(peer, _)| (peer, least)).collect())?;
+    // The longest that is known to arrive, and the shortest that is known not to.
+    let mut narrow: HashMap<IpAddr, (u16, u16)> =
+        others.filter(|(peer, _)| fair.contains(peer)).map(|(peer, route)| (peer, (least, route))).collect();
+    loop {
+        let open = narrow.iter().filter(|(_, (arrives, lost))| lost.saturating_sub(*arrives) > 1);
+        let asked: Vec<(IpAddr, u16)> =
+            open.map(|(peer, (arrives, lost))| (*peer, arrives + (lost - arrives) / 2)).collect();
+        if asked.is_empty() {
+            break;
+        }
+        let arrived = ask(asked.clone())?;
+        for (peer, length) in asked {
+            let Some((arrives, lost)) = narrow.get_mut(&peer) else { continue };
+            *if arrived.contains(&peer) { arrives } else { lost } = length;
+        }
+    }
+    let way = |(peer, route): (IpAddr, u16)| {
+        let way = match narrow.get(&peer) {
+            Some((arrives, _)) if *arrives < route => Way::Narrow(*arrives),
+            Some(_) => Way::Whole(route),
+            None if long.contains(&peer) => Way::Whole(route),
+            None => Way::Silent(route),
+        };
+        (peer, way)
+    };
+    Ok(routes.into_iter().map(way).collect())
 }
 
 /// A socket for echo requests.
@@ -67,42 +110,16 @@ impl Asking {
     }
 
     fn ways(&mut self, local: IpAddr, peers: &[IpAddr]) -> io::Result<Vec<(IpAddr, Way)>> {
-        let least = LEAST[usize::from(self.v6)];
         // The port is any: it is the route that is asked for.
         let routes: Vec<(IpAddr, u16)> = peers
             .iter()
             .filter_map(|peer| Some((*peer, udp::path_mtu(local, SocketAddr::new(*peer, 9)).ok()?)))
             .collect();
-        let short = routes.iter().map(|(peer, _)| (*peer, least.min(84)));
-        let answered = self.twice(short)?;
-        let long = self.twice(routes.iter().copied().filter(|(peer, _)| answered.contains(peer)))?;
-        // Of the others, the longest that is known to arrive, and the shortest that is known not to.
-        let mut narrow: Vec<(IpAddr, u16, u16)> = routes
-            .iter()
-            .filter(|(peer, _)| answered.contains(peer) && !long.contains(peer))
-            .map(|(peer, route)| (*peer, least.min(84), *route))
-            .collect();
-        while narrow.iter().any(|(_, arrives, lost)| lost - arrives > 1) {
-            let asked = narrow.iter().filter(|(_, arrives, lost)| lost - arrives > 1);
-            let asked: Vec<(IpAddr, u16)> =
-                asked.map(|(peer, arrives, lost)| (*peer, arrives + (lost - arrives) / 2)).collect();
-            let arrived = self.twice(asked.iter().copied())?;
-            for (peer, length) in asked {
-                let Some((_, arrives, lost)) = narrow.iter_mut().find(|(other, ..)| *other == peer) else { continue };
-                *if arrived.contains(&peer) { arrives } else { lost } = length;
-            }
-        }
-        let way = |(peer, route): (IpAddr, u16)| {
-            let narrow = narrow.iter().find(|(other, ..)| *other == peer).map(|(_, arrives, _)| Way::Narrow(*arrives));
-            let whole = if answered.contains(&peer) { Way::Whole(route) } else { Way::Silent(route) };
-            (peer, narrow.unwrap_or(whole))
-        };
-        Ok(routes.into_iter().map(way).collect())
+        search(routes, LEAST[usize::from(self.v6)], |asked| self.twice(asked))
     }
 
     /// Who answers a request of that length; who does not is asked once more.
-    fn twice(&mut self, asked: impl Iterator<Item = (IpAddr, u16)>) -> io::Result<Vec<IpAddr>> {
-        let asked: Vec<(IpAddr, u16)> = asked.collect();
+    fn twice(&mut self, asked: Vec<(IpAddr, u16)>) -> io::Result<Vec<IpAddr>> {
         let mut answered = self.round(&asked)?;
         let others: Vec<(IpAddr, u16)> = asked.into_iter().filter(|(peer, _)| !answered.contains(peer)).collect();
         answered.extend(self.round(&others)?);
@@ -141,5 +158,35 @@ impl Asking {
             }
         }
         Ok(answered)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_that_arrives_is_found_and_who_answers_short_ones_only_says_nothing() {
+        let peer = |n: u8| IpAddr::from([192, 0, 2, n]);
+        let takes = [1500, 1400, 577, 576, 575, 84, 83];
+        let routes: Vec<(IpAddr, u16)> = (0..7).map(|n| (peer(n), 1500)).collect();
+        let mut asked = 0;
+        let ways = search(routes, 576, |all| {
+            asked += 1;
+            let arrives = |(peer, length): &(IpAddr, u16)| match peer {
+                IpAddr::V4(v4) => *length <= takes[usize::from(v4.octets()[3])],
+                IpAddr::V6(_) => false,
+            };
+            Ok(all.into_iter().filter(arrives).map(|(peer, _)| peer).collect())
+        });
+        let ways: Vec<Way> = ways.unwrap().into_iter().map(|(_, way)| way).collect();
+        let silent = Way::Silent(1500);
+        let narrow = [1400, 577, 576].map(Way::Narrow);
+        assert_eq!(ways, [&[Way::Whole(1500)][..], &narrow, &[silent; 3]].concat());
+        assert!(asked <= 14, "{asked} rounds");
+        let lost = search(vec![(peer(0), 576)], 576, |all| {
+            Ok(all.iter().filter(|_| all[0].1 == 84).map(|(peer, _)| *peer).collect())
+        });
+        assert_eq!(lost.unwrap(), [(peer(0), Way::Silent(576))]);
     }
 }
