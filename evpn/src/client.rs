@@ -25,7 +25,7 @@ use crate::{
     action::Action,
     decide::{Evpn, Most},
     route::{Prefix, Rd, Route, RouteError},
-    speaker::{self, About, DEADLINE, Either, LONG_DEADLINE, Speaker, SpeakerError, Told, within},
+    speaker::{self, About, BATCH, DEADLINE, Either, LONG_DEADLINE, Speaker, SpeakerError, Told, within},
 };
 
 /// What an endpoint is configured with.
@@ -313,7 +313,8 @@ impl<F: FnMut(&[Action])> Core<F> {
         if routes.is_empty() {
             return Ok(());
         }
-        within("announcing routes", LONG_DEADLINE, speaker.announce(routes)).await
+        let limit = if routes.len() > BATCH { LONG_DEADLINE } else { DEADLINE };
+        within("announcing routes", limit, speaker.announce(routes)).await
     }
 
     /// Goes on with a speaker until it fails, or all is over.

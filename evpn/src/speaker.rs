@@ -24,7 +24,7 @@ pub const DEADLINE: Duration = Duration::from_secs(5);
 /// How long one may that carries many routes.
 pub const LONG_DEADLINE: Duration = Duration::from_secs(60);
 /// Routes in one message.
-const BATCH: usize = 256;
+pub(crate) const BATCH: usize = 256;
 
 /// Who the speaker says it is.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -264,6 +264,10 @@ fn without_their_speakers_hosts_go_on_and_everything_is_announced_when_they_are_
         wait_for("the other host to hear of it", PATIENCE, || {
             both[1].2.json(&["show", "peers", "--json"]).as_array().is_some_and(Vec::is_empty)
         });
+        // One whose speaker hangs in the middle of a call ends all the same.
+        both[1].0.hang();
+        speak(&both[1].1, 0x0c01);
+        both[1].2.terminate();
     }
 }
 

@@ -31,11 +31,16 @@ impl Client {
         // A table may come in messages of any length; a route is some hundred bytes.
         Client { api: GoBgpServiceClient::new(channel).max_decoding_message_size(64 << 20), local, asn: 0 }
     }
+}
 
-    fn told(&self, path: &Path) -> Option<Told> {
-        let raw = raw(path)?;
-        Some(told(&raw, path.is_withdraw, is_own(&path.neighbor_ip), self.local))
-    }
+fn told_by(path: &Path, local: IpAddr) -> Option<Told> {
+    let raw = raw(path)?;
+    Some(told(&raw, path.is_withdraw, is_own(&path.neighbor_ip), local))
+}
+
+/// Of the routes with one prefix that several neighbours tell, the first is the best, and what a watch tells of.
+fn best(destination: &Destination, local: IpAddr) -> Option<Told> {
+    destination.paths.first().and_then(|path| told_by(path, local))
 }
 
 impl Speaker for Client {
@@ -70,10 +75,7 @@ impl Speaker for Client {
         let request = ListPathRequest { table_type: GLOBAL, family: Some(family()) };
         let mut stream = self.api.list_path(request).await?.into_inner();
         while let Some(ListPathResponse { destination }) = stream.message().await? {
-            // The best one comes first, and is what a watch tells of.
-            if let Some(told) = destination.unwrap_or_default().paths.first().and_then(|path| self.told(path)) {
-                each(told);
-            }
+            destination.and_then(|destination| best(&destination, self.local)).into_iter().for_each(&mut each);
         }
         Ok(())
     }
@@ -86,7 +88,7 @@ impl Speaker for Client {
     }
 
     fn read(&self, event: WatchEventResponse) -> Vec<Told> {
-        event.table.unwrap_or_default().paths.iter().filter_map(|path| self.told(path)).collect()
+        event.table.unwrap_or_default().paths.iter().filter_map(|path| told_by(path, self.local)).collect()
     }
 }
 
@@ -245,5 +247,21 @@ mod tests {
             assert_eq!(told(&raw(&path).unwrap(), false, true, local), Told::Own(prefix, Some([192, 0, 2, 1].into())));
         }
         assert!(raw(&Path { nlri: Some(Nlri { nlri: None }), ..Path::default() }).is_none(), "of another kind");
+    }
+
+    #[test]
+    fn of_several_neighbours_routes_the_best_counts() {
+        let local: IpAddr = [192, 0, 2, 9].into();
+        let rd = Rd::Address([192, 0, 2, 1].into(), 3);
+        let prefix = Prefix::Station { rd, tag: 0, mac: "02:00:00:00:00:01".parse().unwrap(), ip: None };
+        let vni = wire::Vni::new(5).unwrap();
+        let by = |n: u8| {
+            let route = Route { prefix, vni, next_hop: [192, 0, 2, n].into(), mobility: Mobility::default() };
+            Path { neighbor_ip: format!("192.0.2.{n}"), ..path(&route, 65000) }
+        };
+        let destination = Destination { paths: vec![by(2), by(1)] };
+        let Some(Told::Route(route)) = best(&destination, local) else { panic!() };
+        assert_eq!(route.next_hop, IpAddr::from([192, 0, 2, 2]));
+        assert_eq!(best(&Destination::default(), local), None);
     }
 }
