@@ -90,6 +90,10 @@ pub enum Verb {
         #[arg(long)]
         repair: bool,
     },
+    /// Make a pair of keys for a tunnel endpoint that seals what it sends
+    ///
+    /// The private one belongs into the file that `key_file` names, the public one into `peers` of the other hosts.
+    Keys,
     /// Hold a NIC that is joined to a bridge; started by `up`
     #[command(hide = true)]
     Keeper {

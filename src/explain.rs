@@ -12,6 +12,15 @@ use serde_json::{Value, json};
 /// The explanation for people.
 pub fn people(config: &Config) -> String {
     let mut text = format!("{} is right.\n\n{}", config.file.display(), host(&config.host));
+    for vtep in &config.vteps {
+        if let Some(seal) = &vtep.seal {
+            let (key, port) = (seal.key.public(), seal.wireguard_port);
+            text.push_str(&format!(
+                "\ntunnel endpoint {}: sealed, UDP port {port}\n  public key       {key}\n",
+                vtep.name
+            ));
+        }
+    }
     for network in &config.networks {
         text.push_str(&format!("\n{}", self::network(network, config)));
     }

@@ -74,6 +74,8 @@ enum Failed {
     /// A NIC is not as it was.
     #[error("keeper: {0}")]
     Keeper(#[from] io::Error),
+    #[error("this host has no random numbers: {0}")]
+    Random(io::Error),
     #[error("cannot write to standard output: {0}")]
     Output(io::Error),
     #[error(transparent)]
@@ -94,6 +96,7 @@ impl Failed {
             Failed::Run(_)
             | Failed::Client(_)
             | Failed::Output(_)
+            | Failed::Random(_)
             | Failed::Demo(_)
             | Failed::NotHeld
             | Failed::NotApplied => ExitCode::from(1),
@@ -136,6 +139,7 @@ fn carry_out(args: &Args) -> Result<(), Failed> {
         }
         Verb::Guest { what } => guest(what, global),
         Verb::Keeper { file } => Ok(bridged::keeper::run(file)?),
+        Verb::Keys => keys(global.json),
         Verb::Doctor { repair } => doctor(*repair, global),
         Verb::Machine(asked) => {
             let MachineArguments { port, mac, name, memory, image, run, lock } = asked;
@@ -182,6 +186,17 @@ fn guest(what: &GuestVerb, global: &Global) -> Result<(), Failed> {
     };
     let told = if done { format!("{name} {word}\n") } else { format!("{name} is {word} already\n") };
     print(told.as_bytes())
+}
+
+/// Makes a pair of keys, which nobody keeps.
+fn keys(json: bool) -> Result<(), Failed> {
+    let key = overlay::keys::PrivateKey::new(seed::bytes().map_err(Failed::Random)?);
+    let (private, public) = (key.reveal(), key.public().to_string());
+    let text = match json {
+        true => format!("{}\n", serde_json::json!({ "private_key": private, "public_key": public })),
+        false => format!("private key  {private}\npublic key   {public}\n"),
+    };
+    print(text.as_bytes())
 }
 
 /// Without a file that is right, `doctor` looks at the host alone.
@@ -268,7 +283,13 @@ fn log_to_stderr(args: &Args) {
     let chosen = std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
     let parsed = chosen.as_deref().map(EnvFilter::try_new);
     let wrong = matches!(parsed, Some(Err(_)));
-    let filter = parsed.and_then(Result::ok).unwrap_or_else(|| EnvFilter::default().add_directive(level.into()));
+    let usual = || {
+        let filter = EnvFilter::default().add_directive(level.into());
+        // Who does not answer a handshake is told by `show peers` and `doctor`, not every five seconds.
+        let quiet = "boringtun=off".parse().ok().filter(|_| args.global.verbose == 0);
+        quiet.into_iter().fold(filter, EnvFilter::add_directive)
+    };
+    let filter = parsed.and_then(Result::ok).unwrap_or_else(usual);
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours).init();
     if wrong {

@@ -208,6 +208,12 @@ pub struct PeerEntry {
     pub state: String,
     /// Seconds since it was heard, in whatever network; null: never.
     pub silent_s: Option<u64>,
+    /// What is sent to it is sealed.
+    #[serde(default)]
+    pub sealed: bool,
+    /// Seconds since the session began that packets to it are sealed for; null: there is none.
+    #[serde(default)]
+    pub session_s: Option<u64>,
     /// Who says that it is there: `static` (the file), `evpn` (a route of its own), `heard`.
     pub source: String,
 }

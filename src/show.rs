@@ -85,9 +85,14 @@ fn peers(list: &[PeerEntry]) -> String {
     if list.is_empty() {
         return "no network stretches to other hosts\n".to_owned();
     }
-    let mut table = Table::new(&["ENDPOINT", ">VNI", "PEER", "FROM", "STATE", "LAST HEARD", ">MACS", ">MTU"]);
+    let mut table = Table::new(&["ENDPOINT", ">VNI", "PEER", "FROM", "STATE", "LAST HEARD", "SEAL", ">MACS", ">MTU"]);
     for peer in list {
-        let PeerEntry { vtep, vni, address, macs, mtu, state, silent_s, source } = peer;
+        let PeerEntry { vtep, vni, address, macs, mtu, state, silent_s, sealed, session_s, source } = peer;
+        let seal = match (sealed, session_s) {
+            (false, _) => "-".to_owned(),
+            (true, None) => "no session".to_owned(),
+            (true, Some(seconds)) => format!("for {}", duration(*seconds)),
+        };
         table.row([
             vtep.clone(),
             vni.to_string(),
@@ -95,6 +100,7 @@ fn peers(list: &[PeerEntry]) -> String {
             source.clone(),
             state.clone(),
             silent_s.map_or_else(|| "never".to_owned(), |seconds| format!("{} ago", duration(seconds))),
+            seal,
             count(*macs),
             mtu.to_string(),
         ]);

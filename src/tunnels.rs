@@ -15,7 +15,7 @@ use std::{
 };
 
 use overlay::{
-    NetworkConfig, NetworkId, StationConfig, TunnelConfig, TunnelPort, VtepConfig,
+    NetworkConfig, NetworkId, Seal, StationConfig, TunnelConfig, TunnelPort, VtepConfig,
     control::{Command, FlapLine, PeerLine, Remote, Source},
 };
 use sys::inet::udp;
@@ -23,7 +23,7 @@ use vswitch::{change::Change, fdb::StaticError, thread::Changes};
 use wire::{NicId, Vni};
 
 use crate::{
-    config::{Attach, Config, Name, Network, Port, Seat, Tagging, Vtep},
+    config::{Attach, Config, Name, Network, Port, Sealing, Seat, Tagging, Vtep},
     model::{PeerEntry, PortState},
     seed,
     speaking::{self, Speaking},
@@ -66,6 +66,8 @@ impl Tunnels {
             mtu: line.mtu,
             state: if line.silent.is_some_and(|silent| silent < SILENT) { "up" } else { "silent" }.to_owned(),
             silent_s: line.silent.map(|silent| silent.as_secs()),
+            sealed: line.sealed,
+            session_s: line.session.map(|session| session.as_secs()),
             source: match line.source {
                 Source::Configured => "static",
                 Source::Control => "evpn",
@@ -182,7 +184,7 @@ pub fn start(config: &Config, places: &[Place], states: &States, tunnels: &Tunne
                 for other in others.iter().filter_map(|at| places.get(*at)) {
                     first.changes.send(Change::AttachToo { nic: other.nic, to: first.nic });
                 }
-                tracing::info!(vtep = vtep.name, local = %vtep.local, port = vtep.port, networks = ports.len(), "a tunnel endpoint listens");
+                tracing::info!(vtep = vtep.name, local = %vtep.local, port = vtep.udp(), sealed = vtep.seal.is_some(), networks = ports.len(), "a tunnel endpoint listens");
                 ports.iter().chain(&seat).for_each(|at| states.set(*at, PortState::Up, None));
                 let (name, worker) = (vtep.name.clone(), first.changes.clone());
                 tunnels.lock().push(Running { name, remote, worker, speaking });
@@ -250,7 +252,8 @@ fn open(config: &Config, vtep: &Vtep, ports: &[usize], seed: u64) -> io::Result<
     };
     let made = VtepConfig {
         local: vtep.local,
-        port: vtep.port,
+        port: vtep.udp(),
+        sealed: vtep.seal.is_some(),
         encapsulation: vtep.encapsulation,
         networks: ports.iter().filter_map(network).collect(),
         mtu: vtep.seat.as_ref().map_or(MTU, |seat| mtu_of(&config.networks, &seat.network)),
@@ -277,7 +280,14 @@ fn open(config: &Config, vtep: &Vtep, ports: &[usize], seed: u64) -> io::Result<
         let station = StationConfig { mac, prefix, gateway, checksum };
         return Ok(TunnelPort::on(made, TunnelConfig::default(), station));
     }
-    TunnelPort::open(made, TunnelConfig::default()).map_err(|error| explained(vtep, error))
+    let opened = match &vtep.seal {
+        Some(Sealing { key, peers, .. }) => {
+            let peers = peers.iter().map(|(peer, key)| (*peer, *key)).collect();
+            TunnelPort::sealed(made, TunnelConfig::default(), Seal { key: key.clone(), port: vtep.port, peers })
+        }
+        None => TunnelPort::open(made, TunnelConfig::default()),
+    };
+    opened.map_err(|error| explained(vtep, error))
 }
 
 /// Puts the stations that the file names behind their endpoints.
@@ -323,21 +333,21 @@ pub fn work_out_mtu(config: &mut Config) {
         };
         let paths = overlay.peers.iter().chain(&overlay.group).map(|peer| of(*peer)).min();
         let narrowest = seat.or(paths).unwrap_or(MTU);
-        let around = if vtep.local.is_ipv4() { 20 } else { 40 } + 8 + 8 + 14;
-        network.mtu = Some(narrowest.saturating_sub(around));
+        network.mtu = Some(narrowest.saturating_sub(vtep.around()));
     }
 }
 
 /// What is to be done about it.
 fn explained(vtep: &Vtep, error: io::Error) -> io::Error {
-    let Vtep { local, port, .. } = vtep;
+    let (local, port) = (vtep.local, vtep.udp());
+    let key = if vtep.seal.is_some() { "wireguard_port" } else { "port" };
     let what = match error.kind() {
         io::ErrorKind::AddrNotAvailable => {
             format!("{local} is not an address of this host; give one of those that `ip address` lists")
         }
         io::ErrorKind::AddrInUse => {
             format!(
-                "UDP port {port} of {local} is taken by another program: end it (`ss -ulnp` names it), or give another `port` here and on the other hosts"
+                "UDP port {port} of {local} is taken by another program: end it (`ss -ulnp` names it), or give another `{key}` here and on the other hosts"
             )
         }
         io::ErrorKind::PermissionDenied => format!("UDP port {port} may be used by root only; give one above 1023"),

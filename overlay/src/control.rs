@@ -24,6 +24,10 @@ pub struct PeerLine {
     pub mtu: u16,
     /// How long it has been silent in all its networks; nothing: it was never heard.
     pub silent: Option<Duration>,
+    /// What is sent to it is sealed.
+    pub sealed: bool,
+    /// Under seal: how old the session with it is; nothing: there is none.
+    pub session: Option<Duration>,
     /// Who says that it is there.
     pub source: Source,
 }

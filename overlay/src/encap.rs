@@ -75,6 +75,12 @@ impl Encapsulation {
     }
 }
 
+/// The UDP source port of a flow's packets, out of the dynamic ports (RFC 6335 section 6).
+#[inline]
+pub(crate) const fn source_port(hash: u32) -> u16 {
+    0xc000 | (hash >> 18) as u16
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

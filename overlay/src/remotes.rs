@@ -31,6 +31,8 @@ pub struct Remote {
     /// What [`Remote::mtu`] is where nobody on the path says otherwise, and when somebody did last.
     wide: u16,
     narrowed: Option<Instant>,
+    /// Under seal: how old the session with it is, as of the last second; nothing: there is none.
+    pub session: Option<Duration>,
 }
 
 /// See the module's documentation.
@@ -161,7 +163,8 @@ impl Remotes {
             self.places.push(None);
             self.places.len() - 1
         });
-        let remote = Remote { address, mtu: self.mtu, named: 0, heard: None, wide: self.mtu, narrowed: None };
+        let remote =
+            Remote { address, mtu: self.mtu, named: 0, heard: None, session: None, wide: self.mtu, narrowed: None };
         *self.places.get_mut(at)? = Some(remote);
         let id = RemoteId(at as u16);
         self.by_address.insert(address, id);

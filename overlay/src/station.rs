@@ -15,7 +15,7 @@ use std::{net::IpAddr, time::Duration};
 use wire::{Accepts, Context, DropReason, Frame, Instant, Mac, NicId, Origin, bytes::put, checksum::Checksum, icmp};
 
 use crate::{
-    encap::HEADER,
+    encap::{HEADER, source_port},
     remotes::RemoteId,
     resolution,
     tunnel::outward::{Packet, Underlay},
@@ -420,12 +420,6 @@ impl Station {
         }
         self.send(cx, vtep, *last, Packet { frame, network, way, tos, hash });
     }
-}
-
-/// The UDP source port of a flow, out of the dynamic ports (RFC 6335 section 6).
-#[inline]
-fn source_port(hash: u32) -> u16 {
-    0xc000 | (hash >> 18) as u16
 }
 
 /// Completes the UDP checksum of a packet whose UDP header is at `l4`; `sum` is that of the pseudo header. A checksum inside that is owed counts as if it was

@@ -4,7 +4,8 @@
 //! the NIC that the port has there.
 //!
 //! Theory of operation: the port is attached once for each network, [`wire::Context::nic`] says which of them it is called for. What is decided is
-//! the same whatever carries the packets ([`outward`], [`inward`]); that is UDP sockets of the host ([`sockets`]), or a network of ours in which the
+//! the same whatever carries the packets ([`outward`], [`inward`]); that is UDP sockets of the host ([`sockets`]), which may seal what they send
+//! ([`sealed`]), or a network of ours in which the
 //! endpoint is a station ([`crate::station`]): then the port has one NIC more, in that network, and what comes and goes there are packets.
 //! Outward, a super-frame is cut into segments that fit the path.
 //! Read first: [`crate::vtep`].
@@ -24,9 +25,14 @@ use crate::{
 mod door;
 pub(crate) mod inward;
 pub(crate) mod outward;
+mod sealed;
 mod sockets;
+mod unwrap;
 
 use outward::Outward;
+pub(crate) use sealed::SEAL;
+pub use sealed::Seal;
+use sealed::Sealed;
 use sockets::Sockets;
 
 /// How often what is due to no packet is done.
@@ -58,6 +64,7 @@ impl Default for TunnelConfig {
 /// What carries the packets of an endpoint.
 enum Under {
     Sockets(Box<Sockets>),
+    Sealed(Box<Sealed>),
     Station(Box<Station>),
 }
 
@@ -82,6 +89,15 @@ impl TunnelPort {
     pub fn open(vtep: Vtep, config: TunnelConfig) -> io::Result<TunnelPort> {
         let sockets = Sockets::open(&vtep, config.sources)?;
         Ok(TunnelPort::new(vtep, config, Under::Sockets(Box::new(sockets))))
+    }
+
+    /// Opens the socket of an endpoint that seals what it sends. It is to be attached once for each network, in their order.
+    ///
+    /// # Errors
+    /// As [`TunnelPort::open`] has them.
+    pub fn sealed(vtep: Vtep, config: TunnelConfig, seal: Seal) -> io::Result<TunnelPort> {
+        let sealed = Sealed::open(&vtep, seal)?;
+        Ok(TunnelPort::new(vtep, config, Under::Sealed(Box::new(sealed))))
     }
 
     /// An endpoint that is a station of a network of ours. It is to be attached once for each network that it stretches, in their order, and then
@@ -147,6 +163,7 @@ impl TunnelPort {
         }
         match &mut self.under {
             Under::Sockets(sockets) => sockets.hear_errors(&mut self.vtep, cx.now),
+            Under::Sealed(sealed) => sealed.tick(cx, &mut self.vtep),
             Under::Station(station) => station.tick(cx, &self.vtep),
         }
     }
@@ -199,8 +216,10 @@ impl Port for TunnelPort {
             self.tick(cx);
         }
         self.obey(cx.now);
-        if let Under::Sockets(sockets) = &mut self.under {
-            sockets.come_in(cx, &mut self.vtep, &self.nics);
+        match &mut self.under {
+            Under::Sockets(sockets) => sockets.come_in(cx, &mut self.vtep, &self.nics),
+            Under::Sealed(sealed) => sealed.come_in(cx, &mut self.vtep, &self.nics),
+            Under::Station(_) => {}
         }
         Ok(())
     }
@@ -221,6 +240,10 @@ impl Port for TunnelPort {
                 let parts = (&mut self.outward, &mut self.vtep, &mut **sockets, &mut self.locals);
                 TunnelPort::send(parts, cx, burst, network);
             }
+            Under::Sealed(sealed) => {
+                let parts = (&mut self.outward, &mut self.vtep, &mut **sealed, &mut self.locals);
+                TunnelPort::send(parts, cx, burst, network);
+            }
             Under::Station(station) => {
                 station.begin();
                 let parts = (&mut self.outward, &mut self.vtep, &mut **station, &mut self.locals);
@@ -231,8 +254,10 @@ impl Port for TunnelPort {
     }
 
     fn release(&mut self, cx: &mut Context) -> io::Result<()> {
-        if let Under::Sockets(sockets) = &mut self.under {
-            sockets.flush(cx, &mut self.vtep);
+        match &mut self.under {
+            Under::Sockets(sockets) => sockets.flush(cx, &mut self.vtep),
+            Under::Sealed(sealed) => sealed.flush(cx, &mut self.vtep),
+            Under::Station(_) => {}
         }
         if let Some(locals) = &mut self.locals {
             locals.ring();
@@ -241,8 +266,10 @@ impl Port for TunnelPort {
     }
 
     fn wake(&mut self, wake: &mut Wake) -> bool {
-        if let Under::Sockets(sockets) = &mut self.under {
-            sockets.wake(wake);
+        match &self.under {
+            Under::Sockets(sockets) => sockets.wake(wake),
+            Under::Sealed(sealed) => sealed.wake(wake),
+            Under::Station(_) => {}
         }
         if let Some(ticked) = self.ticked {
             wake.by(ticked + TICK);

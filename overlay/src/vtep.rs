@@ -85,6 +85,7 @@ pub struct Vtep {
     local: IpAddr,
     port: u16,
     encapsulation: Encapsulation,
+    sealed: bool,
     networks: Vec<Option<Network>>,
     vnis: Vnis,
     /// The endpoints it knows.
@@ -97,6 +98,15 @@ pub struct Vtep {
 
 /// The narrowest path of IPv4 that is believed in, in bytes of an IP packet.
 pub(crate) const LEAST: u16 = 576;
+
+/// Bytes that a tunnel puts before an inner frame, and behind it, over IPv4 or IPv6, open or sealed.
+pub const fn overhead(v4: bool, sealed: bool) -> u16 {
+    let udp = if v4 { 20 + 8 } else { 40 + 8 };
+    // A sealed packet is a whole one in another.
+    let seal = if sealed { udp + crate::tunnel::SEAL } else { 0 };
+    udp + HEADER as u16 + seal
+}
+
 /// Networks of an endpoint at most.
 pub const MOST_NETWORKS: usize = 32_768;
 /// Endpoints that are only heard, at most.
@@ -112,6 +122,7 @@ impl Vtep {
             local: config.local,
             port: config.port,
             encapsulation: config.encapsulation,
+            sealed: config.sealed,
             networks: Vec::new(),
             vnis: Vnis::new(),
             remotes: Remotes::new(config.seed, HEARD_ONLY, config.mtu),
@@ -238,10 +249,9 @@ impl Vtep {
         self.port
     }
 
-    /// Bytes between the inner frame and the end of the underlay's IP header, that header included.
+    /// Bytes between the inner frame and the beginning of the packet in the underlay.
     pub fn overhead(&self) -> u16 {
-        let ip = if self.local.is_ipv4() { 20 } else { 40 };
-        ip + 8 + HEADER as u16
+        overhead(self.local.is_ipv4(), self.sealed)
     }
 
     /// The longest inner IP packet, in bytes, that reaches an endpoint.

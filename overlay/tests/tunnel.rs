@@ -24,7 +24,7 @@ fn pair(under: &Under, mtu: u16) -> (Host, Host) {
 
 #[test]
 fn frames_of_each_network_arrive_in_it_unchanged() {
-    for under in Under::both() {
+    for under in Under::all() {
         let (mut a, mut b) = pair(&under, 65_535);
         let frames: Vec<(Vec<u8>, Offload)> =
             [18, 100, 1400, 9000].map(|len| (udp(2, len, len == 100, true), Offload::NONE)).into();
@@ -47,7 +47,7 @@ fn frames_of_each_network_arrive_in_it_unchanged() {
 
 #[test]
 fn many_frames_of_one_flow_go_together_and_none_is_lost_or_changed() {
-    for under in Under::both() {
+    for under in Under::all() {
         let (mut a, mut b) = pair(&under, 1500);
         let frames: Vec<(Vec<u8>, Offload)> =
             (0..64).map(|n| (udp(2, if n % 20 == 19 { 30 } else { 64 }, false, true), Offload::NONE)).collect();
@@ -61,40 +61,47 @@ fn many_frames_of_one_flow_go_together_and_none_is_lost_or_changed() {
 
 #[test]
 fn a_super_frame_is_cut_once_and_put_together_again() {
-    let (mut a, mut b) = pair(&Under::Sockets, 1500);
-    let whole = tcp(60_000, 1400);
-    a.send(0, std::slice::from_ref(&whole));
-    let got = b.receive(1);
-    let bytes: usize = got.iter().map(|(_, bytes, _)| bytes.len() - 54).sum();
-    assert_eq!(bytes, 60_000);
-    let [(_, bytes, offload)] = &got[..] else { panic!("{} frames", got.len()) };
-    assert_eq!((offload.gso(), offload.segment_size()), (Gso::Tcp4, 1400));
-    assert!(bytes[54..] == whole.0[54..]);
+    for under in [Under::Sockets, Under::Sealed] {
+        let (mut a, mut b) = pair(&under, 1500);
+        let size = under.fits(1500) - 50;
+        let whole = tcp(50_000, size);
+        a.send(0, std::slice::from_ref(&whole));
+        let got = b.receive(1);
+        let bytes: usize = got.iter().map(|(_, bytes, _)| bytes.len() - 54).sum();
+        assert_eq!(bytes, 50_000);
+        let [(_, bytes, offload)] = &got[..] else { panic!("{} frames", got.len()) };
+        assert_eq!((offload.gso(), offload.segment_size()), (Gso::Tcp4, size));
+        assert!(bytes[54..] == whole.0[54..]);
+    }
 }
 
 #[test]
 fn a_super_frame_of_longer_segments_than_fit_is_cut_smaller() {
-    for under in Under::both() {
+    for under in Under::all() {
         let (mut a, mut b) = pair(&under, 1400);
         a.send(0, &[tcp(20_000, 1448)]);
         let got = b.receive(1);
         assert_eq!(got.iter().map(|(_, bytes, _)| bytes.len() - 54).sum::<usize>(), 20_000);
         // Sockets put them together again, a network of ours does not.
-        let fits = |len: usize, size: u16| if size > 0 { size <= 1400 - 50 - 40 } else { len - 14 <= 1400 - 50 };
+        let mtu = under.fits(1400);
+        let fits = |len: usize, size: u16| if size > 0 { size <= mtu - 40 } else { len - 14 <= usize::from(mtu) };
         assert!(got.iter().all(|(_, bytes, offload)| fits(bytes.len(), offload.segment_size())));
     }
 }
 
 #[test]
 fn who_sends_what_does_not_fit_is_told_and_what_may_be_cut_is() {
-    for under in Under::both() {
+    for under in Under::all() {
         let (mut a, mut b) = pair(&under, 1500);
         let told = a.send(0, &[(udp(2, 1450, false, true), Offload::NONE)]);
         let error = &told[0];
-        assert_eq!((error[34], error[35], u16::from_be_bytes([error[40], error[41]])), (3, 4, 1450));
+        assert_eq!((error[34], error[35], u16::from_be_bytes([error[40], error[41]])), (3, 4, under.fits(1500)));
         assert_eq!((&error[..6], &error[26..34]), (&[2, 0, 0, 0, 0, 1][..], &[10, 0, 0, 2, 10, 0, 0, 1][..]));
         let told = a.send(0, &[(udp(2, 1450, true, true), Offload::NONE)]);
-        assert_eq!((told[0][54], u32::from_be_bytes(told[0][58..62].try_into().unwrap())), (2, 1450));
+        assert_eq!(
+            (told[0][54], u32::from_be_bytes(told[0][58..62].try_into().unwrap())),
+            (2, under.fits(1500).into())
+        );
         assert_eq!(a.drops(0, DropReason::MtuExceeded), 2);
         let may = udp(2, 2000, false, false);
         assert!(a.send(0, &[(may.clone(), Offload::NONE)]).is_empty());
@@ -107,14 +114,15 @@ fn who_sends_what_does_not_fit_is_told_and_what_may_be_cut_is() {
 
 #[test]
 fn fragments_are_as_long_as_the_path_takes_and_a_packet_without_one_is_counted() {
-    for under in Under::both() {
+    for under in Under::all() {
         let (mut a, mut b) = pair(&under, 9000);
         let may = udp(2, 20_000, false, false);
         assert!(a.send(0, &[(may.clone(), Offload::NONE)]).is_empty());
         let mut fragments = b.receive(3);
         fragments.sort_by_key(|(_, bytes, _)| u16::from_be_bytes([bytes[20] & 0x1f, bytes[21]]));
         let payload: Vec<u8> = fragments.iter().flat_map(|(_, bytes, _)| bytes[34..].to_vec()).collect();
-        assert!((fragments.len(), fragments[0].1.len()) == (3, 14 + 8948) && payload == may[34..]);
+        let longest = 34 + (usize::from(under.fits(9000)) - 20) / 8 * 8;
+        assert!((fragments.len(), fragments[0].1.len()) == (3, longest) && payload == may[34..]);
     }
     // More than the turn has room for.
     let (mut a, mut b) = pair(&Under::station(), 9000);
@@ -128,7 +136,7 @@ fn fragments_are_as_long_as_the_path_takes_and_a_packet_without_one_is_counted()
 
 #[test]
 fn a_broadcast_reaches_every_endpoint_once() {
-    for under in Under::both() {
+    for under in Under::all() {
         let [a, b, c] = [1, 2, 3].map(|n| address(n, false));
         let port = free_port(a);
         let mut hosts = [(a, [b, c]), (b, [a, c]), (c, [a, b])]
@@ -195,7 +203,7 @@ fn a_question_for_a_known_neighbour_is_answered_and_stays_here() {
 
 #[test]
 fn a_guest_that_is_announced_elsewhere_is_found_there_and_keeps_its_addresses() {
-    for under in Under::both() {
+    for under in Under::all() {
         let all @ [one, two, _] = [1, 2, 3].map(|n| address(n, false));
         let port = free_port(one);
         let others = |own: IpAddr| all.into_iter().filter(|other| *other != own).collect::<Vec<_>>();

@@ -22,6 +22,7 @@ mod overlay;
 mod own_ports;
 mod publish;
 mod reader;
+mod sealing;
 mod seat;
 mod segment;
 mod station;
@@ -39,6 +40,7 @@ pub use nat::{Nat, NatEngine, Proto, Publish, Target, Via};
 
 pub use network::MTU_MAX;
 pub use overlay::Vtep;
+pub use sealing::Sealing;
 pub use seat::Seat;
 pub use segment::{Segment, Vlan};
 pub use surroundings::Surroundings;

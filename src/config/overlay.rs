@@ -15,13 +15,43 @@ use super::{
     error::Fault,
     names::{Name, PortName},
     reader::{Entry, Section, nearest},
+    sealing::{self, Sealing},
     seat::{self, Seat},
     types::{Attach, Network, Port, Station, Tagging},
 };
 
-pub(super) const VTEP_KEYS: &[&str] =
-    &["local", "port", "encapsulation", "peers", "control", "speaker", "as", "network", "gateway", "mac", "checksum"];
-const OVERLAY_KEYS: &[&str] = &["vtep", "vni", "local", "peers", "group", "port", "anyone", "suppress", "stations"];
+pub(super) const VTEP_KEYS: &[&str] = &[
+    "local",
+    "port",
+    "encapsulation",
+    "peers",
+    "control",
+    "speaker",
+    "as",
+    "network",
+    "gateway",
+    "mac",
+    "checksum",
+    "key",
+    "key_file",
+    "wireguard_port",
+];
+const OVERLAY_KEYS: &[&str] = &[
+    "vtep",
+    "vni",
+    "local",
+    "peers",
+    "group",
+    "port",
+    "anyone",
+    "suppress",
+    "stations",
+    "key",
+    "key_file",
+    "wireguard_port",
+];
+/// Keys of an endpoint that a network may make along the way.
+const OWN_KEYS: &[&str] = &["port", "key", "key_file", "wireguard_port"];
 const ENCAPSULATIONS: [(&str, Encapsulation); 2] = [("vxlan", Encapsulation::Vxlan), ("geneve", Encapsulation::Geneve)];
 
 /// A tunnel endpoint of this host.
@@ -45,6 +75,21 @@ pub struct Vtep {
     /// Who tells where stations are (`control = "evpn"`). Default: nobody, and that is learnt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evpn: Option<Evpn>,
+    /// What it seals its packets with. Default: none, they are open.
+    #[serde(flatten)]
+    pub seal: Option<Sealing>,
+}
+
+impl Vtep {
+    /// The UDP port that it has on this host.
+    pub fn udp(&self) -> u16 {
+        self.seal.as_ref().map_or(self.port, |seal| seal.wireguard_port)
+    }
+
+    /// Bytes of the underlay's packets around an inner IP packet.
+    pub fn around(&self) -> u16 {
+        overlay::vtep::overhead(self.local.is_ipv4(), self.seal.is_some()) + 14
+    }
 }
 
 /// A speaker of BGP on this host, which tells where stations are.
@@ -100,20 +145,22 @@ pub(super) fn read_vteps(root: &Section<'_>, reading: &mut Reading) -> Result<Ve
         let encapsulation = section.map("encapsulation", |entry| entry.choice(&ENCAPSULATIONS))?.unwrap_or_default();
         let port = section.map("port", udp_port)?.unwrap_or(encapsulation.port());
         let name = name.to_string();
-        let mut vtep = Vtep { name, local, port, encapsulation, peers: Arc::default(), seat, evpn: None };
-        vtep.peers = section.map("peers", |entry| peers(entry, &vtep))?.unwrap_or_default();
+        let seal = sealing::read(&section)?;
+        let mut vtep = Vtep { name, local, port, encapsulation, peers: Arc::default(), seat, evpn: None, seal };
+        vtep.peers = section.map("peers", |entry| peers(entry, &mut vtep))?.unwrap_or_default();
         let given = section.get("local").unwrap_or_else(|| entry.clone());
         reading.claims.claim("address of a tunnel endpoint", at(&vtep), &format!("[vteps.{}]", vtep.name), &given)?;
         let choices = [("static", false), ("evpn", true)];
         let evpn = section.map("control", |entry| entry.choice(&choices))?.unwrap_or(false);
         vtep.evpn = self::evpn(&section, encapsulation, evpn)?;
+        sealing::check(&section, &vtep)?;
         all.push(vtep);
     }
     Ok(all)
 }
 
 fn at(vtep: &Vtep) -> String {
-    let at = std::net::SocketAddr::new(vtep.local, vtep.port);
+    let at = std::net::SocketAddr::new(vtep.local, vtep.udp());
     // An address in a network of ours is none of the host's.
     vtep.seat.as_ref().map_or_else(|| at.to_string(), |seat| format!("{at} in network {}", seat.network))
 }
@@ -194,7 +241,8 @@ pub(super) fn read(
     };
     // What is out of range is told before what is not there.
     let number = number.map(|entry| entry.integer(1u32, 16_777_215).map(|number| (entry, number))).transpose()?;
-    let vtep = endpoint(&inner, vteps, reading, network)?;
+    let mut vtep = endpoint(&inner, vteps, reading, network)?;
+    sealing::check_overlay(&inner, &vtep)?;
     let vlans = vlans.map(|entry| entry.named()).transpose()?.unwrap_or_default();
     // A VLAN that has the network's own number is the one that stretches.
     let own =
@@ -207,7 +255,11 @@ pub(super) fn read(
         let vlan: Vid = vlan.parse().map_err(|error: wire::AddrError| element.key_fault(error.to_string()))?;
         segments.push(Stretch { vlan: Some(vlan), vni: vni(&element, &vtep, network, reading)? });
     }
-    let peers = inner.map("peers", |entry| peers(entry, &vtep))?;
+    let peers = inner.map("peers", |entry| peers(entry, &mut vtep))?;
+    // The keys that it gives are known to all networks of the endpoint.
+    if let Some(known) = vteps.iter_mut().find(|known| known.name == vtep.name && vtep.seal.is_some()) {
+        known.seal.clone_from(&vtep.seal);
+    }
     let anyone = inner.map("anyone", Entry::boolean)?.unwrap_or(false);
     let group = inner.map("group", |entry| group(entry, &vtep))?;
     if let (Some(_), Some(entry)) = (&group, inner.get("peers")) {
@@ -237,12 +289,12 @@ fn group(entry: &Entry<'_>, vtep: &Vtep) -> Result<IpAddr, Fault> {
     Ok(group)
 }
 
-fn peers(entry: &Entry<'_>, vtep: &Vtep) -> Result<Arc<[IpAddr]>, Fault> {
+fn peers(entry: &Entry<'_>, vtep: &mut Vtep) -> Result<Arc<[IpAddr]>, Fault> {
     entry.list()?.iter().map(|peer| self::peer(peer, vtep)).collect()
 }
 
-fn peer(entry: &Entry<'_>, vtep: &Vtep) -> Result<IpAddr, Fault> {
-    let peer = address(entry)?;
+fn peer(entry: &Entry<'_>, vtep: &mut Vtep) -> Result<IpAddr, Fault> {
+    let peer = sealing::peer(entry, vtep)?;
     if peer == vtep.local {
         let what = format!("{peer} is this host's own tunnel endpoint; `peers` names the other hosts only");
         return Err(entry.fault(what));
@@ -267,27 +319,31 @@ fn endpoint(
         (None, Some(entry)) => {
             let local = address(&entry)?;
             let port = section.map("port", udp_port)?.unwrap_or(Encapsulation::Vxlan.port());
-            if let Some(known) =
-                vteps.iter().find(|vtep| vtep.seat.is_none() && (vtep.local, vtep.port) == (local, port))
-            {
+            let seal = sealing::read(section)?;
+            let known = vteps.iter().find(|vtep| vtep.seat.is_none() && (vtep.local, vtep.port) == (local, port));
+            if let Some(known) = known {
+                sealing::same(section, known, seal.as_ref())?;
                 return Ok(known.clone());
             }
             let mut vtep = Vtep {
-                name: String::new(),
+                name: std::net::SocketAddr::new(local, port).to_string(),
                 local,
                 port,
                 encapsulation: Encapsulation::Vxlan,
                 peers: Arc::default(),
                 seat: None,
                 evpn: None,
+                seal: None,
             };
-            vtep.name = at(&vtep);
+            vtep.seal = seal;
             reading.claims.claim("address of a tunnel endpoint", at(&vtep), &format!("network {network}"), &entry)?;
             vteps.push(vtep.clone());
             Ok(vtep)
         }
-        (Some(vtep), None) => match section.get("port") {
-            Some(port) => Err(port.key_fault("`port` belongs to the tunnel endpoint; set it in [vteps]")),
+        (Some(vtep), None) => match OWN_KEYS.iter().find_map(|key| Some((key, section.get(key)?))) {
+            Some((key, own)) => {
+                Err(own.key_fault(format!("`{key}` belongs to the tunnel endpoint; set it in [vteps]")))
+            }
             None => known_vtep(&vtep, vteps),
         },
     }

@@ -52,11 +52,10 @@ fn of(config: &Config, vtep: &Vtep) -> Option<Check> {
         ways.iter().filter(|(_, way)| matches!(way, Way::Silent(_))).map(|(peer, _)| peer.to_string()).collect();
     if let Some(least) = narrow.iter().map(|(_, mtu)| *mtu).min() {
         let named: Vec<String> = narrow.iter().map(|(peer, mtu)| format!("{peer} ({mtu} bytes arrive)")).collect();
-        let around = if vtep.local.is_ipv4() { 50 } else { 70 };
         let detail = format!("a black hole: packets that the route takes are lost on the way to {}", some(&named));
         let remedy = format!(
             "mend the MTU of the links between, or give the networks mtu = {}; a daemon that runs finds it by itself",
-            least.saturating_sub(around)
+            least.saturating_sub(vtep.around())
         );
         return Some(Check::wrong(name, State::Problem, detail, remedy));
     }

@@ -2,12 +2,12 @@
 //!
 //! Invariant: where no daemon answers there is nothing to check. Read first: [`super`], [`crate::client`].
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use super::{Check, State};
 use crate::{
     client,
-    model::{Flapping, NetworkStatus},
+    model::{Flapping, NetworkStatus, PeerEntry},
 };
 
 /// One check for each network: does it have a loop outside?
@@ -42,9 +42,41 @@ fn of(network: &NetworkStatus) -> Check {
     Check::wrong(name, State::Problem, detail, remedy)
 }
 
+/// One check for each sealed tunnel endpoint: has it a session with each of the others?
+pub(super) fn seals(socket: &Path) -> Vec<Check> {
+    if !socket.exists() {
+        return Vec::new();
+    }
+    let Ok((_, peers)) = client::ask::<Vec<PeerEntry>>(socket, "/v1/peers") else { return Vec::new() };
+    let mut by_vtep: BTreeMap<&str, BTreeMap<&str, bool>> = BTreeMap::new();
+    for peer in peers.iter().filter(|peer| peer.sealed) {
+        by_vtep.entry(&peer.vtep).or_default().insert(&peer.address, peer.session_s.is_some());
+    }
+    by_vtep.iter().map(|(vtep, peers)| seal(vtep, peers)).collect()
+}
+
+fn seal(vtep: &str, peers: &BTreeMap<&str, bool>) -> Check {
+    let name = format!("seals of {vtep}");
+    let without: Vec<&str> = peers.iter().filter(|(_, has)| !**has).map(|(address, _)| *address).collect();
+    if without.is_empty() {
+        return Check::fine(name, format!("a session with each of {} endpoints", peers.len()));
+    }
+    let detail = format!("no session with {}", without.join(", "));
+    let remedy = "is a daemon running there, does its firewall let UDP of `wireguard_port` in, and does each host have the other's public key \
+                  (`trunkline check` shows a host's own)? A session of which nothing was made use for long ends, too";
+    Check::wrong(name, State::Warning, detail, remedy)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_has_no_session_is_named() {
+        let check = seal("main", &[("192.0.2.2", true), ("192.0.2.3", false)].into());
+        assert_eq!((check.state, check.detail.as_str()), (State::Warning, "no session with 192.0.2.3"));
+        assert_eq!(seal("main", &[("192.0.2.2", true)].into()).state, State::Ok);
+    }
 
     #[test]
     fn a_loop_is_told_with_network_address_and_both_ports() {

@@ -148,6 +148,8 @@ reasons! {
     OuterFragment = "outer_fragment",
     /// A frame to a tunnel endpoint on a network of ours that it does not take: no packet of a tunnel, no message to it.
     NotForTunnel = "not_for_tunnel",
+    /// A packet to a sealed tunnel that was not sealed by its sender, was seen before, or whose sender has made no session.
+    BadSeal = "bad_seal",
 }
 
 impl DropReason {

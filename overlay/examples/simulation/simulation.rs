@@ -192,6 +192,7 @@ impl Simulation {
                 local: address(host),
                 port: 4789,
                 encapsulation: Encapsulation::Vxlan,
+                sealed: false,
                 networks,
                 mtu: 1500,
                 stations: plan.stations,

@@ -4,13 +4,19 @@
 
 use std::io;
 
-use sys::inet::udp::{Datagrams, Outgoing, SendBatch};
-use wire::{Context, DropReason, Frame, NicId};
+use sys::{
+    Lent,
+    inet::udp::{BATCH, Datagrams, Outgoing, RecvBatch, SendBatch},
+};
+use wire::{Context, DropReason, Instant, NicId};
 
-use crate::{encap::HEADER, remotes::RemoteId};
+use crate::{
+    remotes::RemoteId,
+    vtep::{LEAST, Vtep},
+};
 
 /// Linux's number of "message too long" (errno(3)).
-pub(super) const EMSGSIZE: i32 = 90;
+const EMSGSIZE: i32 = 90;
 /// Of "input/output error" and "invalid argument", which the kernel says where it cannot cut datagrams for a device.
 const CANNOT_CUT: [i32; 2] = [5, 22];
 /// Datagrams that the kernel cuts out of one, at most (UDP_MAX_SEGMENTS of the oldest kernels that can), and their bytes.
@@ -47,53 +53,92 @@ pub(super) struct Door {
 }
 
 /// One packet.
-pub(super) struct Leaving<'p> {
+#[derive(Clone, Copy)]
+pub(super) struct Leaving {
     pub(super) remote: RemoteId,
     pub(super) how: Outgoing,
     pub(super) nic: NicId,
-    pub(super) frame: &'p Frame,
+    /// Frames that it carries, one or none, and their bytes.
+    pub(super) frames: u32,
+    pub(super) bytes: usize,
+}
+
+/// Where the bytes of a packet are.
+pub(super) enum Contents<'p> {
+    /// In a frame.
+    Frame(&'p [u8], &'p [Lent]),
+    /// So many in the room that [`Door::room`] gave.
+    Room(usize),
+}
+
+impl Contents<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Contents::Frame(front, body) => front.len() + body.iter().map(Lent::len).sum::<usize>(),
+            Contents::Room(len) => *len,
+        }
+    }
 }
 
 impl Door {
     pub(super) fn new(socket: Datagrams) -> Door {
-        let carried = Vec::with_capacity(sys::inet::udp::BATCH);
-        Door { socket, batch: SendBatch::default(), carried, run: None, cuts: true }
+        Door::with(socket, SendBatch::default())
+    }
+
+    /// One that gives room for packets.
+    pub(super) fn with_room(socket: Datagrams, bytes: usize) -> Door {
+        Door::with(socket, SendBatch::with_room(bytes))
+    }
+
+    fn with(socket: Datagrams, batch: SendBatch) -> Door {
+        let carried = Vec::with_capacity(BATCH);
+        Door { socket, batch, carried, run: None, cuts: true }
     }
 
     pub(super) fn socket(&self) -> &Datagrams {
         &self.socket
     }
 
+    /// Room for a packet, where it is put from; nothing when there is none before the next [`Door::flush`].
+    pub(super) fn room(&mut self, len: usize) -> Option<&mut [u8]> {
+        if self.batch.len() < BATCH { self.batch.room(len) } else { None }
+    }
+
     /// Puts a packet into the batch; false when there is no room for it.
-    pub(super) fn put(&mut self, cx: &Context, packet: &Leaving) -> bool {
-        let head = cx.heads.get(packet.frame);
-        let (front, pieces) = (head.bytes(), || cx.heads.body(packet.frame).iter().copied());
-        let len = head.len();
+    pub(super) fn put(&mut self, packet: Leaving, contents: &Contents) -> bool {
+        let len = contents.len();
         if let Some(run) = &mut self.run
             && self.cuts
             && (run.remote, run.nic, run.tos) == (packet.remote, packet.nic, packet.how.tos)
             && len <= run.size
             && run.count < MOST_CUT
             && run.bytes + len <= MOST_BYTES
-            && self.batch.join(front, pieces())
+            && match contents {
+                Contents::Frame(front, body) => self.batch.join(front, body.iter().copied()),
+                Contents::Room(len) => self.batch.join_room(*len, std::iter::empty()),
+            }
         {
             run.count += 1;
             run.bytes += len;
             if let Some(carried) = self.carried.last_mut() {
-                carried.frames += 1;
-                carried.bytes += (len - HEADER) as u32;
+                carried.frames += packet.frames;
+                carried.bytes += packet.bytes as u32;
             }
             // A shorter one is the last.
             self.run = self.run.filter(|run| len == run.size);
             return true;
         }
         let how = Outgoing { segment: if self.cuts { len as u16 } else { 0 }, ..packet.how };
-        if !self.batch.push(&self.socket, how, front, pieces()) {
+        let pushed = match contents {
+            Contents::Frame(front, body) => self.batch.push(&self.socket, how, front, body.iter().copied()),
+            Contents::Room(len) => self.batch.push_room(&self.socket, how, *len),
+        };
+        if !pushed {
             return false;
         }
         self.run =
             Some(Run { remote: packet.remote, nic: packet.nic, tos: packet.how.tos, size: len, bytes: len, count: 1 });
-        self.carried.push(Carried { nic: packet.nic, frames: 1, bytes: (len - HEADER) as u32 });
+        self.carried.push(Carried { nic: packet.nic, frames: packet.frames, bytes: packet.bytes as u32 });
         true
     }
 
@@ -151,5 +196,18 @@ impl Door {
         self.carried.clear();
         self.run = None;
         failed
+    }
+}
+
+/// Takes errors that came back for what a socket has sent: paths that are narrower than was thought.
+#[cold]
+pub(super) fn hear_errors(errors: &mut RecvBatch, socket: &Datagrams, vtep: &mut Vtep, now: Instant) {
+    // As many as an underlay may cause in a tick; what is left is read the next time.
+    for _ in 0..64 {
+        let Ok(Some(error)) = errors.error(socket) else { break };
+        // The kernel has looked at it. Should a link of this host be narrower than that, what does not fit is still counted.
+        if let (EMSGSIZE, Some(to), Ok(mtu)) = (error.errno, error.to, u16::try_from(error.info)) {
+            vtep.narrows(to.ip(), mtu.max(LEAST), now);
+        }
     }
 }

@@ -14,7 +14,7 @@ use crate::{
 pub(crate) const ECN: u8 = 3;
 const ECT1: u8 = 1;
 const ECT0: u8 = 2;
-const CE: u8 = 3;
+pub(crate) const CE: u8 = 3;
 
 /// Who was heard last in a run of packets from one sender.
 pub(crate) struct Heard {

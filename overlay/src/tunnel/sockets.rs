@@ -9,29 +9,25 @@
 
 use std::{io, net::SocketAddr, os::fd::AsRawFd};
 
-use sys::{
-    Lent,
-    inet::udp::{Datagrams, Kind, LendBatch, Lending, Outgoing, RecvBatch},
-};
-use wire::{Accepts, Context, DropReason, Instant, NicId, Origin, Wake, coalesce::Coalesce};
+use sys::inet::udp::{Datagrams, Kind, LendBatch, Lending, Outgoing, RecvBatch};
+use wire::{Accepts, Context, DropReason, Instant, NicId, Wake};
 
 use super::{
     TTL,
-    door::{Door, EMSGSIZE, Leaving},
-    inward::{ECN, Heard, deliver, listen},
+    door::{Contents, Door, Leaving, hear_errors},
+    inward::{ECN, Heard},
     outward::{Packet, Underlay},
+    unwrap::Unwrap,
 };
 use crate::{
     encap::HEADER,
-    vtep::{Inward, LEAST, Sender, Vtep, Way},
+    vtep::{Vtep, Way},
 };
 
 /// Packets of the underlay taken in one go: as many as the frames of them find room for, if none is a run.
 const MOST: usize = 32;
 /// Frames made of them in one turn, at most.
 const ROUND: usize = 256;
-/// Bytes that say whose a packet is and where its frame goes.
-const FRONT: usize = 8 + 64;
 
 /// See the module's documentation.
 pub(super) struct Sockets {
@@ -39,7 +35,7 @@ pub(super) struct Sockets {
     inbound: Vec<Datagrams>,
     doors: Vec<Door>,
     batch: LendBatch,
-    coalesce: Coalesce,
+    unwrap: Unwrap,
     /// Errors that came back.
     errors: RecvBatch,
 }
@@ -74,11 +70,15 @@ impl Underlay for Sockets {
                 continue;
             };
             let how = Outgoing { to: (address, vtep.port()).into(), ttl: TTL, tos, segment: 0 };
-            let packet = Leaving { remote, how, nic, frame: &frame };
+            let head = cx.heads.get(&frame);
+            let packet = Leaving { remote, how, nic, frames: 1, bytes: head.len() - HEADER };
+            let put = |door: &mut Door, cx: &Context| {
+                door.put(packet, &Contents::Frame(cx.heads.get(&frame).bytes(), cx.heads.body(&frame)))
+            };
             // A batch that is full makes room by being sent.
-            if !door.put(cx, &packet) {
+            if !put(door, cx) {
                 door.flush(cx);
-                lost += usize::from(!door.put(cx, &packet));
+                lost += usize::from(!put(door, cx));
             }
         }
         // Each packet is a frame of its own to the books, those too that did not find room.
@@ -119,7 +119,7 @@ impl Sockets {
             inbound,
             doors: (0..sources.max(1)).map(door).collect::<io::Result<_>>()?,
             batch: LendBatch::default(),
-            coalesce: Coalesce::default(),
+            unwrap: Unwrap::default(),
             errors: RecvBatch::default(),
         })
     }
@@ -136,7 +136,7 @@ impl Sockets {
     }
 
     /// Says what to sleep on. Errors are no reason to wake up: the next packet that is sent fails by them, and is sent again once they are heard.
-    pub(super) fn wake(&mut self, wake: &mut Wake) {
+    pub(super) fn wake(&self, wake: &mut Wake) {
         wake.readable.extend(self.inbound.iter().map(AsRawFd::as_raw_fd));
     }
 
@@ -144,16 +144,7 @@ impl Sockets {
     #[cold]
     pub(super) fn hear_errors(&mut self, vtep: &mut Vtep, now: Instant) {
         let sockets = self.inbound.iter().chain(self.doors.iter().map(Door::socket));
-        for socket in sockets {
-            // As many as an underlay may cause in a tick; what is left is read the next time.
-            for _ in 0..64 {
-                let Ok(Some(error)) = self.errors.error(socket) else { break };
-                // The kernel has looked at it. Should a link of this host be narrower than that, what does not fit is still counted.
-                if let (EMSGSIZE, Some(to), Ok(mtu)) = (error.errno, error.to, u16::try_from(error.info)) {
-                    vtep.narrows(to.ip(), mtu.max(LEAST), now);
-                }
-            }
-        }
+        sockets.for_each(|socket| hear_errors(&mut self.errors, socket, vtep, now));
     }
 
     /// Takes what has arrived, as far as there is room for frames.
@@ -205,50 +196,8 @@ impl Sockets {
             let len = size.min(packet.bytes.len() - at);
             let Some(bytes) = packet.bytes.part(at, len) else { break };
             at += len;
-            let mut front = [0; FRONT];
-            let near = cx.arena.read(bytes, &mut front);
-            let front = front.get(..near).unwrap_or_default();
-            let inward = match vtep.accept(heard.sender, front, len) {
-                Ok(inward) => inward,
-                Err(reason) => {
-                    cx.nic = nics.first().copied().unwrap_or(cx.nic);
-                    cx.lost(reason);
-                    continue;
-                }
-            };
-            if let Err(reason) = heard.hear(cx, vtep, inward.network, front.get(inward.at..).unwrap_or_default()) {
-                cx.nic = nics.get(usize::from(inward.network.0)).copied().unwrap_or(cx.nic);
-                cx.lost(reason);
-                continue;
-            }
-            if vtep.looks(inward.network)
-                && let Some(inner) = bytes.part(inward.at, bytes.len() - inward.at)
-            {
-                let mut front = [0; wire::HEAD_BYTES];
-                let near = cx.arena.read(inner, &mut front);
-                listen(cx, vtep, inward.network, heard.sender, front.get(..near).unwrap_or_default());
-            }
-            let mtu = match heard.sender {
-                Sender::Known(id) => vtep.inner_mtu(id),
-                Sender::Stranger(_) => u16::MAX,
-            };
-            let Some(nic) = nics.get(usize::from(inward.network.0)).copied() else { continue };
-            let origin = Origin { nic, lane: heard.lane() };
-            self.unwrap(cx, origin, inward, bytes, mtu, packet.tos & ECN);
+            self.unwrap.take(cx, (vtep, nics), &mut heard, bytes, packet.tos & ECN);
         }
-        if let Some(frame) = self.coalesce.finish(cx) {
-            deliver(cx, frame, packet.tos & ECN);
-        }
-    }
-
-    /// Makes a frame of a packet.
-    fn unwrap(&mut self, cx: &mut Context, origin: Origin, inward: Inward, bytes: Lent, mtu: u16, mark: u8) {
-        cx.nic = origin.nic;
-        let Some(inner) = bytes.part(inward.at, bytes.len() - inward.at) else { return cx.lost(DropReason::Runt) };
-        match self.coalesce.push(cx, origin, inner, mtu) {
-            Ok(Some(frame)) => deliver(cx, frame, mark),
-            Ok(None) => {}
-            Err(reason) => cx.lost(reason),
-        }
+        self.unwrap.finish(cx, packet.tos & ECN);
     }
 }

@@ -34,6 +34,8 @@ pub struct VtepConfig {
     pub port: u16,
     /// How frames are wrapped.
     pub encapsulation: Encapsulation,
+    /// Packets are sealed, and so longer.
+    pub sealed: bool,
     /// Its networks.
     pub networks: Vec<NetworkConfig>,
     /// The longest IP packet of the underlay until an endpoint's path is known, in bytes.

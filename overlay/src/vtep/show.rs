@@ -35,6 +35,8 @@ impl Vtep {
                     macs: behind.get(&(id, remote)).copied().unwrap_or(0),
                     mtu: self.inner_mtu(remote),
                     silent: known.heard.map(|heard| now.since(heard)),
+                    sealed: self.sealed,
+                    session: known.session,
                     source: network.source(remote),
                 })
             })

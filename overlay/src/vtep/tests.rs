@@ -28,6 +28,7 @@ fn config(networks: Vec<NetworkConfig>) -> VtepConfig {
         local: LOCAL,
         port: 4789,
         encapsulation: Encapsulation::Vxlan,
+        sealed: false,
         networks,
         mtu: 1500,
         stations: 64,

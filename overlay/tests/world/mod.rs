@@ -1,4 +1,5 @@
-//! Tunnel ports in virtual time, on either kind of underlay: sockets on loopback addresses, or a hub that stands for a network of ours.
+//! Tunnel ports in virtual time, on every kind of underlay: sockets on loopback addresses, open and sealed, or a hub that stands for a network of
+//! ours.
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, dead_code)]
 
@@ -11,7 +12,9 @@ use std::{
     time::Duration,
 };
 
-use overlay::{Encapsulation, NetworkConfig, StationConfig, TunnelConfig, TunnelPort, Vtep, VtepConfig};
+use overlay::{
+    Encapsulation, NetworkConfig, Seal, StationConfig, TunnelConfig, TunnelPort, Vtep, VtepConfig, keys::PrivateKey,
+};
 use wire::{Burst, Context, DropReason, Gso, Instant, Mac, NicId, Offload, Origin, Port, Sizes, Vni};
 
 /// A frame and what it owes.
@@ -24,6 +27,7 @@ pub type Hub = Rc<RefCell<Vec<VecDeque<Owing>>>>;
 #[derive(Clone)]
 pub enum Under {
     Sockets,
+    Sealed,
     Station { hub: Hub, checksum: bool },
 }
 
@@ -32,8 +36,13 @@ impl Under {
         Under::Station { hub: Hub::default(), checksum: false }
     }
 
-    pub fn both() -> [Under; 2] {
-        [Under::Sockets, Under::station()]
+    pub fn all() -> [Under; 3] {
+        [Under::Sockets, Under::Sealed, Under::station()]
+    }
+
+    /// The longest inner IP packet where the underlay takes one of `mtu` bytes.
+    pub fn fits(&self, mtu: u16) -> u16 {
+        mtu - overlay::vtep::overhead(true, matches!(self, Under::Sealed)) - 14
     }
 }
 
@@ -73,6 +82,11 @@ pub fn mac_of(address: IpAddr) -> Mac {
     Mac::new([2, 0x55, 0, 0, 0, last])
 }
 
+/// The key of the endpoint with this address.
+pub fn key_of(address: IpAddr) -> PrivateKey {
+    PrivateKey::new([mac_of(address).bytes()[5]; 32])
+}
+
 pub fn address(n: u8, v6: bool) -> IpAddr {
     // Of IPv6 there is one loopback address only, so that it is for stations.
     if v6 { format!("fd09::{n:x}").parse().unwrap() } else { [127, 0, 9, n].into() }
@@ -100,6 +114,7 @@ pub fn host(under: &Under, local: IpAddr, port: u16, mtu: u16, networks: &[Net])
         local,
         port,
         encapsulation: Encapsulation::Vxlan,
+        sealed: matches!(under, Under::Sealed),
         networks: networks.iter().map(network).collect(),
         mtu,
         stations: 1024,
@@ -111,6 +126,14 @@ pub fn host(under: &Under, local: IpAddr, port: u16, mtu: u16, networks: &[Net])
     let vtep = Vtep::new(config).unwrap();
     let (mut port, hub) = match under {
         Under::Sockets => (TunnelPort::open(vtep, TunnelConfig::default()).unwrap(), None),
+        Under::Sealed => {
+            let mut peers: Vec<IpAddr> = networks.iter().flat_map(|net| net.peers.iter().copied()).collect();
+            peers.sort_unstable();
+            peers.dedup();
+            let peers = peers.into_iter().map(|peer| (peer, key_of(peer).public())).collect();
+            let seal = Seal { key: key_of(local), port: 4789, peers };
+            (TunnelPort::sealed(vtep, TunnelConfig::default(), seal).unwrap(), None)
+        }
         Under::Station { hub, checksum } => {
             let prefix = if local.is_ipv4() { 24 } else { 64 };
             let gateway = if local.is_ipv4() { [127, 0, 9, 254].into() } else { "fd09::fe".parse().unwrap() };
@@ -127,13 +150,11 @@ pub fn host(under: &Under, local: IpAddr, port: u16, mtu: u16, networks: &[Net])
     Host { port, cx, now: Instant::START + Duration::from_secs(10), hub }
 }
 
-/// Has hosts in one network find each other.
+/// Has hosts find each other: in one network, or for their sessions.
 pub fn settle(hosts: &mut [&mut Host]) {
-    for _ in 0..3 {
+    for _ in 0..4 {
         for host in &mut *hosts {
-            if host.hub.is_some() {
-                host.turn();
-            }
+            host.turn();
         }
     }
 }
@@ -185,6 +206,7 @@ impl Host {
         let mut burst = Burst::default();
         self.port.receive(&mut self.cx, &mut burst).unwrap();
         assert!(burst.is_empty());
+        self.port.release(&mut self.cx).unwrap();
         let mut all = self.answers();
         let waiting: Vec<Owing> = match &self.hub {
             Some((hub, own)) => hub.borrow_mut()[*own].drain(..).collect(),

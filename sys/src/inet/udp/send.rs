@@ -68,19 +68,24 @@ unsafe impl Send for SendBatch {}
 
 impl Default for SendBatch {
     fn default() -> Self {
+        SendBatch::with_room(BATCH * FRONT)
+    }
+}
+
+impl SendBatch {
+    /// A batch with so many bytes of its own: for first bytes of datagrams that are joined to others, and for what [`SendBatch::room`] is asked for.
+    pub fn with_room(own: usize) -> SendBatch {
         SendBatch {
             messages: (0..BATCH).map(|_| NO_MESSAGE).collect(),
             len: 0,
             parts_of: Vec::with_capacity(PARTS),
-            own: vec![0; BATCH * FRONT].into(),
+            own: vec![0; own].into(),
             own_len: 0,
             headers: (0..BATCH).map(|_| MaybeUninit::uninit()).collect(),
             parts: (0..PARTS + BATCH).map(|_| MaybeUninit::uninit()).collect(),
         }
     }
-}
 
-impl SendBatch {
     /// Datagrams in it.
     pub fn len(&self) -> usize {
         self.len
@@ -102,27 +107,57 @@ impl SendBatch {
     /// no room, or nothing to make longer.
     #[must_use]
     pub fn join(&mut self, front: &[u8], pieces: impl Iterator<Item = Lent>) -> bool {
+        let Some(place) = self.room(front.len()) else { return false };
+        place.copy_from_slice(front);
+        self.join_room(front.len(), pieces)
+    }
+
+    /// The next `len` bytes of its own, to be filled for [`SendBatch::push_room`] or [`SendBatch::join_room`]; nothing when they are used up.
+    pub fn room(&mut self, len: usize) -> Option<&mut [u8]> {
+        self.own.get_mut(self.own_len..)?.get_mut(..len)
+    }
+
+    /// [`SendBatch::join`] of the first `len` bytes of what [`SendBatch::room`] gave, and the pieces.
+    #[must_use]
+    pub fn join_room(&mut self, len: usize, pieces: impl Iterator<Item = Lent>) -> bool {
         let Some(last) = self.len.checked_sub(1) else { return false };
         let (before, at) = (self.parts_of.len(), self.own_len);
-        let Some(place) = self.own.get_mut(at..at + front.len()) else { return false };
-        place.copy_from_slice(front);
+        if at + len > self.own.len() {
+            return false;
+        }
         let Some(message) = self.messages.get_mut(last) else { return false };
         // Bytes of our own that lie behind each other are one part.
         let joined = message.parts.0 < before;
+        let mut longer = false;
         match self.parts_of.last_mut().filter(|_| joined) {
-            Some(Part::Own(start, len)) if *start + *len == at => *len += front.len(),
+            Some(Part::Own(start, own)) if *start + *own == at => {
+                *own += len;
+                longer = true;
+            }
             _ if before == PARTS => return false,
-            _ => self.parts_of.push(Part::Own(at, front.len())),
+            _ => self.parts_of.push(Part::Own(at, len)),
         }
         for piece in pieces {
             if self.parts_of.len() == PARTS {
+                // As it was.
+                self.parts_of.truncate(before);
+                if let Some(Part::Own(_, own)) = self.parts_of.last_mut().filter(|_| longer) {
+                    *own -= len;
+                }
                 return false;
             }
             self.parts_of.push(Part::Lent(piece));
         }
-        self.own_len = at + front.len();
+        self.own_len = at + len;
         message.parts.1 = self.parts_of.len();
         true
+    }
+
+    /// Adds a datagram of the first `len` bytes of what [`SendBatch::room`] gave, for `socket`; false when there is no room.
+    #[must_use]
+    pub fn push_room(&mut self, socket: &Datagrams, how: Outgoing, len: usize) -> bool {
+        let fits = self.own_len + len <= self.own.len() && self.parts_of.len() < PARTS;
+        fits && self.push(socket, how, &[], std::iter::empty()) && self.join_room(len, std::iter::empty())
     }
 
     /// Adds a datagram of `front` and then the pieces, for `socket`; false when there is no room, or `front` is longer than [`FRONT`].
