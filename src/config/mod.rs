@@ -13,6 +13,7 @@ mod behind;
 mod bridged;
 mod claims;
 mod error;
+mod evpn;
 mod guest;
 mod host;
 pub mod names;

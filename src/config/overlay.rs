@@ -3,7 +3,7 @@
 //! Invariant: a VNI is one network of one tunnel endpoint, an endpoint has a local address and port of its own, and its peers are other hosts that
 //! can be reached from it. Read first: RFC 7348 sections 4 and 5 (VXLAN), RFC 8365 (EVPN for overlays).
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use overlay::Encapsulation;
 use serde::Serialize;
@@ -13,6 +13,7 @@ use super::{
     Reading,
     behind::{self, Behind},
     error::Fault,
+    evpn::{self, Evpn},
     names::{Name, PortName},
     reader::{Entry, Section, nearest},
     sealing::{self, Sealing},
@@ -92,16 +93,6 @@ impl Vtep {
     }
 }
 
-/// A speaker of BGP on this host, which tells where stations are.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Evpn {
-    /// The unix socket of its API.
-    pub speaker: PathBuf,
-    /// The number of its autonomous system.
-    #[serde(rename = "as")]
-    pub asn: u32,
-}
-
 /// How a network stretches to other hosts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Overlay {
@@ -150,9 +141,7 @@ pub(super) fn read_vteps(root: &Section<'_>, reading: &mut Reading) -> Result<Ve
         vtep.peers = section.map("peers", |entry| peers(entry, &mut vtep))?.unwrap_or_default();
         let given = section.get("local").unwrap_or_else(|| entry.clone());
         reading.claims.claim("address of a tunnel endpoint", at(&vtep), &format!("[vteps.{}]", vtep.name), &given)?;
-        let choices = [("static", false), ("evpn", true)];
-        let evpn = section.map("control", |entry| entry.choice(&choices))?.unwrap_or(false);
-        vtep.evpn = self::evpn(&section, encapsulation, evpn)?;
+        vtep.evpn = evpn::read(&section, encapsulation)?;
         sealing::check(&section, &vtep)?;
         all.push(vtep);
     }
@@ -175,32 +164,6 @@ pub(super) fn of_one_host(entry: &Entry<'_>, address: IpAddr) -> Result<IpAddr, 
         return Err(entry.fault(format!("{address} is not the address of one host")));
     }
     Ok(address)
-}
-
-fn evpn(section: &Section<'_>, encapsulation: Encapsulation, wanted: bool) -> Result<Option<Evpn>, Fault> {
-    if !wanted {
-        return match section.get("speaker").or_else(|| section.get("as")) {
-            Some(entry) => Err(entry.key_fault("`speaker` and `as` belong to control = \"evpn\"; give it too")),
-            None => Ok(None),
-        };
-    }
-    let entry = section.need("speaker", "control = \"evpn\" needs speaker, for example \"unix:///run/gobgpd.sock\"")?;
-    let speaker = speaker(&entry)?;
-    let asn = section.need("as", "control = \"evpn\" needs as, the number of the autonomous system")?;
-    let asn = asn.integer(1u32, u32::MAX)?;
-    if encapsulation != Encapsulation::Vxlan {
-        return Err(section.fault("control = \"evpn\" announces VXLAN; leave `encapsulation` out"));
-    }
-    Ok(Some(Evpn { speaker, asn }))
-}
-
-/// Over the network its API asks nobody who he is, so it is a socket of this host.
-fn speaker(entry: &Entry<'_>) -> Result<PathBuf, Fault> {
-    let text = entry.text()?;
-    match text.strip_prefix("unix://").map(PathBuf::from) {
-        Some(path) if path.is_absolute() => Ok(path),
-        _ => Err(entry.fault(format!("`{text}` is not a speaker; write unix:// and the path of gobgpd's socket"))),
-    }
 }
 
 fn udp_port(entry: &Entry<'_>) -> Result<u16, Fault> {
@@ -478,26 +441,6 @@ mod tests {
                 3,
                 "networks.t.gateway_host",
                 "nothing without `overlay`",
-            ),
-            ("[vteps.main]\nlocal = \"198.51.100.1\"\ncontrol = \"evpn\"", 1, "vteps.main", "`speaker` is missing"),
-            (
-                "[vteps.main]\nlocal = \"198.51.100.1\"\ncontrol = \"evpn\"\nspeaker = \"unix:///s\"",
-                1,
-                "vteps.main",
-                "`as` is missing",
-            ),
-            (
-                "[vteps.main]\nlocal = \"198.51.100.1\"\ncontrol = \"evpn\"\nspeaker = \"http://h:1\"\nas = 65000",
-                4,
-                "vteps.main.speaker",
-                "is not a speaker",
-            ),
-            ("[vteps.main]\nlocal = \"198.51.100.1\"\nas = 65000", 3, "vteps.main.as", "control = \"evpn\""),
-            (
-                "[vteps.main]\nlocal = \"198.51.100.1\"\nencapsulation = \"geneve\"\ncontrol = \"evpn\"\nspeaker = \"unix:///s\"\nas = 1",
-                1,
-                "vteps.main",
-                "announces VXLAN",
             ),
         ]);
     }
