@@ -5,14 +5,16 @@
 
 Three network namespaces of its own, `guest | host -- far`; the system that is measured joins guest and host, the far end serves. The cases take
 turns, round after round, each set up anew, so that drift of the machine meets all of them alike. A cell of the table is `median (least - most)`.
-The row of UDP is made with a sender and a receiver of its own (`udp.c`, compiled by `cc`), as iperf3's receiver loses datagrams itself.
+The row of UDP is made with a sender and a receiver of its own (`benches/udp.c`, compiled by `cc`), as iperf3's receiver loses datagrams itself.
 A case that cannot start, or a figure that cannot be had, is `-`, and why is said below the table.
 Needs root, iproute2, iperf3, nginx, ab, and what is compared. Two CPUs or more, and nothing else running on them.
 """
 
-import argparse, contextlib, json, os, pathlib, shutil, statistics, subprocess, sys, tempfile, time
+import argparse, contextlib, os, pathlib, shutil, subprocess, sys, tempfile, time
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from lab import ROOT, Unable, inside, iperf, listens, process, resident, rounds, run, udp, wait
+
 FAR = "192.0.2.2"
 CASES = ["ours", "ours65520", "pasta1500", "pasta65520", "slirp1500", "slirp65520", "packet", "nft"]
 ROWS = {
@@ -23,48 +25,6 @@ ROWS = {
     "memory": "KiB for each of 1,000 connections",
 }
 CONNECTIONS = 1000
-# Loss below this share counts as none.
-LOSS = 0.001
-
-
-class Unable(Exception):
-    """A case cannot be measured here."""
-
-
-def run(*command, ns=None, timeout=60):
-    """The output of a command that has to succeed."""
-    done = subprocess.run(inside(ns, command), capture_output=True, text=True, timeout=timeout)
-    if done.returncode:
-        raise Unable(f"{' '.join(map(str, command))}: {(done.stderr or done.stdout).strip()[-300:]}")
-    return done.stdout
-
-
-def inside(ns, command):
-    return [*(["ip", "netns", "exec", ns] if ns else []), *map(str, command)]
-
-
-@contextlib.contextmanager
-def process(*command, ns, log):
-    """A command that runs in a namespace until the block ends."""
-    with open(log, "ab") as out:
-        child = subprocess.Popen(inside(ns, command), stdin=subprocess.DEVNULL, stdout=out, stderr=out)
-    try:
-        yield child
-    finally:
-        child.terminate()
-        try:
-            child.wait(5)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-
-
-def wait(what, condition, seconds=10):
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            raise Unable(f"{what}: not within {seconds} s")
-        time.sleep(0.05)
 
 
 class World:
@@ -168,52 +128,8 @@ def start(case, world, args):
     return {"ours": ours, "packet": packet, "pasta": pasta, "slirp": slirp, "nft": nft}[name](world, mtu, args)
 
 
-def listens(port, ns):
-    return lambda: f":{port} " in run("ss", "-Hltn", ns=ns)
-
-
-def iperf(world, args, *options):
-    """A run of iperf3 from the guest; the sums at its end."""
-    with process("iperf3", "-s", "-1", ns=world.far, log=world.log):
-        wait("iperf3", listens(5201, world.far))
-        out = run("iperf3", "-c", FAR, "-J", "-t", args.seconds, *options, ns=world.guest, timeout=args.seconds + 20)
-    return json.loads(out)["end"]
-
-
 def tcp(world, args, *options):
-    return iperf(world, args, *options)["sum_received"]["bits_per_second"] / 1e9
-
-
-def udp(world, args):
-    """The highest rate, by halving, at which nothing is lost; what arrived then, per second."""
-    program = world.dir / "udp"
-    run("cc", "-O2", "-o", program, ROOT / "benches/nat/udp.c")
-    low, high, best = 0, 800_000, None
-    for _ in range(7):
-        rate = (low + high) // 2
-        sent, seconds, came = datagrams(world, args, program, rate)
-        if sent - came <= LOSS * sent and sent >= 0.9 * rate * seconds:
-            low, best = rate, came / seconds / 1e3
-        else:
-            high = rate
-    if best is None:
-        raise Unable("datagrams are lost at every rate that was tried")
-    return best
-
-
-def datagrams(world, args, program, rate):
-    """Datagrams of 16 bytes at a rate: how many were sent, in how many seconds, and how many came."""
-    receive = subprocess.Popen(inside(world.far, [program, "receive", 7001]), stdout=subprocess.PIPE, text=True)
-    try:
-        wait("the receiver", lambda: ":7001 " in run("ss", "-Hlun", ns=world.far))
-        seconds = min(args.seconds, 2)
-        out = run(program, "send", FAR, 7001, rate, seconds, 16, ns=world.guest, timeout=seconds + 20)
-        came = int(receive.communicate(timeout=20)[0])
-    finally:
-        receive.kill()
-        receive.wait()
-    sent, seconds = out.split()
-    return int(sent), float(seconds), came
+    return iperf(world.guest, world.far, FAR, args.seconds, world.log, *options)
 
 
 @contextlib.contextmanager
@@ -254,13 +170,6 @@ print("open", flush=True); sys.stdin.read()
 """
 
 
-def resident(pid):
-    for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1])
-    raise Unable("the process has no memory")
-
-
 def memory(world, pid):
     if pid is None:
         raise Unable("the kernel's memory is not a process's")
@@ -289,8 +198,8 @@ def reachable(world):
     ).returncode
 
 
-def measure(case, args, results, why):
-    """One round of one case."""
+def measure(case, args):
+    """One round of one case: row by row, how it is measured."""
     with tempfile.TemporaryDirectory() as directory, World(directory) as world, start(case, world, args) as pid:
         with process("iperf3", "-s", ns=world.far, log=world.log):
             wait(f"{case}: a way from guest to far end", lambda: reachable(world), 15)
@@ -298,23 +207,10 @@ def measure(case, args, results, why):
             "memory": lambda: memory(world, pid),
             "up": lambda: tcp(world, args),
             "down": lambda: tcp(world, args, "-R"),
-            "udp": lambda: udp(world, args),
+            "udp": lambda: udp(world.guest, world.far, FAR, args.seconds, world.dir),
             "conns": lambda: conns(world, args),
         }
-        for row, step in steps.items():
-            if row in args.rows:
-                try:
-                    results.setdefault((row, case), []).append(step())
-                except (Unable, subprocess.TimeoutExpired, KeyError, ValueError) as error:
-                    why.add(f"{case}, {ROWS[row]}: {error}")
-
-
-def cell(values):
-    if not values:
-        return "-"
-    digits = 0 if statistics.median(values) >= 100 else 2
-    low, middle, high = (f"{v:,.{digits}f}" for v in (min(values), statistics.median(values), max(values)))
-    return f"{middle} ({low} - {high})"
+        yield from steps.items()
 
 
 def main():
@@ -330,21 +226,8 @@ def main():
     missing = [name for name in ("ip", "ss", "iperf3", "nginx", "ab", "cc") if not shutil.which(name)]
     if missing:
         sys.exit(f"not installed: {', '.join(missing)}")
-    results, why = {}, set()
-    for number in range(args.rounds):
-        for case in args.case:
-            print(f"round {number + 1} of {args.rounds}: {case}", file=sys.stderr)
-            try:
-                measure(case, args, results, why)
-            except (Unable, subprocess.TimeoutExpired) as error:
-                why.add(f"{case}: {error}")
-    print(f"| {' | '.join(['', *args.case])} |")
-    print(f"|{' --- |' * (len(args.case) + 1)}")
-    for row in args.rows:
-        print(f"| {' | '.join([ROWS[row], *(cell(results.get((row, case))) for case in args.case)])} |")
-    print(f"\n{args.rounds} rounds of {args.seconds} s, median (least - most), MTU in the name, else 1500.")
-    for line in sorted(why):
-        print(f"- {line}")
+    heads = f"{args.rounds} rounds of {args.seconds} s, median (least - most), MTU in the name, else 1500."
+    rounds(args, ROWS, measure, heads)
 
 
 main()
