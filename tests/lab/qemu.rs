@@ -238,7 +238,7 @@ impl Qemu {
 
     /// Live-migrates the guest to a QEMU that waits at `uri`, and waits until it is there and answers. False: its kernel died there. Under
     /// emulation QEMU now and then takes a page along as it was a moment before, and the kernel's lists, which no device writes to,
-    /// contradict each other.
+    /// contradict each other; it may do so only a moment later ([`has_died`](Self::has_died)).
     #[must_use]
     pub fn migrate(&self, uri: &str, target: &Self) -> bool {
         self.qmp("migrate", json!({ "uri": uri }));
@@ -250,13 +250,17 @@ impl Qemu {
         let completed = moved && last["status"] == "completed";
         assert!(completed, "{} did not migrate: {last}\n{}\n{}", self.name, self.story(), target.story());
         wait_for("the migrated guest to run", BOOT, || target.qmp("query-status", json!({}))["running"] == true);
-        let dies = || target.story().contains("Kernel panic");
-        holds_within(BOOT, || target.answers(Duration::from_millis(200)) || dies());
-        if dies() {
+        let answers = holds_within(BOOT, || target.answers(Duration::from_millis(200)) || target.has_died());
+        if target.has_died() {
             return false;
         }
-        assert!(target.answers(BOOT), "{} is silent after its migration\n{}", target.name, target.story());
+        assert!(answers, "{} is silent after its migration\n{}", target.name, target.story());
         true
+    }
+
+    /// Whether its kernel has panicked.
+    pub fn has_died(&self) -> bool {
+        self.console().contains("Kernel panic")
     }
 
     /// Waits until the agent has started more often than `before`; false when QEMU ends or the time is over.

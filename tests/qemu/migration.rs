@@ -86,9 +86,13 @@ fn migrates(lab: &Lab, packed: bool) -> Result<bool, Unable> {
     }
     assert!(sender.running(), "the migration took longer than the load");
     let moved = || port_of(&daemon, &mac(1, 0)) == "there/0";
-    wait_for("the address to be behind the other port", Duration::from_secs(5), moved);
+    wait_for("the address to be behind the other port", Duration::from_secs(5), || moved() || there.has_died());
     let before = pings.answered();
-    wait_for("the pings to go on", Duration::from_secs(5), || pings.answered() > before + 20);
+    let go_on = || pings.answered() > before + 20;
+    wait_for("the pings to go on", Duration::from_secs(5), || go_on() || there.has_died());
+    if there.has_died() {
+        return Ok(false);
+    }
     let mut text = String::new();
     wait_for("the guest's report", Duration::from_secs(30), || {
         text = there.sh("cat /tmp/report");
@@ -158,7 +162,11 @@ fn to_another_host(lab: &Lab) -> Result<bool, Unable> {
     let moved = holds_within(Duration::from_secs(5), || behind(2) && !behind(1));
     assert!(moved, "{}\n{}", daemons[2].0.json(&["show", "peers", "--json"]), told());
     let after = pings.answered();
-    pings.go_on();
+    let go_on = || pings.answered() > after + 10;
+    wait_for("the pings to go on", Duration::from_secs(5), || go_on() || there.has_died());
+    if there.has_died() {
+        return Ok(false);
+    }
     println!("pings answered: {before} before, {} while it moved", after - before);
     Ok(true)
 }
