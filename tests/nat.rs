@@ -313,7 +313,8 @@ fn shared6(lab: &Lab) -> Result<(), Unable> {
     let script = lab.path("echo.py");
     fs::write(&script, ECHO).unwrap();
     let script = script.display();
-    let _echo = far.spawn(&format!("exec python3 {script} serve"));
+    let mut echo = far.spawn(&format!("exec python3 {script} serve"));
+    echo.wait_for_output("bound", PATIENCE);
     wait_for("a datagram to come back", PATIENCE, || {
         world.guest(&format!("python3 {script} {FAR6} 2>&1")).1.trim() == format!("{SHARED6} hello")
     });
