@@ -40,6 +40,7 @@ mod switch;
 mod table;
 mod taps;
 mod tunnels;
+mod underlay;
 mod uplinks;
 mod view;
 mod wiring;

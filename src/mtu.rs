@@ -1,6 +1,6 @@
-//! The MTU of networks behind address translation that name none: what their way out takes.
+//! The MTU of networks that name none: what their underlay leaves and, behind address translation, their way out takes.
 //!
-//! Invariant: what a file says stays. With sockets the host cuts up what guests send, so that only a way that takes less than usual matters; with packets what
+//! Invariant: what a file says stays, and of several ways the narrowest counts. With sockets the host cuts up what guests send, so that only a way that takes less than usual matters; with packets what
 //! is sent inside is sent outside. A way that is not there when the daemon starts counts as usual.
 //! Read first: RFC 8900 section 3 (why not to count on fragments), proc_pid_net(5).
 
@@ -9,26 +9,41 @@ use std::fs;
 use crate::{
     config::{Config, Mode, Nat, NatEngine, Network, Via},
     gateways::MTU,
+    tunnels,
 };
 
 /// Smallest MTU of a network with IPv6 (RFC 8200 section 5), and of one with DHCP (RFC 2131 section 2).
 const LEAST: [(bool, u16); 2] = [(true, 1280), (false, 576)];
 
-/// Gives every such network the MTU of its way out.
+/// Gives every such network the MTU of what carries it.
 pub fn work_out(config: &mut Config) {
+    let open: Vec<bool> = config.networks.iter().map(|network| network.mtu.is_none()).collect();
+    tunnels::work_out_mtu(config);
     let of_networks: Vec<_> = config.networks.iter().map(|network| (network.name.clone(), network.mtu)).collect();
-    for network in config.networks.iter_mut().filter(|network| network.mode == Mode::Nat && network.mtu.is_none()) {
-        let mtu = match &network.nat {
+    for (network, _) in config.networks.iter_mut().zip(open).filter(|(_, open)| *open) {
+        let way_out = match &network.nat {
+            _ if network.mode != Mode::Nat => None,
             Some(Nat { engine: NatEngine::Packet { via: Via::Network(outside), .. }, .. }) => {
-                of_networks.iter().find(|(name, _)| name == outside).and_then(|(_, mtu)| *mtu)
+                Some(of_networks.iter().find(|(name, _)| name == outside).and_then(|(_, mtu)| *mtu).unwrap_or(MTU))
             }
-            Some(nat) => of_way_out(nat),
+            Some(nat) => Some(of_way_out(nat).unwrap_or(MTU)),
             None => None,
         };
-        if let Some(mtu) = mtu.filter(|mtu| *mtu != MTU) {
-            network.mtu = Some(mtu.max(least(network)));
-            tracing::info!(network = %network.name, mtu = network.mtu, "the MTU is that of the way out");
+        let Some(mtu) = narrowest(network.mtu, way_out) else { continue };
+        let least = if network.has_router() { least(network) } else { 0 };
+        if mtu < least {
+            tracing::warn!(network = %network.name, mtu, "guests are told {least}, the least that IP takes there, and what carries them takes less: longer packets are lost; widen it, or set subnet6 = false");
         }
+        network.mtu = Some(mtu.max(least));
+        tracing::info!(network = %network.name, mtu = network.mtu, "the MTU is that of what carries the network");
+    }
+}
+
+/// Of what an underlay leaves and a way out takes. A way out that takes what is usual is not worth telling.
+fn narrowest(overlay: Option<u16>, way_out: Option<u16>) -> Option<u16> {
+    match overlay {
+        Some(overlay) => Some(way_out.map_or(overlay, |way_out| overlay.min(way_out))),
+        None => way_out.filter(|mtu| *mtu != MTU),
     }
 }
 
@@ -40,17 +55,20 @@ fn least(network: &Network) -> u16 {
 /// The MTU of what an engine sends by, in bytes; nothing when that is not known.
 pub fn of_way_out(nat: &Nat) -> Option<u16> {
     match &nat.engine {
-        NatEngine::Sockets { .. } => {
-            let table = fs::read_to_string("/proc/net/route").unwrap_or_default();
-            let (device, of_route) = default_route(&table).or_else(|| {
-                let table = fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default();
-                Some((default_route6(&table)?, None))
-            })?;
-            Some(of_route.or_else(|| of_device(&device))?.min(MTU))
-        }
+        NatEngine::Sockets { .. } => of_default_route(),
         NatEngine::Packet { via: Via::Uplink(name) | Via::Tap(name), .. } => of_device(name.as_str()),
         NatEngine::Packet { via: Via::Network(_), .. } => None,
     }
+}
+
+/// The MTU of this host's default route, what is usual at most; nothing when there is none.
+pub fn of_default_route() -> Option<u16> {
+    let table = fs::read_to_string("/proc/net/route").unwrap_or_default();
+    let (device, of_route) = default_route(&table).or_else(|| {
+        let table = fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default();
+        Some((default_route6(&table)?, None))
+    })?;
+    Some(of_route.or_else(|| of_device(&device))?.min(MTU))
 }
 
 /// The MTU of an interface; nothing when it is not there. What no frame of ours can be long for counts as the longest that can.
@@ -120,6 +138,33 @@ mod tests {
         ];
         assert_eq!(default_route6(&table.concat()), Some("eth0".to_owned()));
         assert_eq!(default_route6(&table[0]), None, "that is the route to nowhere");
+    }
+
+    #[test]
+    fn of_an_underlay_and_a_way_out_the_narrower_counts() {
+        assert_eq!(narrowest(Some(8950), Some(1500)), Some(1500));
+        assert_eq!(narrowest(Some(1450), Some(1500)), Some(1450));
+        assert_eq!(narrowest(Some(8950), None), Some(8950), "there is no way out");
+        assert_eq!((narrowest(None, Some(1500)), narrowest(None, Some(1400))), (None, Some(1400)));
+        // The endpoint of both is the loopback device's, and there is no peer: what is usual counts at most.
+        let overlay = "overlay = { vni = VNI, local = \"127.0.0.1\", peers = [PEERS] }\n";
+        let network = |name: &str, vni: &str, peers: &str, more: &str| {
+            format!("[networks.{name}]\n{}{more}", overlay.replace("VNI", vni).replace("PEERS", peers))
+        };
+        let packet = "mode = \"nat\"\nengine = \"packet\"\nvia = \"d\"\ngateway_host = \"h\"\nsubnet6 = false\n";
+        let text = ["[host]\nname = \"h\"\n[networks.d]\nmtu = 1000\n".to_owned()]
+            .into_iter()
+            .chain([
+                network("a", "1", "\"127.0.0.2\"", ""),
+                network("b", "2", "\"127.0.0.2\"", &format!("{packet}outside = [\"192.0.2.6\"]\n")),
+            ])
+            .collect::<String>();
+        let around = Surroundings { root: true, ..Surroundings::default() };
+        let mut config = config::parse(&text, "t.toml".as_ref(), &around).unwrap();
+        work_out(&mut config);
+        let told: Vec<Option<u16>> = config.networks.iter().map(|network| network.mtu).collect();
+        assert_eq!((told[0], told[2]), (Some(1000), Some(1000)), "{told:?}");
+        assert!(told[1].is_some_and(|mtu| mtu > 8000), "the loopback device is wide: {told:?}");
     }
 
     #[test]

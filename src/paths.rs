@@ -1,6 +1,7 @@
 //! The ways to other hosts are tried out while the daemon runs, so that networks that stretch over hosts fit through them.
 //!
 //! Invariant: an endpoint is told only what was seen ([`crate::probe`]); where a host answers no echo request, what the route and its errors say holds.
+//! Only hosts that the file or control names are asked, no strangers: whoever forges a source must not have us send to it.
 //! Endpoints in networks of ours are left out: their ways are not this host's. Read first: [`crate::probe`], [`crate::tunnels`].
 
 use std::{collections::HashMap, io, net::IpAddr, thread, time::Duration};
@@ -36,7 +37,7 @@ pub fn watch(vteps: &[Vtep], tunnels: &Tunnels) -> io::Result<()> {
 
 /// Tries the ways of one endpoint. `told` is what was said of them the last time, so that it is said once.
 fn look(vtep: &Vtep, tunnels: &Tunnels, told: &mut HashMap<IpAddr, Way>) {
-    let peers: Vec<IpAddr> = tunnels.remotes(&vtep.name).into_iter().map(|(peer, _)| peer).collect();
+    let peers = tunnels.remotes(&vtep.name);
     let ways = match probe(vtep.local, &peers) {
         Ok(ways) => ways,
         Err(error) => {

@@ -69,7 +69,6 @@ fn run(mut config: Config, control: std::os::unix::net::UnixListener) -> Result<
     sys::sigbus::install()?;
     let file = config.clone();
     bridged::prepare(&mut config);
-    tunnels::work_out_mtu(&mut config);
     mtu::work_out(&mut config);
     subnets::choose(&mut config)?;
     subnets::warn(&config);

@@ -27,9 +27,10 @@ use wire::{Mac, NicId, Vid, Vni};
 
 use crate::{
     config::{self, Attach, Config, Port, Station, Tagging},
+    gateways::MTU,
     model::PortState,
     switch::{PATIENCE, Place, States},
-    tunnels,
+    tunnels, underlay,
 };
 
 /// Pieces of news that wait for the loop, at most; more wait in the tunnel.
@@ -125,7 +126,7 @@ impl Hands {
         let command = match action {
             Action::Join(vni, at) => {
                 // What the kernel does not know now it says when a packet is too long.
-                let route = || tunnels::path_mtu(self.local, self.port, *at).unwrap_or(tunnels::MTU);
+                let route = || underlay::path_mtu(self.local, self.port, *at).unwrap_or(MTU);
                 let mtu = self.mtu.unwrap_or_else(route);
                 Command::Join(id(vni)?, *at, mtu)
             }

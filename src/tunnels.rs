@@ -6,7 +6,7 @@
 use std::{
     collections::{HashMap, HashSet},
     io,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{SyncSender, sync_channel},
@@ -18,16 +18,17 @@ use overlay::{
     NetworkConfig, NetworkId, Seal, StationConfig, TunnelConfig, TunnelPort, VtepConfig,
     control::{Command, FlapLine, PeerLine, Remote, Source},
 };
-use sys::inet::udp;
 use vswitch::{change::Change, fdb::StaticError, thread::Changes};
 use wire::{NicId, Vni};
 
 use crate::{
     config::{Attach, Config, Name, Network, Port, Sealing, Seat, Tagging, Vtep},
+    gateways::MTU,
     model::{PeerEntry, PortState},
     seed,
     speaking::{self, Speaking},
     switch::{PATIENCE, Place, States},
+    underlay::{self, path_mtu},
 };
 
 /// Stations that an endpoint remembers at most, over all its networks: as many as a bridge.
@@ -35,8 +36,6 @@ const STATIONS: usize = vswitch::fdb::DEFAULT_CAPACITY;
 /// Stations of this host that are announced at most.
 const LOCALS: usize = 16_384;
 const AGEING: Duration = vswitch::fdb::DEFAULT_AGEING;
-/// What the underlay takes where its routes do not say.
-pub const MTU: u16 = 1500;
 
 /// How long an endpoint may be silent and count as up: guests that know each other ask again within it (RFC 4861 section 10, arp(7)).
 const SILENT: Duration = Duration::from_secs(120);
@@ -83,8 +82,8 @@ impl Tunnels {
         self.ask(Command::Flapping)
     }
 
-    /// The endpoints that one of ours knows, each with the longest IP packet of the underlay that is thought to reach it.
-    pub fn remotes(&self, vtep: &str) -> Vec<(IpAddr, u16)> {
+    /// The endpoints of other hosts that one of ours is told of, by the file or by control.
+    pub fn remotes(&self, vtep: &str) -> Vec<IpAddr> {
         let (reply, answer) = sync_channel(1);
         match self.tell(vtep, Command::Remotes(reply)) {
             true => answer.recv_timeout(PATIENCE).unwrap_or_default(),
@@ -256,7 +255,7 @@ fn open(config: &Config, vtep: &Vtep, ports: &[usize], seed: u64) -> io::Result<
         sealed: vtep.seal.is_some(),
         encapsulation: vtep.encapsulation,
         networks: ports.iter().filter_map(network).collect(),
-        mtu: vtep.seat.as_ref().map_or(MTU, |seat| mtu_of(&config.networks, &seat.network)),
+        mtu: vtep.seat.as_ref().map_or_else(|| underlay::mtu(vtep), |seat| mtu_of(&config.networks, &seat.network)),
         stations: STATIONS,
         ageing: AGEING,
         seed,
@@ -308,20 +307,17 @@ fn place_stations(network: &Network, port: &Port, vtep: &mut overlay::Vtep, id: 
     Ok(())
 }
 
-/// The longest IP packet that the underlay's route to an endpoint takes, as far as this host knows.
-pub fn path_mtu(local: IpAddr, port: u16, peer: IpAddr) -> io::Result<u16> {
-    udp::path_mtu(local, SocketAddr::new(peer, port))
-}
-
 /// The longest IP packet of a network.
 pub fn mtu_of(networks: &[Network], name: &Name) -> u16 {
     networks.iter().find(|network| network.name == *name).and_then(|network| network.mtu).unwrap_or(MTU)
 }
 
-/// Fills in the MTU of networks that stretch over hosts where the file gives none: what the narrowest route to a peer leaves.
+/// Fills in the MTU of networks that stretch over hosts where the file gives none: what the narrowest route to a peer leaves. Where peers are told later, or
+/// are a group, or anybody, it is what the endpoint's interface leaves.
 pub fn work_out_mtu(config: &mut Config) {
     // Networks have many peers in common, and each is asked about once.
     let mut known: HashMap<(IpAddr, IpAddr), u16> = HashMap::new();
+    let mut own: HashMap<&str, u16> = HashMap::new();
     let Config { vteps, networks, .. } = config;
     let seats: Vec<Option<u16>> =
         vteps.iter().map(|vtep| vtep.seat.as_ref().map(|seat| mtu_of(networks, &seat.network))).collect();
@@ -331,8 +327,8 @@ pub fn work_out_mtu(config: &mut Config) {
         let mut of = |peer: IpAddr| {
             *known.entry((vtep.local, peer)).or_insert_with(|| path_mtu(vtep.local, vtep.port, peer).unwrap_or(MTU))
         };
-        let paths = overlay.peers.iter().chain(&overlay.group).map(|peer| of(*peer)).min();
-        let narrowest = seat.or(paths).unwrap_or(MTU);
+        let paths = overlay.peers.iter().map(|peer| of(*peer)).min();
+        let narrowest = seat.or(paths).unwrap_or_else(|| *own.entry(&vtep.name).or_insert_with(|| underlay::mtu(vtep)));
         network.mtu = Some(narrowest.saturating_sub(vtep.around()));
     }
 }

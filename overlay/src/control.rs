@@ -63,8 +63,8 @@ pub struct FlapLine {
 pub enum Command {
     /// Tell what is known of endpoints, network by network.
     Show(SyncSender<Vec<PeerLine>>),
-    /// Tell the addresses of endpoints, each with the longest IP packet of the underlay that is thought to reach it.
-    Remotes(SyncSender<Vec<(IpAddr, u16)>>),
+    /// Tell the addresses of endpoints that networks name.
+    Remotes(SyncSender<Vec<IpAddr>>),
     /// The longest IP packet of the underlay that reaches an endpoint, as somebody has tried out.
     Path(IpAddr, u16),
     /// Tell which stations move to and fro.
@@ -96,7 +96,7 @@ impl Command {
             // Nobody waiting for the answer any more is no fault of ours.
             (Command::Show(reply), _) => _ = reply.send(vtep.peers(now)),
             (Command::Flapping(reply), _) => _ = reply.send(vtep.flapping(now)),
-            (Command::Remotes(reply), _) => _ = reply.send(vtep.remotes.paths()),
+            (Command::Remotes(reply), _) => _ = reply.send(vtep.remotes.named()),
             (Command::Path(address, mtu), _) => vtep.remotes.set_path(address, mtu),
             // What is wrong with an address was seen before it became a command, and without room the station counts as unknown.
             (Command::Join(network, peer, mtu), _) => _ = vtep.join(network, peer, mtu),

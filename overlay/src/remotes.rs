@@ -1,7 +1,7 @@
 //! [`Remotes`]: the tunnel endpoints of other hosts that are known, and what is known of each.
 //!
-//! Invariant: bounded; an endpoint that some network names stays, one that was only heard gives way, the one that was silent longest first. An
-//! endpoint keeps its number while it is known. Read first: [`crate::vtep`].
+//! Invariant: bounded; an endpoint that some network names stays, one that was only heard goes when it is silent for too long, and gives way, the one
+//! that was silent longest first. An endpoint keeps its number while it is known. Read first: [`crate::vtep`].
 
 use std::{collections::HashMap, net::IpAddr, time::Duration};
 
@@ -114,9 +114,20 @@ impl Remotes {
         all.filter_map(|(at, place)| Some((RemoteId(at as u16), place.as_ref()?)))
     }
 
-    /// Their addresses, each with the longest IP packet that reaches it.
-    pub fn paths(&self) -> Vec<(IpAddr, u16)> {
-        self.iter().map(|(_, remote)| (remote.address, remote.mtu)).collect()
+    /// The addresses of hosts that networks name. Strangers are not among them: whoever forges a source would have us send to it.
+    pub fn named(&self) -> Vec<IpAddr> {
+        let hosts = self.iter().filter(|(_, remote)| remote.named > 0 && !remote.address.is_multicast());
+        hosts.map(|(_, remote)| remote.address).collect()
+    }
+
+    /// An endpoint that was only heard, and not within `ageing`, is known no more. True: that is so, and what is known behind it is to be forgotten.
+    pub fn age(&mut self, id: RemoteId, now: Instant, ageing: Duration) -> bool {
+        let silent = |remote: &Remote| remote.named == 0 && remote.heard.is_none_or(|heard| now >= heard + ageing);
+        let gone = self.get(id).is_some_and(silent);
+        if gone {
+            self.remove(id);
+        }
+        gone
     }
 
     /// What is known of the way to an endpoint is this from here on.
@@ -201,6 +212,16 @@ mod tests {
         assert_eq!((gone, third), (Some(second), second), "its place is taken");
         assert_eq!((remotes.find(address(3)), remotes.len()), (None, 3));
         assert_eq!(remotes.get(named).unwrap().address, address(1));
+    }
+
+    #[test]
+    fn who_is_asked_about_its_path_is_a_host_that_a_network_names() {
+        let mut remotes = Remotes::new(7, 2, 1500);
+        for named in [address(1), [239, 1, 1, 1].into(), address(2)] {
+            remotes.name(named).unwrap();
+        }
+        remotes.hear(address(3), at(1)).unwrap();
+        assert_eq!(remotes.named(), [address(1), address(2)]);
     }
 
     #[test]

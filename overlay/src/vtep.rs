@@ -10,7 +10,7 @@
 //! endpoint, one to a group or to nobody known to every endpoint of the network (head-end replication, RFC 7348 section 4.2 without multicast).
 //! Read first: RFC 7348 sections 4 and 5, [`crate::encap`], [`wire::fdb`].
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use wire::{
     DropReason, Instant, Mac, NicId, Segment, Vni,
@@ -93,6 +93,7 @@ pub struct Vtep {
     /// Who has which IP address; empty where no network looks.
     pub neighbours: Neighbours,
     stations: Fdb,
+    ageing: Duration,
     answered: u64,
 }
 
@@ -132,6 +133,7 @@ impl Vtep {
                 let looks = config.networks.iter().any(|network| network.suppress || !network.learning);
                 Neighbours::new(if looks { config.stations } else { 0 }, config.ageing, config.seed)
             },
+            ageing: config.ageing,
             answered: 0,
         };
         for network in &config.networks {
@@ -446,9 +448,15 @@ impl Vtep {
         entries.map(|entry| (NetworkId(entry.segment.0), entry.mac, RemoteId(entry.nic.0), entry.fixed))
     }
 
-    /// Frees up to `budget` stations that are silent for too long, and tries paths again that were narrow.
+    /// Frees up to `budget` stations that are silent for too long, forgets endpoints that were only heard and are silent as long, and tries paths again that
+    /// were narrow.
     pub fn sweep(&mut self, now: Instant, budget: usize) {
         self.remotes.widen(now);
+        for id in (0..self.remotes.places()).map(|at| RemoteId(at as u16)) {
+            if self.remotes.age(id, now, self.ageing) {
+                self.lose(id);
+            }
+        }
         self.stations.sweep(self.stations.tick(now), budget);
         self.neighbours.sweep(now, budget);
     }

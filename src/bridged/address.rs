@@ -46,6 +46,19 @@ pub fn addresses(netlink: &mut Netlink, index: u32) -> io::Result<Vec<AddressMes
     Ok(all)
 }
 
+/// The interface that has an address.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn index_of(netlink: &mut Netlink, address: IpAddr) -> io::Result<Option<u32>> {
+    let answers = netlink.list(RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
+    let is_it = |answer: &RouteNetlinkMessage| match answer {
+        RouteNetlinkMessage::NewAddress(message) if address_of(message) == Some(address) => Some(message.header.index),
+        _ => None,
+    };
+    Ok(answers.iter().find_map(is_it))
+}
+
 /// The address itself.
 pub fn address_of(message: &AddressMessage) -> Option<IpAddr> {
     let find = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(wanted);

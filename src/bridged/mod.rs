@@ -33,14 +33,14 @@ use std::{
 
 use crate::config::{Config, Host, Mode, Name, Network};
 
-mod address;
+pub mod address;
 pub mod host_side;
 pub mod keeper;
-mod link;
+pub mod link;
 pub mod mac_nat;
 pub mod managed;
 mod moving;
-mod netlink;
+pub mod netlink;
 mod probe;
 pub mod saved;
 mod site;

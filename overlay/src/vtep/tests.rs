@@ -143,6 +143,26 @@ fn strangers_are_heard_only_where_anyone_is_and_take_nothing_from_peers() {
 }
 
 #[test]
+fn a_stranger_that_is_silent_for_too_long_is_forgotten_with_what_is_behind_it() {
+    let mut vtep = Vtep::new(config(vec![NetworkConfig { anyone: true, ..network(5001, &[2]) }])).unwrap();
+    take(&mut vtep, peer(2), &packet(5001, B, &IPV4), at(1)).unwrap();
+    take(&mut vtep, peer(9), &packet(5001, A, &IPV4), at(1)).unwrap();
+    let stranger = vtep.remotes.find(peer(9)).unwrap();
+    vtep.sweep(at(300), 9);
+    assert_eq!(vtep.remotes.find(peer(9)), Some(stranger), "not yet");
+    // Who goes on to speak stays.
+    take(&mut vtep, peer(9), &packet(5001, A, &IPV4), at(300)).unwrap();
+    vtep.sweep(at(302), 9);
+    assert_eq!(vtep.remotes.find(peer(9)), Some(stranger));
+    vtep.sweep(at(601), 0);
+    assert_eq!((vtep.remotes.find(peer(9)), vtep.remotes.len()), (None, 1), "a peer that is silent stays");
+    assert!(vtep.stations(at(301)).all(|(_, _, behind, _)| behind != stranger), "its stations went with it");
+    // Its number is another's now, and nothing of what was behind it is the other's.
+    take(&mut vtep, peer(8), &packet(5001, Mac::new([2, 0, 0, 0, 0, 0xc]), &IPV4), at(602)).unwrap();
+    assert_eq!((vtep.remotes.find(peer(8)), way(&vtep, NetworkId(0), A, at(602))), (Some(stranger), Ok(Way::All)));
+}
+
+#[test]
 fn control_places_stations_that_nothing_moves() {
     let quiet = NetworkConfig { learning: false, ..network(5001, &[2, 3]) };
     let mut vtep = Vtep::new(config(vec![quiet])).unwrap();

@@ -1,0 +1,46 @@
+//! What the underlay beneath a tunnel endpoint takes, as this host knows it: [`mtu`], [`path_mtu`].
+//!
+//! Invariant: nothing is sent and nothing is changed. Read first: rtnetlink(7), `sys::inet::udp`.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+};
+
+use sys::inet::udp;
+
+use crate::{
+    bridged::{
+        address,
+        link::{self, Link},
+        netlink::Netlink,
+    },
+    config::Vtep,
+    gateways::MTU,
+    mtu,
+};
+
+/// The longest IP packet that an endpoint on a socket can send to whomever: the MTU of the interface that has its address. An address of the loopback device, as
+/// hosts of a routed fabric have it, leaves by other interfaces; then that of the default route counts, 1500 at most. So it does where there is no such address (yet).
+pub fn mtu(vtep: &Vtep) -> u16 {
+    let interface = interface_of(vtep.local).ok().flatten().filter(|link| link.name != "lo");
+    match interface {
+        Some(link) => u16::try_from(link.mtu).unwrap_or(u16::MAX),
+        None => mtu::of_default_route().unwrap_or(MTU),
+    }
+}
+
+/// The interface that has an address.
+fn interface_of(address: IpAddr) -> io::Result<Option<Link>> {
+    let mut netlink = Netlink::open()?;
+    let Some(index) = address::index_of(&mut netlink, address)? else { return Ok(None) };
+    Ok(link::all(&mut netlink)?.into_iter().find(|link| link.index == index))
+}
+
+/// The longest IP packet that the underlay's route to an endpoint takes, as far as this host knows.
+///
+/// # Errors
+/// See [`udp::path_mtu`].
+pub fn path_mtu(local: IpAddr, port: u16, peer: IpAddr) -> io::Result<u16> {
+    udp::path_mtu(local, SocketAddr::new(peer, port))
+}
