@@ -165,6 +165,16 @@ fn notes(config: &Config) -> Vec<String> {
         if config.ports_of(&network.name).next().is_none() {
             notes.push(format!("network {} has no ports", network.name));
         }
+        if let Some(gateway) = &network.gateway_host {
+            let (network, own) = (&network.name, &config.host.name);
+            notes.push(if gateway == own {
+                format!("network {network}: this host, {own}, runs its gateway; no other may have the same [host] name")
+            } else {
+                format!(
+                    "network {network}: the host that calls itself {gateway} runs its gateway, not this one, which is {own}; if none does, nobody runs it"
+                )
+            });
+        }
         for segment in network.segments().filter(|segment| segment.vlan.is_some()) {
             if !config.ports.iter().any(|port| segment.carries(port)) {
                 notes.push(format!("network {segment}: no port is in it"));

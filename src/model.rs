@@ -214,6 +214,10 @@ pub struct PeerEntry {
     /// Seconds since the session began that packets to it are sealed for; null: there is none.
     #[serde(default)]
     pub session_s: Option<u64>,
+    /// What was seen of the way to it when it was last tried: `whole`, packets as long as the route takes arrive; `narrow`, long ones are lost in silence; `silent`, it
+    /// answers no long echo request; `untried`.
+    #[serde(default)]
+    pub path: String,
     /// Who says that it is there: `static` (the file), `evpn` (a route of its own), `heard`.
     pub source: String,
 }

@@ -195,7 +195,7 @@ fn one_at_a_time(running: &mut Option<JoinHandle<()>>, work: impl FnOnce() + Sen
 /// What is done once a second.
 fn housekeeping(view: &View) {
     view.leases().save();
-    view.look_for_uplinks();
+    view.look_for_the_missing();
     view.settle_nats();
 }
 

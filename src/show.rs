@@ -85,9 +85,10 @@ fn peers(list: &[PeerEntry]) -> String {
     if list.is_empty() {
         return "no network stretches to other hosts\n".to_owned();
     }
-    let mut table = Table::new(&["ENDPOINT", ">VNI", "PEER", "FROM", "STATE", "LAST HEARD", "SEAL", ">MACS", ">MTU"]);
+    let mut table =
+        Table::new(&["ENDPOINT", ">VNI", "PEER", "FROM", "STATE", "LAST HEARD", "SEAL", ">MACS", ">MTU", "PATH"]);
     for peer in list {
-        let PeerEntry { vtep, vni, address, macs, mtu, state, silent_s, sealed, session_s, source } = peer;
+        let PeerEntry { vtep, vni, address, macs, mtu, state, silent_s, sealed, session_s, path, source } = peer;
         let seal = match (sealed, session_s) {
             (false, _) => "-".to_owned(),
             (true, None) => "no session".to_owned(),
@@ -103,6 +104,7 @@ fn peers(list: &[PeerEntry]) -> String {
             seal,
             count(*macs),
             mtu.to_string(),
+            path.clone(),
         ]);
     }
     table.to_string()

@@ -1,6 +1,6 @@
 //! The tunnel endpoints of a configuration: ports that stretch networks to other hosts.
 //!
-//! Invariant: an endpoint that cannot be made takes down the ports of its networks, with a reason, and nothing else. One endpoint is one port of
+//! Invariant: an endpoint that cannot be made takes down the ports of its networks, with a reason, and nothing else, and is tried again. One endpoint is one port of
 //! all its networks, which are on one worker. Read first: `overlay`'s crate page.
 
 use std::{
@@ -31,6 +31,13 @@ use crate::{
     underlay::{self, path_mtu},
 };
 
+mod late;
+mod ways;
+
+use late::Lacking;
+pub use late::look;
+use ways::Ways;
+
 /// Stations that an endpoint remembers at most, over all its networks: as many as a bridge.
 const STATIONS: usize = vswitch::fdb::DEFAULT_CAPACITY;
 /// Stations of this host that are announced at most.
@@ -40,9 +47,14 @@ const AGEING: Duration = vswitch::fdb::DEFAULT_AGEING;
 /// How long an endpoint may be silent and count as up: guests that know each other ask again within it (RFC 4861 section 10, arp(7)).
 const SILENT: Duration = Duration::from_secs(120);
 
-/// The endpoints that run, to be asked. A copy is the same.
+/// The endpoints that run, to be asked, and those that are not there. A copy is the same.
 #[derive(Clone, Default)]
-pub struct Tunnels(Arc<Mutex<Vec<Running>>>);
+pub struct Tunnels {
+    running: Arc<Mutex<Vec<Running>>>,
+    lacking: Arc<Mutex<Lacking>>,
+    /// What was seen of their ways to other hosts.
+    pub ways: Ways,
+}
 
 /// An endpoint that runs.
 struct Running {
@@ -58,6 +70,7 @@ impl Tunnels {
     /// What is known of the endpoints of other hosts. An endpoint that does not answer is left out.
     pub fn peers(&self) -> Vec<PeerEntry> {
         let entry = |(vtep, line): (String, PeerLine)| PeerEntry {
+            path: self.ways.word(&vtep, line.address).to_owned(),
             vtep,
             vni: line.vni.get(),
             address: line.address.to_string(),
@@ -151,12 +164,22 @@ impl Tunnels {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Running>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lacking(&self) -> MutexGuard<'_, Lacking> {
+        self.lacking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Makes every endpoint and attaches it to its networks.
-pub fn start(config: &Config, places: &[Place], states: &States, tunnels: &Tunnels) {
+/// An endpoint and its ports, by their places in the file: those of its networks, and the one in the network that it is in.
+struct Own<'a> {
+    vtep: &'a Vtep,
+    ports: Vec<usize>,
+    seat: Option<usize>,
+}
+
+fn own_ports(config: &Config) -> Vec<Own<'_>> {
     let mut ports_of: HashMap<&str, Vec<usize>> = HashMap::new();
     let mut seats: HashMap<&str, usize> = HashMap::new();
     for (at, port) in config.ports.iter().enumerate() {
@@ -166,35 +189,41 @@ pub fn start(config: &Config, places: &[Place], states: &States, tunnels: &Tunne
             _ => {}
         }
     }
-    for vtep in &config.vteps {
-        let ports = ports_of.remove(vtep.name.as_str()).unwrap_or_default();
-        let seat = seats.get(vtep.name.as_str()).copied();
-        let Some((first, others)) = ports.split_first() else {
-            let reason = || Some(format!("no network is stretched by tunnel endpoint {}", vtep.name));
-            seat.into_iter().for_each(|at| states.set(at, PortState::Down, reason()));
-            continue;
-        };
-        // In the order in which it is attached: the network that it is in is the last.
-        let others: Vec<usize> = others.iter().copied().chain(seat).collect();
-        let Some(first) = places.get(*first) else { continue };
-        match make(config, vtep, (&ports, places), states) {
-            Ok((port, remote, speaking)) => {
-                first.changes.send(Change::Attach { nic: first.nic, lane: 0, port: Box::new(port) });
-                for other in others.iter().filter_map(|at| places.get(*at)) {
-                    first.changes.send(Change::AttachToo { nic: other.nic, to: first.nic });
-                }
-                tracing::info!(vtep = vtep.name, local = %vtep.local, port = vtep.udp(), sealed = vtep.seal.is_some(), networks = ports.len(), "a tunnel endpoint listens");
-                ports.iter().chain(&seat).for_each(|at| states.set(*at, PortState::Up, None));
-                let (name, worker) = (vtep.name.clone(), first.changes.clone());
-                tunnels.lock().push(Running { name, remote, worker, speaking });
-            }
-            Err(error) => {
-                let reason = format!("tunnel endpoint {}: {error}", vtep.name);
-                tracing::error!(vtep = vtep.name, reason, "networks do not reach other hosts; everything else runs");
-                ports.iter().chain(&seat).for_each(|at| states.set(*at, PortState::Down, Some(reason.clone())));
-            }
+    let all = config.vteps.iter().map(|vtep| {
+        let name = vtep.name.as_str();
+        Own { vtep, ports: ports_of.remove(name).unwrap_or_default(), seat: seats.get(name).copied() }
+    });
+    all.collect()
+}
+
+/// Makes every endpoint and attaches it to its networks. Those that cannot be made now are tried again by [`look`].
+pub fn start(config: &Config, places: &[Place], states: &States, tunnels: &Tunnels) {
+    for own in own_ports(config) {
+        if own.ports.is_empty() {
+            let reason = || Some(format!("no network is stretched by tunnel endpoint {}", own.vtep.name));
+            own.seat.into_iter().for_each(|at| states.set(at, PortState::Down, reason()));
+        } else if let Err(error) = begin(config, &own, places, states, tunnels) {
+            late::lacks(&own, error.to_string(), states, tunnels);
         }
     }
+}
+
+/// Makes an endpoint and attaches it.
+fn begin(config: &Config, own: &Own<'_>, places: &[Place], states: &States, tunnels: &Tunnels) -> io::Result<()> {
+    let Own { vtep, ports, seat } = own;
+    let Some((first, others)) = ports.split_first() else { return Ok(()) };
+    let Some(first) = places.get(*first) else { return Ok(()) };
+    let (port, remote, speaking) = make(config, vtep, (ports, places), states)?;
+    first.changes.send(Change::Attach { nic: first.nic, lane: 0, port: Box::new(port) });
+    // In the order in which it is attached: the network that it is in is the last.
+    for other in others.iter().chain(seat).filter_map(|at| places.get(*at)) {
+        first.changes.send(Change::AttachToo { nic: other.nic, to: first.nic });
+    }
+    tracing::info!(vtep = vtep.name, local = %vtep.local, port = vtep.udp(), sealed = vtep.seal.is_some(), networks = ports.len(), "a tunnel endpoint listens");
+    ports.iter().chain(seat).for_each(|at| states.set(*at, PortState::Up, None));
+    let (name, worker) = (vtep.name.clone(), first.changes.clone());
+    tunnels.lock().push(Running { name, remote, worker, speaking });
+    Ok(())
 }
 
 /// Has an endpoint forget what was said of addresses at a port that goes.

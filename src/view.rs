@@ -26,8 +26,8 @@ use crate::{
     nat::{Finder, Nats},
     plan::{Asked, Plan},
     routers::Routers,
-    switch::{Doing, PATIENCE, States},
-    tunnels::Tunnels,
+    switch::{Doing, PATIENCE, Place, States},
+    tunnels::{self, Tunnels},
     uplinks::Uplinks,
 };
 
@@ -71,9 +71,17 @@ impl View {
         &self.tunnels
     }
 
-    /// Looks for the uplinks that are not there.
-    pub fn look_for_uplinks(&self) {
+    /// Looks for the uplinks and tries the tunnel endpoints that are not there.
+    pub fn look_for_the_missing(&self) {
         self.uplinks.look();
+        tunnels::look(&self.config, || self.all_places(), &self.states, &self.tunnels);
+    }
+
+    fn all_places(&self) -> Vec<Place> {
+        let place = |(worker, nic): &(usize, NicId)| {
+            self.inboxes.get(*worker).map(|changes| Place { changes: changes.clone(), nic: *nic })
+        };
+        self.places.iter().filter_map(place).collect()
     }
 
     /// Has engines publish what they are to, at the addresses that guests have now, and tells them those of the host; what could not

@@ -125,8 +125,8 @@ fn network(
     let dhcp = section.map("dhcp", Entry::boolean)?;
     let dhcp6 = section.map("dhcp6", |entry| entry.choice(&DHCP6))?.unwrap_or_default();
     let overlay = overlay::read(&section, &name, vteps, reading)?;
-    let gateway_elsewhere =
-        gateway_host(&section, mode, dhcp, overlay.is_some(), entry)?.is_some_and(|name| name != host.name);
+    let gateway_host = gateway_host(&section, mode, dhcp, overlay.is_some(), entry)?;
+    let gateway_elsewhere = gateway_host.as_ref().is_some_and(|name| *name != host.name);
     let nat = if mode == Mode::Nat { Some(nat::read(&section)?) } else { None };
     let nat = nat.filter(|_| !gateway_elsewhere);
     match nat.as_ref().map(|nat| &nat.engine) {
@@ -178,6 +178,7 @@ fn network(
         mac_nat,
         overlay,
         gateway_elsewhere,
+        gateway_host,
         vlans,
     })
 }

@@ -209,6 +209,9 @@ pub struct Network {
     /// Another host of the overlay runs its router, or is in it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub gateway_elsewhere: bool,
+    /// The host that runs the network's router, or is in it, where it stretches over several. Default: none, it is this host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway_host: Option<String>,
     /// VLANs that its router is in, by their numbers. Default: none; ports may be in any.
     #[serde(serialize_with = "by_number", skip_serializing_if = "Vec::is_empty")]
     pub vlans: Vec<Vlan>,

@@ -4,26 +4,31 @@
 
 use std::{collections::BTreeSet, io::ErrorKind, net::IpAddr};
 
-use super::{Check, State};
+use super::{Check, State, running};
 use crate::{
     config::{Config, Vtep},
+    model::PeerEntry,
     probe::{Way, probe},
 };
 
 /// Hosts named in a message, at most.
 const NAMED: usize = 4;
 
-/// One check for each tunnel endpoint that is on a socket of this host.
+/// One check for each tunnel endpoint that is on a socket of this host: its peers of the file, and those that a daemon which runs is told of.
 pub(super) fn check(config: &Config) -> Vec<Check> {
-    config.vteps.iter().filter(|vtep| vtep.seat.is_none()).filter_map(|vtep| of(config, vtep)).collect()
+    let told = running::peers(&config.host.control_socket);
+    config.vteps.iter().filter(|vtep| vtep.seat.is_none()).filter_map(|vtep| of(config, vtep, &told)).collect()
 }
 
-fn of(config: &Config, vtep: &Vtep) -> Option<Check> {
+fn of(config: &Config, vtep: &Vtep, told: &[PeerEntry]) -> Option<Check> {
     let overlays = config.networks.iter().filter_map(|network| network.overlay.as_ref());
-    let peers: BTreeSet<IpAddr> = overlays
+    let mut peers: BTreeSet<IpAddr> = overlays
         .filter(|overlay| overlay.vtep == vtep.name)
         .flat_map(|overlay| overlay.peers.iter().copied())
         .collect();
+    // Those that were told by BGP. Strangers are not asked: whoever forges a source must not have us send to it.
+    let of_vtep = told.iter().filter(|peer| peer.vtep == vtep.name && peer.source != "heard");
+    peers.extend(of_vtep.filter_map(|peer| peer.address.parse::<IpAddr>().ok()));
     if peers.is_empty() {
         return None;
     }

@@ -42,12 +42,17 @@ fn of(network: &NetworkStatus) -> Check {
     Check::wrong(name, State::Problem, detail, remedy)
 }
 
-/// One check for each sealed tunnel endpoint: has it a session with each of the others?
-pub(super) fn seals(socket: &Path) -> Vec<Check> {
+/// The tunnel endpoints of other hosts that it knows.
+pub(super) fn peers(socket: &Path) -> Vec<PeerEntry> {
     if !socket.exists() {
         return Vec::new();
     }
-    let Ok((_, peers)) = client::ask::<Vec<PeerEntry>>(socket, "/v1/peers") else { return Vec::new() };
+    client::ask(socket, "/v1/peers").map_or_else(|_| Vec::new(), |(_, peers)| peers)
+}
+
+/// One check for each sealed tunnel endpoint: has it a session with each of the others?
+pub(super) fn seals(socket: &Path) -> Vec<Check> {
+    let peers = peers(socket);
     let mut by_vtep: BTreeMap<&str, BTreeMap<&str, bool>> = BTreeMap::new();
     for peer in peers.iter().filter(|peer| peer.sealed) {
         by_vtep.entry(&peer.vtep).or_default().insert(&peer.address, peer.session_s.is_some());
