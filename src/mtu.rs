@@ -35,7 +35,9 @@ pub fn work_out(config: &mut Config) {
             tracing::warn!(network = %network.name, mtu, "guests are told {least}, the least that IP takes there, and what carries them takes less: longer packets are lost; widen it, or set subnet6 = false");
         }
         network.mtu = Some(mtu.max(least));
-        tracing::info!(network = %network.name, mtu = network.mtu, "the MTU is that of what carries the network");
+        if way_out.is_some() {
+            tracing::info!(network = %network.name, mtu = network.mtu, "the MTU is that of the way out, or of the underlay where that takes less");
+        }
     }
 }
 
