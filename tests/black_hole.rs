@@ -39,6 +39,8 @@ fn a_way_that_loses_long_packets_in_silence_is_found_and_fitted() {
         let mtu = || daemons[0].json(&["show", "peers", "--json"])[0]["mtu"].clone();
         wait_for("the way to be tried", PATIENCE, || mtu() == 1400 - around);
         assert!(daemons[0].log().contains("longer packets are lost on the way"), "{}", daemons[0].log());
+        let path = || daemons[0].json(&["show", "peers", "--json"])[0]["path"].clone();
+        wait_for("the way to be shown", PATIENCE, || path() == "narrow");
         site.guests.iter().for_each(|guest| drop(guest.ip("link set eth0 mtu 1500")));
         site.everything(&format!("v6 {v6}"), || daemons[0].log());
         let told = site.guests[0].run("ping -M do -c 2 -W 2 -s 1390 10.7.0.2", PATIENCE).output;
