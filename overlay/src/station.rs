@@ -12,7 +12,10 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use wire::{Accepts, Context, DropReason, Frame, Instant, Mac, NicId, Origin, bytes::put, checksum::Checksum, icmp};
+use wire::{
+    Accepts, Context, DropReason, Frame, Instant, Mac, NicId, Origin, bytes::put, checksum::Checksum, icmp,
+    reassembly::Reassembly,
+};
 
 use crate::{
     encap::{HEADER, source_port},
@@ -105,6 +108,8 @@ pub(crate) struct Station {
     /// Peers are asked for in turns.
     next: usize,
     scratch: Box<[u8]>,
+    /// What peers have sent that was cut on its way.
+    reassembly: Reassembly,
 }
 
 impl Underlay for Station {
@@ -145,6 +150,7 @@ impl Station {
             reports_due: false,
             next: 0,
             scratch: vec![0; wire::MAX_FRAME].into(),
+            reassembly: Reassembly::default(),
         };
         station.make_room(vtep);
         station
@@ -180,6 +186,7 @@ impl Station {
     pub(crate) fn tick(&mut self, cx: &mut Context, vtep: &Vtep) {
         self.make_room(vtep);
         self.hops.sweep(cx.now);
+        self.reassembly.expire(cx.now);
         if self.nic.is_none() {
             return;
         }

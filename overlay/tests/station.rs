@@ -472,6 +472,8 @@ fn what_is_no_whole_packet_for_it_is_counted() {
     wrong[60] ^= 1;
     let mut cut = packet.clone();
     cut[20] = 0x20;
+    // Of nobody that is known.
+    cut[29] = 77;
     cut[24..26].fill(0);
     let sum = wire::bytes::sum(&cut[14..34]);
     cut[24..26].copy_from_slice(&sum);
@@ -489,6 +491,58 @@ fn what_is_no_whole_packet_for_it_is_counted() {
     assert_eq!((drops(&b, DropReason::OuterFragment), drops(&b, DropReason::NotForTunnel)), (1, 2));
     assert_eq!(b.come(&[(wrong, owing)]).len(), 1, "one that is owed is not looked at");
     assert_eq!(b.cx.counters(NicId(0)).unwrap().rx_frames, 2);
+}
+
+/// A packet in pieces, each with so many bytes of it behind the IP header.
+fn pieces(packet: &[u8], size: usize) -> Vec<Vec<u8>> {
+    let v6 = packet[12..14] == [0x86, 0xdd];
+    let body = &packet[if v6 { 54 } else { 34 }..];
+    let last = (body.len() - 1) / size;
+    let piece = |(n, part): (usize, &[u8])| {
+        let more = u16::from(n < last);
+        let mut bytes = packet[..packet.len() - body.len()].to_vec();
+        if v6 {
+            bytes[18..20].copy_from_slice(&(part.len() as u16 + 8).to_be_bytes());
+            bytes[20] = 44;
+            let [high, low] = ((n * size) as u16 | more).to_be_bytes();
+            bytes.extend([17, 0, high, low, 0, 0, 0, 9]);
+        } else {
+            bytes[16..18].copy_from_slice(&(part.len() as u16 + 20).to_be_bytes());
+            bytes[20..22].copy_from_slice(&((n * size / 8) as u16 | more << 13).to_be_bytes());
+            bytes[24..26].fill(0);
+            let sum = wire::bytes::sum(&bytes[14..34]);
+            bytes[24..26].copy_from_slice(&sum);
+        }
+        [&bytes, part].concat()
+    };
+    body.chunks(size).enumerate().map(piece).collect()
+}
+
+#[test]
+fn a_packet_that_was_cut_on_its_way_is_put_together_if_a_peer_has_sent_it() {
+    for v6 in [false, true] {
+        let (mut a, mut b, hub) = pair(v6, true);
+        let sent = udp(2, 1400, false, true);
+        a.send(0, &[(sent.clone(), Offload::NONE)]);
+        let (packet, _) = seen(&hub).remove(0);
+        b.turn();
+        let mut all = pieces(&packet, 600);
+        assert_eq!(all.len(), 3);
+        all.reverse();
+        let last = all.pop().unwrap();
+        for piece in all {
+            assert!(b.come(&[(piece, Offload::NONE)]).is_empty());
+        }
+        let got = b.come(&[(last, Offload::NONE)]);
+        assert!(got.len() == 1 && got[0].1 == sent, "v6 {v6}: {} frames", got.len());
+        // One that never becomes whole is given up, and one that was changed is not believed.
+        let mut parts = pieces(&packet, 600);
+        parts[1][100] ^= 1;
+        for piece in parts {
+            assert!(b.come(&[(piece, Offload::NONE)]).is_empty());
+        }
+        assert_eq!(b.drops(UNDER.0, DropReason::BadPacket), 1);
+    }
 }
 
 #[test]

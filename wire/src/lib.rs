@@ -29,7 +29,9 @@ pub mod layers;
 pub mod lists;
 pub mod offload;
 pub mod port;
+pub mod reassembly;
 pub mod segmentation;
+pub mod span;
 pub mod verdict;
 
 pub use addr::{AddrError, Mac, Vid, Vni, solicited_node};

@@ -7,7 +7,7 @@
 //!
 //! Read in this order: [`config`] (what may be set), [`hub`] (what the parts share), [`port`] (a turn), [`udp`], [`ping`], [`tcp`]. What the parts are
 //! made of: [`packet`] (a guest's packet), [`mappings`] (who holds what, and for how long), [`inward`] and [`errors`] (frames for guests),
-//! [`endpoints`] (their sockets), [`doors`] (published ports), [`reassembly`].
+//! [`endpoints`] (their sockets), [`doors`] (published ports), [`wire::reassembly`].
 //!
 //! The contract between the port and a part (UDP, ICMP, TCP): `leave` takes a whole packet of its protocol; `flush` is called at the end of every burst;
 //! `ready` when a socket registered with [`Hub::watch`] has something; `sweep` now and then; `deadline` before a sleep. Frames for guests go into
@@ -23,7 +23,6 @@ mod mappings;
 mod packet;
 mod ping;
 pub mod port;
-mod reassembly;
 mod tcp;
 mod udp;
 

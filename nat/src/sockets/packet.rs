@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use sys::Lent;
+pub(crate) use wire::span::{body, front};
 use wire::{Context, DropReason, Frame, Gso, Head, L3, Layers, checksum::Checksum, frame::Origin};
 
 const IPV4_LEN: usize = 20;
@@ -133,24 +133,4 @@ impl Packet {
         sum.add_bytes(front.get(self.l4..self.end.min(front.len())).unwrap_or_default());
         sum.add_lent(&cx.arena, body(cx, frame, self.l4.max(front.len()), self.end)) && sum.is_valid()
     }
-}
-
-/// The part of a frame's head between two places in the frame.
-pub(crate) fn front(head: &Head, from: usize, to: usize) -> &[u8] {
-    let bytes = head.bytes();
-    bytes.get(from.min(bytes.len())..to.min(bytes.len())).unwrap_or_default()
-}
-
-/// The lent pieces between two places in the frame.
-pub(crate) fn body<'c>(cx: &'c Context, frame: &Frame, from: usize, to: usize) -> impl Iterator<Item = Lent> + 'c {
-    let mut at = cx.heads.get(frame).bytes().len();
-    cx.heads.body(frame).iter().filter_map(move |piece| {
-        let start = at;
-        at += piece.len();
-        let (first, last) = (from.max(start), to.min(at));
-        if first >= last {
-            return None;
-        }
-        piece.part(first - start, last - first)
-    })
 }

@@ -10,9 +10,9 @@
 use std::{io, os::fd::AsRawFd, time::Duration};
 
 use sys::epoll::Events;
-use wire::{Burst, Context, DropReason, Frame, Instant, L3, Layers, Port, Wake};
+use wire::{Burst, Context, DropReason, Frame, Instant, L3, Layers, Port, Wake, reassembly::Reassembly};
 
-use super::{Hub, SocketsConfig, Token, ping::Ping, reassembly::Reassembly, tcp::Tcp, udp::Udp};
+use super::{Hub, SocketsConfig, Token, ping::Ping, tcp::Tcp, udp::Udp};
 use crate::{
     control::{Command, Inbox, Publication},
     record::Protocol,
@@ -58,7 +58,8 @@ impl SocketsPort {
         };
         let mut frame = frame;
         if layers.fragment {
-            let Some(whole) = self.reassembly.take(cx, frame, &layers) else { return };
+            let sender = cx.heads.get(&frame).origin.nic.0;
+            let Some(whole) = self.reassembly.take(cx, frame, &layers, sender) else { return };
             frame = whole;
             match Layers::parse(cx.heads.get(&frame).bytes()) {
                 Some(of_whole) => layers = of_whole,

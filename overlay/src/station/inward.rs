@@ -1,13 +1,14 @@
 //! What comes to an endpoint in a network of ours: packets of tunnels become frames of their networks, messages are answered.
 //!
 //! Invariant: a packet is taken only when it is whole, to this endpoint's MAC, address and port, and its checksums are right (what came by memory and owes
-//! one has not been damaged). A frame begins in its head with as many bytes as any other. Packets that were cut are dropped, not put together: endpoints send none.
+//! one has not been damaged). A frame begins in its head with as many bytes as any other. Packets that were cut on their way are
+//! put together when a peer has sent them, and dropped else: strangers get no memory. Endpoints of ours send none, the kernel's tunnel may.
 //! Read first: [`super`], RFC 7348 section 4.1, RFC 6936 section 4.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use wire::{
-    Accepts, Burst, Context, DropReason, Frame, Gso, NicId, Offload, Origin,
+    Accepts, Burst, Context, DropReason, Frame, Gso, Layers, NicId, Offload, Origin,
     bytes::array,
     checksum::{self, Checksum},
     icmp,
@@ -69,7 +70,7 @@ impl Station {
     fn take(&mut self, cx: &mut Context, vtep: &mut Vtep, nics: &[NicId], frame: Frame, run: &mut Option<Run>) {
         let head = cx.heads.get(&frame);
         let (bytes, len, owed) = (head.bytes(), head.len(), head.offload);
-        let Some(outer) = self.outer(bytes, len) else { return self.other(cx, vtep, frame) };
+        let Some(outer) = self.outer(bytes, len) else { return self.other(cx, (vtep, nics), frame, run) };
         let at = outer.udp + 8;
         if outer.has_checksum && owed.is_none() && !is_intact(cx, &frame, outer.udp) {
             return cx.drop(frame, DropReason::BadPacket);
@@ -165,21 +166,20 @@ impl Station {
 
     /// Takes what is no packet of a tunnel.
     #[cold]
-    fn other(&mut self, cx: &mut Context, vtep: &mut Vtep, frame: Frame) {
+    fn other(&mut self, cx: &mut Context, (vtep, nics): (&mut Vtep, &[NicId]), frame: Frame, run: &mut Option<Run>) {
         let from = cx.heads.get(&frame).origin.nic;
         let mut bytes = std::mem::take(&mut self.scratch);
         let said = match cx.read_all(&frame, &mut bytes) {
             Some(len) => talk::hear(&self.own, bytes.get_mut(..len).unwrap_or_default()),
             None => Said::Nothing,
         };
-        let reason = match said {
-            Said::Fragment => Some(DropReason::OuterFragment),
-            Said::Nothing => Some(DropReason::NotForTunnel),
-            _ => None,
-        };
-        match reason {
-            Some(reason) => cx.drop(frame, reason),
-            None => cx.transmitted(1, cx.heads.get(&frame).len() as u64),
+        match said {
+            Said::Fragment => {
+                self.scratch = bytes;
+                return self.gather(cx, (vtep, nics), frame, run);
+            }
+            Said::Nothing => cx.drop(frame, DropReason::NotForTunnel),
+            _ => cx.transmitted(1, cx.heads.get(&frame).len() as u64),
         }
         match said {
             Said::Neighbour { said, asked } => {
@@ -203,6 +203,26 @@ impl Station {
             Said::Ping(_) | Said::Fragment | Said::Nothing => {}
         }
         self.scratch = bytes;
+    }
+}
+
+impl Station {
+    /// Takes a piece of a packet that was cut on its way, and the whole when it was the last to come.
+    #[cold]
+    fn gather(&mut self, cx: &mut Context, (vtep, nics): (&mut Vtep, &[NicId]), frame: Frame, run: &mut Option<Run>) {
+        let bytes = cx.heads.get(&frame).bytes();
+        let from = match self.own.address {
+            IpAddr::V4(_) => array::<4>(bytes, 26).map(IpAddr::from),
+            IpAddr::V6(_) => array::<16>(bytes, 22).map(IpAddr::from),
+        };
+        let known = from.and_then(|from| vtep.remotes.find(from));
+        let peer = known.filter(|id| vtep.remotes.get(*id).is_some_and(|remote| remote.named > 0));
+        let (Some(peer), Some(layers)) = (peer, Layers::parse(bytes)) else {
+            return cx.drop(frame, DropReason::OuterFragment);
+        };
+        if let Some(whole) = self.reassembly.take(cx, frame, &layers, peer.0) {
+            self.take(cx, vtep, nics, whole, run);
+        }
     }
 }
 

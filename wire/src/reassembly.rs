@@ -1,20 +1,22 @@
-//! [`Reassembly`]: fragments of guests put together, so that what leaves by a socket is whole.
+//! [`Reassembly`]: fragments put together, for who needs packets whole: NAT by sockets, and tunnel endpoints.
 //!
-//! Invariant: memory is bounded, by [`PLACES`] packets in all and [`PER_NIC`] of one NIC; who has too many loses the oldest of its own, and a
-//! full house that of whoever holds most. Bytes that come twice with other fragments' bounds end the packet (RFC 5722, RFC 8900 section 3.7).
+//! Invariant: memory is bounded, by [`PLACES`] packets in all and [`PER_SENDER`] of one sender (a guest's NIC, a tunnel's remote endpoint); who has too many
+//! loses the oldest of its own, and a full house that of whoever holds most. Buffers are kept and used again: memory is taken while the first come. Bytes that come twice with other fragments' bounds end the packet (RFC 5722, RFC 8900 section 3.7).
 //!
 //! Read first: RFC 791 section 3.2, RFC 8200 section 4.5, RFC 4787 REQ-14.
 
 use std::{net::IpAddr, time::Duration};
 
-use wire::{Context, DropReason, Frame, Instant, L3, Layers, NicId, checksum::Checksum};
-
-use super::packet::{body, front};
+use crate::{
+    Context, DropReason, Frame, Instant, L3, Layers,
+    checksum::Checksum,
+    span::{body, front},
+};
 
 /// Packets that are put together at a time.
 const PLACES: usize = 64;
-/// Of these, of one NIC.
-const PER_NIC: usize = 8;
+/// Of these, of one sender.
+const PER_SENDER: usize = 8;
 /// How long the rest of a packet is waited for.
 const LIFETIME: Duration = Duration::from_secs(30);
 /// Fragments of one packet, in pieces of eight bytes.
@@ -24,7 +26,7 @@ const LONGEST: usize = 65_535;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Which {
-    nic: NicId,
+    sender: u16,
     source: IpAddr,
     destination: IpAddr,
     protocol: u8,
@@ -60,7 +62,7 @@ struct Piece {
 
 /// See the module's documentation.
 #[derive(Default)]
-pub(crate) struct Reassembly {
+pub struct Reassembly {
     places: Vec<Place>,
     /// Buffers to be used again.
     spare: Vec<Vec<u8>>,
@@ -68,10 +70,10 @@ pub(crate) struct Reassembly {
 }
 
 impl Reassembly {
-    /// Takes a fragment, which ends here, and gives the whole packet when it was the last to come.
-    pub(crate) fn take(&mut self, cx: &mut Context, frame: Frame, layers: &Layers) -> Option<Frame> {
+    /// Takes a fragment of a sender, which ends here, and gives the whole packet when it was the last to come: a frame of the same origin.
+    pub fn take(&mut self, cx: &mut Context, frame: Frame, layers: &Layers, sender: u16) -> Option<Frame> {
         self.expire(cx.now);
-        let Some(piece) = read(cx, &frame, layers) else {
+        let Some(piece) = read(cx, &frame, layers, sender) else {
             cx.drop(frame, DropReason::BadPacket);
             return None;
         };
@@ -97,12 +99,12 @@ impl Reassembly {
     }
 
     /// When the oldest is given up.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
+    pub fn deadline(&self) -> Option<Instant> {
         self.places.iter().map(|place| place.since + LIFETIME).min()
     }
 
     /// Gives up what was waited for too long.
-    pub(crate) fn expire(&mut self, now: Instant) {
+    pub fn expire(&mut self, now: Instant) {
         while let Some(at) = self.places.iter().position(|place| now.since(place.since) >= LIFETIME) {
             self.give_up(at);
         }
@@ -118,16 +120,16 @@ impl Reassembly {
         if let Some(at) = self.places.iter().position(|place| place.which == *which) {
             return at;
         }
-        let held = |nic: NicId| self.places.iter().filter(|place| place.which.nic == nic).count();
-        let from = if held(which.nic) >= PER_NIC {
-            Some(which.nic)
+        let held = |sender: u16| self.places.iter().filter(|place| place.which.sender == sender).count();
+        let from = if held(which.sender) >= PER_SENDER {
+            Some(which.sender)
         } else if self.places.len() >= PLACES {
-            self.places.iter().map(|place| place.which.nic).max_by_key(|nic| held(*nic))
+            self.places.iter().map(|place| place.which.sender).max_by_key(|sender| held(*sender))
         } else {
             None
         };
-        if let Some(nic) = from {
-            let places = self.places.iter().enumerate().filter(|(_, place)| place.which.nic == nic);
+        if let Some(sender) = from {
+            let places = self.places.iter().enumerate().filter(|(_, place)| place.which.sender == sender);
             if let Some((at, _)) = places.min_by_key(|(_, place)| place.since) {
                 self.give_up(at);
             }
@@ -254,9 +256,9 @@ impl Place {
 }
 
 /// What a frame says of itself as a fragment. Of IPv6, only where the fragment header is the first after the fixed one.
-fn read(cx: &Context, frame: &Frame, layers: &Layers) -> Option<Piece> {
+fn read(cx: &Context, frame: &Frame, layers: &Layers, sender: u16) -> Option<Piece> {
     let head = cx.heads.get(frame);
-    let (bytes, l3, nic) = (head.bytes(), layers.l2_len, head.origin.nic);
+    let (bytes, l3) = (head.bytes(), layers.l2_len);
     if l3 != 14 || !head.offload.is_none() {
         return None;
     }
@@ -271,7 +273,7 @@ fn read(cx: &Context, frame: &Frame, layers: &Layers) -> Option<Piece> {
                 return None;
             }
             let which = Which {
-                nic,
+                sender,
                 source: IpAddr::from([s0, s1, s2, s3]),
                 destination: IpAddr::from([d0, d1, d2, d3]),
                 protocol,
@@ -292,7 +294,7 @@ fn read(cx: &Context, frame: &Frame, layers: &Layers) -> Option<Piece> {
                 return None;
             }
             let which = Which {
-                nic,
+                sender,
                 source: IpAddr::from(*source),
                 destination: IpAddr::from(*destination),
                 protocol,
