@@ -345,3 +345,37 @@ fn frames_to_everybody_go_to_a_group_that_the_kernel_is_in_too() {
         }
     }
 }
+
+/// The kernel's tunnel that is told no device does not know what the underlay takes, and sends frames of 1,500 bytes in two pieces; over IPv6 it
+/// does not cut, but loses them.
+#[test]
+fn packets_that_the_kernels_tunnel_cuts_arrive_whole() {
+    let lab = require!(Lab::new());
+    for in_a_network in [false, true] {
+        let what = format!("in a network {in_a_network}");
+        let site = require!(Site::new(&lab, false));
+        let daemon = match in_a_network {
+            true => site.ours_in_a_network(&lab, 0, &format!("peers = [\"{}\"]", site.address(1))),
+            false => site.ours(&lab, 0),
+        };
+        require!(site.kernel(1));
+        let (host, local, remote) = (&site.hosts[1], site.address(1), site.address(0));
+        host.ip("link del vx0");
+        host.ip(&format!("link add vx0 type vxlan id 5001 local {local} remote {remote} dstport 4789"));
+        host.ip("link set vx0 master br0 mtu 1500 up");
+        host.ip("link set g0 mtu 1500");
+        for (n, guest) in site.guests.iter().enumerate() {
+            guest.ip("link set eth0 mtu 1500");
+            guest.address("eth0", &format!("10.7.0.{}/24", n + 1));
+        }
+        let b = &site.guests[1];
+        assert!(b.reaches("10.7.0.1", PATIENCE).is_some(), "{what}: {}", daemon.log());
+        // What is answered to them is too long for us, and cut where it may be.
+        let told = b.run("ping -M dont -c 5 -i 0.2 -W 2 -s 1472 10.7.0.1", PATIENCE);
+        assert!(told.ok() && told.output.contains("5 received"), "{what}: {}", told.output);
+        assert!(!daemon.ctl(&["show", "drops"]).output.contains("outer_fragment"), "{what}");
+        let cut = host.sh("nstat -asz IpFragOKs | tail -1");
+        let count: f64 = cut.split_whitespace().nth(1).and_then(|count| count.parse().ok()).unwrap_or_default();
+        assert!(count >= 5.0, "{what}: the tunnel has cut its packets: {cut}");
+    }
+}
