@@ -174,7 +174,9 @@ fn a_user_without_directories_is_told_what_to_set() {
 
 #[test]
 fn the_examples_are_right() {
-    for file in ["examples/two-guests.toml", "examples/vlans.toml", "examples/routed-vlans.toml"] {
+    for file in
+        ["examples/two-guests.toml", "examples/vlans.toml", "examples/routed-vlans.toml", "examples/two-hosts.toml"]
+    {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
         load(&file, &around()).unwrap_or_else(|error| panic!("{error}"));
     }
