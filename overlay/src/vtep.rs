@@ -264,16 +264,22 @@ impl Vtep {
 
     /// The longest inner IP packet, in bytes, that goes this way.
     pub fn fits(&self, network: NetworkId, way: Way) -> u16 {
-        match way {
-            Way::One(remote) => self.inner_mtu(remote),
-            Way::All => self.flood(network).iter().map(|remote| self.inner_mtu(*remote)).min().unwrap_or(u16::MAX),
-        }
+        self.at_end(network, &way).iter().map(|remote| self.inner_mtu(*remote)).min().unwrap_or(u16::MAX)
     }
 
     /// The header of a network's packets.
     #[inline]
     pub fn header(&self, network: NetworkId) -> Option<[u8; HEADER]> {
         self.network(network).map(|network| self.encapsulation.header(network.vni))
+    }
+
+    /// The endpoints that a way leads to.
+    #[inline]
+    pub fn at_end<'w>(&'w self, network: NetworkId, way: &'w Way) -> &'w [RemoteId] {
+        match way {
+            Way::One(remote) => std::slice::from_ref(remote),
+            Way::All => self.flood(network),
+        }
     }
 
     /// The endpoints of a network.

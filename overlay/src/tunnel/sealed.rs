@@ -34,7 +34,7 @@ use crate::{
     envelope::Envelope,
     keys::{PrivateKey, PublicKey},
     remotes::RemoteId,
-    vtep::{Vtep, Way},
+    vtep::Vtep,
 };
 
 /// Bytes that a seal makes a packet longer by: a header of 16, and a tag of 16.
@@ -130,14 +130,7 @@ impl Underlay for Sealed {
         if let Some(place) = self.plain.get_mut(front - HEADER..front) {
             place.copy_from_slice(&header);
         }
-        let one;
-        let remotes = match way {
-            Way::One(remote) => {
-                one = [remote];
-                &one[..]
-            }
-            Way::All => vtep.flood(network),
-        };
+        let remotes = vtep.at_end(network, &way);
         let Some((_, others)) = remotes.split_first() else { return cx.drop(frame, DropReason::NoDestination) };
         // Each packet is a frame of its own to the books.
         cx.ledger.copied += others.len() as u64;

@@ -19,10 +19,7 @@ use super::{
     outward::{Packet, Underlay},
     unwrap::Unwrap,
 };
-use crate::{
-    encap::HEADER,
-    vtep::{Vtep, Way},
-};
+use crate::{encap::HEADER, vtep::Vtep};
 
 /// Packets of the underlay taken in one go: as many as the frames of them find room for, if none is a run.
 const MOST: usize = 32;
@@ -55,14 +52,7 @@ impl Underlay for Sockets {
         }
         let door = (u64::from(hash) * self.doors.len() as u64) >> 32;
         let Some(door) = self.doors.get_mut(door as usize) else { return cx.drop(frame, DropReason::NotReady) };
-        let one;
-        let remotes = match way {
-            Way::One(remote) => {
-                one = [remote];
-                &one[..]
-            }
-            Way::All => vtep.flood(network),
-        };
+        let remotes = vtep.at_end(network, &way);
         let mut lost = 0;
         for remote in remotes.iter().copied() {
             let Some(address) = vtep.remotes.get(remote).map(|remote| remote.address) else {

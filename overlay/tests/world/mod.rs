@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, dead_code)]
 
+pub mod station;
+
 use std::{
     cell::RefCell,
     collections::VecDeque,
