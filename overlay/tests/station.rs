@@ -4,13 +4,13 @@
 
 mod world;
 
-use std::net::IpAddr;
+use std::{collections::VecDeque, net::IpAddr};
 
 use proptest::prelude::*;
-use wire::{DropReason, Gso, NicId, Offload};
+use wire::{DropReason, Gso, Mac, NicId, Offload};
 use world::{
-    GUEST, Host, Hub, Net, UNDER, Under, address, host, settle,
-    station::{alone, opened, pair, said, seen},
+    Host, Hub, Net, Owing, UNDER, Under, address, host, settle,
+    station::{alone, arp, icmp4, opened, pair, seen},
     tcp, udp,
 };
 

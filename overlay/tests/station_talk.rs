@@ -9,7 +9,7 @@ use std::{net::IpAddr, time::Duration};
 use wire::{DropReason, Mac, NicId, Offload};
 use world::{
     GUEST, Host, Hub, Net, address, mac_of,
-    station::{alone, arp, pair, said, seen},
+    station::{alone, arp, icmp4, pair, said, seen},
     udp,
 };
 
@@ -133,15 +133,6 @@ fn a_peer_that_moves_is_followed_and_one_elsewhere_is_behind_the_gateway() {
         let packet = &said(&hub)[0];
         assert_eq!((&packet[..6], &packet[30..34]), (&mac.bytes()[..], &[10, 9, 9, 9][..]));
     }
-}
-
-fn icmp4(kind: [u8; 2], rest: [u8; 4], payload: &[u8]) -> Vec<u8> {
-    let ethernet = etherparse::PacketBuilder::ethernet2([2, 7, 7, 7, 7, 7], mac_of(address(1, false)).bytes());
-    let mut bytes = Vec::new();
-    let IpAddr::V4(us) = address(1, false) else { panic!("IPv4") };
-    let packet = ethernet.ipv4([127, 0, 9, 7], us.octets(), 9).icmpv4_raw(kind[0], kind[1], rest);
-    packet.write(&mut bytes, payload).unwrap();
-    bytes
 }
 
 fn icmp6(kind: [u8; 2], rest: [u8; 4], payload: &[u8]) -> Vec<u8> {

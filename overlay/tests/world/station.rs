@@ -4,7 +4,7 @@ use std::{collections::VecDeque, net::IpAddr};
 
 use wire::Mac;
 
-use super::{Host, Hub, Net, Owing, Under, address, host, settle};
+use super::{Host, Hub, Net, Owing, Under, address, host, mac_of, settle};
 
 /// Two endpoints of the IP version asked for, and the hub with somebody who looks on.
 pub fn pair(v6: bool, checksum: bool) -> (Host, Host, Hub) {
@@ -64,4 +64,13 @@ pub fn opened(bytes: &[u8], v6: bool, checksum: bool) -> (Vec<u8>, u16) {
     }
     assert_eq!(payload[..8], [8, 0, 0, 0, 0, 0x13, 0x89, 0]);
     (payload[8..].to_vec(), udp.source_port())
+}
+
+pub fn icmp4(kind: [u8; 2], rest: [u8; 4], payload: &[u8]) -> Vec<u8> {
+    let ethernet = etherparse::PacketBuilder::ethernet2([2, 7, 7, 7, 7, 7], mac_of(address(1, false)).bytes());
+    let mut bytes = Vec::new();
+    let IpAddr::V4(us) = address(1, false) else { panic!("IPv4") };
+    let packet = ethernet.ipv4([127, 0, 9, 7], us.octets(), 9).icmpv4_raw(kind[0], kind[1], rest);
+    packet.write(&mut bytes, payload).unwrap();
+    bytes
 }
