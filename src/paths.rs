@@ -106,7 +106,7 @@ impl Known {
         if error.kind() == io::ErrorKind::PermissionDenied {
             tracing::warn!(
                 vtep = vtep.name,
-                "echo requests are not permitted, so that ways that lose long packets in silence are not found: sysctl -w net.ipv4.ping_group_range=\"0 2147483647\", or run as root"
+                "echo requests are not permitted, so that ways that lose long packets in silence are not found: sysctl -w net.ipv4.ping_group_range=\"0 2147483647\" (root needs it, too)"
             );
         } else {
             tracing::warn!(vtep = vtep.name, %error, "the ways to other hosts cannot be tried out");

@@ -233,3 +233,47 @@ fn a_router_that_narrows_the_way_while_it_is_used_is_heard_and_streams_go_on() {
         stream(a, b, "10.7.0.2", "a way that has become narrow", || daemons[0].log());
     }
 }
+
+#[test]
+fn two_hosts_that_both_run_a_gateway_are_found() {
+    let lab = require!(Lab::new());
+    let site = require!(Site::new(&lab, false));
+    let start = |host: usize, gateway: &str| {
+        let (n, peer) = (host + 1, site.address(1 - host));
+        let text = format!(
+            "[networks.tenant]\ndhcp = true\nsubnet = \"10.7.0.0/24\"\ngateway_host = \"{gateway}\"\n\
+             overlay = {{ vni = 7, local = \"{}\", peers = [\"{peer}\"] }}\n\
+             [guests.g]\nports = [{{ network = \"tenant\", attach = \"tap\", tap = \"eth0\", netns = \"{}\" }}]\n",
+            site.address(host),
+            site.guests[host].netns_name()
+        );
+        Daemon::start_beside(&lab, &site.hosts[host], &format!("hv{n}"), &text)
+    };
+    let run = |daemon: &Daemon, verb: &str| {
+        let (program, config) = (lab::daemon::program().display().to_string(), daemon.config().display().to_string());
+        site.hosts[0].exec(&[&program, "--config", &config, "--json", verb]).output
+    };
+    let gateway = |daemon: &Daemon| {
+        let report = run(daemon, "doctor");
+        let report: serde_json::Value = serde_json::from_str(report.lines().next().unwrap_or_default()).unwrap();
+        let all = report["checks"].as_array().unwrap().clone();
+        all.into_iter().find(|check| check["name"] == "gateway of tenant").map(|check| check["state"].clone())
+    };
+    let [a, b] = &site.guests;
+    let first = start(0, "hv1");
+    let mut second = start(1, "hv1");
+    a.address("eth0", "10.7.0.11/24");
+    b.address("eth0", "10.7.0.12/24");
+    assert!(b.reaches("10.7.0.1", PATIENCE).is_some(), "the other host's guest reaches the one gateway");
+    assert_eq!((gateway(&first), gateway(&second)), (Some("ok".into()), None));
+    let (here, there) = (run(&first, "check"), run(&second, "check"));
+    assert!(here.contains("this host, hv1, runs its gateway"), "{here}");
+    assert!(there.contains("calls itself hv1 runs its gateway, not this one, which is hv2"), "{there}");
+
+    second.terminate();
+    let _second = start(1, "hv2");
+    b.address("eth0", "10.7.0.12/24");
+    a.ip("neigh flush all");
+    assert!(a.reaches("10.7.0.1", PATIENCE).is_some(), "{}", first.log());
+    wait_for("the second gateway to be found", PATIENCE, || gateway(&first) == Some("warning".into()));
+}

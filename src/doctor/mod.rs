@@ -122,6 +122,7 @@ pub fn examine(config: Result<Config, ConfigError>, around: &Surroundings, repai
         checks.extend(config.networks.iter().filter_map(networks::way_out));
         checks.extend(paths::check(config));
         checks.extend(running::loops(&config.host.control_socket));
+        checks.extend(running::gateways(config));
         checks.extend(running::seals(&config.host.control_socket));
         checks.extend(config.vteps.iter().filter_map(networks::speaker));
     }

@@ -36,7 +36,7 @@ fn of(config: &Config, vtep: &Vtep, told: &[PeerEntry]) -> Option<Check> {
     let ways = match probe(vtep.local, &peers.iter().copied().collect::<Vec<_>>()) {
         Ok(ways) => ways,
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            let remedy = "sysctl -w net.ipv4.ping_group_range=\"0 2147483647\", or run doctor as root";
+            let remedy = "sysctl -w net.ipv4.ping_group_range=\"0 2147483647\" (root needs it, too)";
             return Some(Check::wrong(name, State::Warning, "echo requests are not permitted", remedy));
         }
         Err(error) => {

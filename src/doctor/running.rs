@@ -7,7 +7,8 @@ use std::{collections::BTreeMap, path::Path};
 use super::{Check, State};
 use crate::{
     client,
-    model::{Flapping, NetworkStatus, PeerEntry},
+    config::{Config, Network},
+    model::{DropCount, Flapping, NetworkStatus, PeerEntry},
 };
 
 /// One check for each network: does it have a loop outside?
@@ -40,6 +41,36 @@ fn of(network: &NetworkStatus) -> Check {
         "look how {home} and {other} are joined outside of this network, and part them there; or two guests have one MAC"
     );
     Check::wrong(name, State::Problem, detail, remedy)
+}
+
+/// One check for each network that stretches over hosts and has its gateway here: does another host run it, too?
+pub(super) fn gateways(config: &Config) -> Vec<Check> {
+    let own = |network: &&Network| network.gateway_host.is_some() && !network.gateway_elsewhere;
+    let own: Vec<&Network> = config.networks.iter().filter(own).collect();
+    let socket = &config.host.control_socket;
+    if own.is_empty() || !socket.exists() {
+        return Vec::new();
+    }
+    let Ok((_, drops)) = client::ask::<Vec<DropCount>>(socket, "/v1/drops") else { return Vec::new() };
+    own.into_iter().map(|network| gateway(network.name.as_str(), &drops)).collect()
+}
+
+/// What comes out of a tunnel in the name of a router of ours is dropped as forged, and counted at the tunnel.
+fn gateway(network: &str, drops: &[DropCount]) -> Check {
+    let (name, tunnel) = (format!("gateway of {network}"), format!("{network}/overlay"));
+    let is_tunnel =
+        |port: &str| port.strip_prefix(&tunnel).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    let forged = drops.iter().filter(|drop| is_tunnel(&drop.port) && drop.reason.starts_with("spoofed_"));
+    match forged.map(|drop| drop.count).sum::<u64>() {
+        0 => Check::fine(name, "no other host speaks for it"),
+        count => {
+            let detail = format!(
+                "{count} frames came out of the tunnel in the name of the gateway, or of a guest of this host, and were dropped (spoofed)"
+            );
+            let remedy = "see that `gateway_host` names the same host in every file, and that no guest runs twice; then start again to count anew";
+            Check::wrong(name, State::Warning, detail, remedy)
+        }
+    }
 }
 
 /// The tunnel endpoints of other hosts that it knows.
@@ -75,6 +106,16 @@ fn seal(vtep: &str, peers: &BTreeMap<&str, bool>) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_speaks_for_a_gateway_from_elsewhere_is_told() {
+        let drop = |port: &str, reason: &str| DropCount { port: port.to_owned(), reason: reason.to_owned(), count: 2 };
+        let others = [drop("a/overlay", "runt"), drop("a/router", "spoofed_arp"), drop("ab/overlay", "spoofed_arp")];
+        assert_eq!(gateway("a", &others).state, State::Ok);
+        let check = gateway("a", &[drop("a/overlay", "spoofed_source"), drop("a/overlay/100", "spoofed_arp")]);
+        assert_eq!((check.name.as_str(), check.state), ("gateway of a", State::Warning));
+        assert!(check.detail.starts_with("4 frames"), "{}", check.detail);
+    }
 
     #[test]
     fn who_has_no_session_is_named() {
