@@ -304,16 +304,17 @@ fn open(config: &Config, vtep: &Vtep, ports: &[usize], seed: u64) -> io::Result<
             place_stations(network, port, &mut made, NetworkId(id)).map_err(io::Error::other)?;
         }
     }
+    let how = TunnelConfig { dscp: vtep.dscp.fixed(), ..TunnelConfig::default() };
     if let Some(Seat { prefix, gateway, mac, checksum, .. }) = vtep.seat {
         let station = StationConfig { mac, prefix, gateway, checksum };
-        return Ok(TunnelPort::on(made, TunnelConfig::default(), station));
+        return Ok(TunnelPort::on(made, how, station));
     }
     let opened = match &vtep.seal {
         Some(Sealing { key, peers, .. }) => {
             let peers = peers.iter().map(|(peer, key)| (*peer, *key)).collect();
-            TunnelPort::sealed(made, TunnelConfig::default(), Seal { key: key.clone(), port: vtep.port, peers })
+            TunnelPort::sealed(made, how, Seal { key: key.clone(), port: vtep.port, peers })
         }
-        None => TunnelPort::open(made, TunnelConfig::default()),
+        None => TunnelPort::open(made, how),
     };
     opened.map_err(|error| explained(vtep, error))
 }

@@ -12,6 +12,7 @@
 mod behind;
 mod bridged;
 mod claims;
+mod dscp;
 mod error;
 mod evpn;
 mod guest;

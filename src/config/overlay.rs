@@ -12,6 +12,7 @@ use wire::{Vid, Vni};
 use super::{
     Reading,
     behind::{self, Behind},
+    dscp::{self, Dscp},
     error::Fault,
     evpn::{self, Evpn},
     names::{Name, PortName},
@@ -33,6 +34,7 @@ pub(super) const VTEP_KEYS: &[&str] = &[
     "gateway",
     "mac",
     "checksum",
+    "dscp",
     "key",
     "key_file",
     "wireguard_port",
@@ -67,6 +69,8 @@ pub struct Vtep {
     /// How frames are wrapped. Default: vxlan.
     #[serde(serialize_with = "word")]
     pub encapsulation: Encapsulation,
+    /// The class of its packets. Default: 0.
+    pub dscp: Dscp,
     /// The tunnel endpoints of the other hosts, of networks that name none of their own. Default: none.
     #[serde(skip_serializing_if = "is_empty")]
     pub peers: Arc<[IpAddr]>,
@@ -135,9 +139,9 @@ pub(super) fn read_vteps(root: &Section<'_>, reading: &mut Reading) -> Result<Ve
         let (local, seat) = seat::read(&section)?;
         let encapsulation = section.map("encapsulation", |entry| entry.choice(&ENCAPSULATIONS))?.unwrap_or_default();
         let port = section.map("port", udp_port)?.unwrap_or(encapsulation.port());
-        let name = name.to_string();
+        let (name, dscp) = (name.to_string(), section.map("dscp", dscp::read)?.unwrap_or_default());
         let seal = sealing::read(&section)?;
-        let mut vtep = Vtep { name, local, port, encapsulation, peers: Arc::default(), seat, evpn: None, seal };
+        let mut vtep = Vtep { name, local, port, encapsulation, dscp, peers: Arc::default(), seat, evpn: None, seal };
         vtep.peers = section.map("peers", |entry| peers(entry, &mut vtep))?.unwrap_or_default();
         let given = section.get("local").unwrap_or_else(|| entry.clone());
         reading.claims.claim("address of a tunnel endpoint", at(&vtep), &format!("[vteps.{}]", vtep.name), &given)?;
@@ -293,6 +297,7 @@ fn endpoint(
                 local,
                 port,
                 encapsulation: Encapsulation::Vxlan,
+                dscp: Dscp::default(),
                 peers: Arc::default(),
                 seat: None,
                 evpn: None,

@@ -3,7 +3,10 @@
 //! Invariant: a frame's origin is the port's NIC in its network, and nothing of a packet is trusted before [`crate::vtep::Vtep::accept`] has taken it.
 //! Read first: [`super`], RFC 6040 section 4.2 (congestion marks).
 
-use wire::{Context, DropReason, Frame, checksum};
+use wire::{
+    Context, DropReason, Frame, checksum,
+    layers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN},
+};
 
 use crate::{
     resolution::Message,
@@ -100,35 +103,37 @@ pub(crate) fn deliver(cx: &mut Context, frame: Frame, mark: u8) {
     }
 }
 
+/// The EtherType of a frame's packet, and where that begins: behind a tag (IEEE 802.1Q clause 9.6), if there is one.
+#[inline]
+pub(super) fn packet(bytes: &[u8]) -> Option<(u16, usize)> {
+    let ethertype = |at: usize| bytes.get(at..)?.first_chunk().map(|field| u16::from_be_bytes(*field));
+    match ethertype(12)? {
+        ETHERTYPE_VLAN | ETHERTYPE_SERVICE_VLAN => Some((ethertype(16)?, 18)),
+        own => Some((own, 14)),
+    }
+}
+
 /// Passes a mark of the underlay on to the inner packet (RFC 6040 figure 4); false: the packet does not know congestion marks and is to be dropped.
 #[cold]
 fn marked(bytes: &mut [u8], outer: u8) -> bool {
-    match bytes.get(12..14) {
-        Some([0x08, 0x00]) => {
-            let Some([version, tos]) = bytes.get(14..16).and_then(|at| at.first_chunk::<2>()).copied() else {
-                return true;
-            };
-            let Some(new) = combined(tos & ECN, outer) else { return false };
-            let (old, new) = ([version, tos], [version, tos & !ECN | new]);
-            if let Some(place) = bytes.get_mut(14..16) {
-                place.copy_from_slice(&new);
-            }
-            if let Some(field) = bytes.get_mut(24..26).and_then(|at| at.first_chunk_mut::<2>()) {
-                let sum = u16::from_be_bytes(*field);
-                *field = checksum::update(sum, u16::from_be_bytes(old), u16::from_be_bytes(new)).to_be_bytes();
-            }
+    let Some((ethertype, at)) = packet(bytes) else { return true };
+    let Some(header) = bytes.get_mut(at..) else { return true };
+    match (ethertype, header) {
+        (ETHERTYPE_IPV4, [version, tos, _, _, _, _, _, _, _, _, high, low, ..]) => {
+            let Some(new) = combined(*tos & ECN, outer) else { return false };
+            let old = u16::from_be_bytes([*version, *tos]);
+            *tos = *tos & !ECN | new;
+            let sum = checksum::update(u16::from_be_bytes([*high, *low]), old, u16::from_be_bytes([*version, *tos]));
+            [*high, *low] = sum.to_be_bytes();
             true
         }
-        Some([0x86, 0xdd]) => {
-            let Some(place) = bytes.get_mut(15) else { return true };
-            match combined(*place >> 4 & ECN, outer) {
-                Some(new) => {
-                    *place = *place & !(ECN << 4) | new << 4;
-                    true
-                }
-                None => false,
+        (ETHERTYPE_IPV6, [_, place, ..]) => match combined(*place >> 4 & ECN, outer) {
+            Some(new) => {
+                *place = *place & !(ECN << 4) | new << 4;
+                true
             }
-        }
+            None => false,
+        },
         // Nothing that could say so.
         _ => true,
     }
@@ -178,9 +183,20 @@ mod tests {
         let ip = etherparse::Ipv4HeaderSlice::from_slice(&bytes[14..]).unwrap();
         assert_eq!((ip.ecn().value(), ip.dcp().value()), (3, 0x2e));
         assert_eq!(ip.header_checksum(), ip.to_header().calc_header_checksum());
+        // A tag before it hides nothing.
+        let mut tagged = [&bytes[..12], &[0x81, 0, 0, 7], &bytes[12..]].concat();
+        tagged[19] = 0xb8 | ECT0;
+        let sum = checksum::update(u16::from_be_bytes([tagged[28], tagged[29]]), 0x45bb, 0x45ba);
+        tagged[28..30].copy_from_slice(&sum.to_be_bytes());
+        assert!(marked(&mut tagged, CE));
+        assert_eq!(tagged[18..], bytes[14..]);
         let mut bytes = vec![0; 54];
         bytes[12..16].copy_from_slice(&[0x86, 0xdd, 0x60, 0x20]);
         assert!(marked(&mut bytes, CE));
         assert_eq!(bytes[15], 0x30);
+        // What ends too early has no mark.
+        for len in 0..16 {
+            assert!(marked(&mut tagged[..len.min(15)], CE));
+        }
     }
 }

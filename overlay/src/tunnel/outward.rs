@@ -13,7 +13,7 @@ use wire::{
     segmentation::Settle,
 };
 
-use super::TunnelConfig;
+use super::{TunnelConfig, inward::packet};
 use crate::{
     resolution::{self, Message},
     vtep::{NetworkId, Vtep, Way},
@@ -226,10 +226,36 @@ fn is_answered(cx: &mut Context, vtep: &mut Vtep, frame: &Frame, network: Networ
 /// TOS or traffic class of a packet in the underlay: the inner congestion mark (RFC 6040 section 4.1), and a DSCP that is told or the inner one.
 #[inline]
 fn tos(bytes: &[u8], dscp: Option<u8>) -> u8 {
-    let inner = match bytes.get(12..16).and_then(|at| at.first_chunk::<4>()) {
-        Some([0x08, 0x00, _, tos]) => *tos,
-        Some([0x86, 0xdd, high, low]) => high << 4 | low >> 4,
+    let inner = match packet(bytes).and_then(|(ethertype, at)| Some((ethertype, bytes.get(at..)?.first_chunk::<2>()?)))
+    {
+        Some((ETHERTYPE_IPV4, [_, tos])) => *tos,
+        Some((ETHERTYPE_IPV6, [high, low])) => high << 4 | low >> 4,
         _ => 0,
     };
     dscp.map_or(inner, |dscp| dscp << 2 | inner & 3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packet_has_the_mark_of_the_inner_one_and_the_dscp_that_is_told_or_the_inner_one() {
+        // TOS 0xb9: expedited forwarding, ECT(1).
+        let v4 = [&[2; 12][..], &[8, 0, 0x45, 0xb9, 0, 20]].concat();
+        let v6 = [&[2; 12][..], &[0x86, 0xdd, 0x6b, 0x95, 0, 0]].concat();
+        let behind = |tag: &[u8], frame: &[u8]| [&frame[..12], tag, &frame[12..]].concat();
+        for frame in [&v4, &v6] {
+            for tag in [&[][..], &[0x81, 0, 0, 7], &[0x88, 0xa8, 0, 7]] {
+                let frame = behind(tag, frame);
+                let all = [None, Some(0), Some(10), Some(63)].map(|dscp| tos(&frame, dscp));
+                assert_eq!(all, [0xb9, 1, 10 << 2 | 1, 0xfd], "{frame:x?}");
+            }
+        }
+        let arp = [&[2; 12][..], &[8, 6, 0, 1, 8, 0]].concat();
+        assert_eq!([None, Some(10)].map(|dscp| tos(&arp, dscp)), [0, 40], "no packet, no mark");
+        for len in 0..v4.len() - 2 {
+            assert_eq!(tos(&v4[..len], None), 0, "cut off at {len}");
+        }
+    }
 }
