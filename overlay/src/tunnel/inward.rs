@@ -140,7 +140,7 @@ fn marked(bytes: &mut [u8], outer: u8) -> bool {
 }
 
 /// The inner mark after the outer one was seen; nothing: to be dropped.
-const fn combined(inner: u8, outer: u8) -> Option<u8> {
+pub(super) const fn combined(inner: u8, outer: u8) -> Option<u8> {
     match (inner, outer) {
         (0, CE) => None,
         (0, _) | (CE, _) => Some(inner),

@@ -25,7 +25,7 @@ use wire::{Accepts, Context, DropReason, Instant, NicId, Wake};
 use super::{
     TTL,
     door::{Contents, Door, Leaving, hear_errors},
-    inward::{CE, ECN, Heard},
+    inward::{CE, ECN, Heard, combined},
     outward::{Packet, Underlay},
     unwrap::Unwrap,
 };
@@ -341,7 +341,8 @@ impl Sealed {
                 cx.lost(DropReason::NoBuffers);
                 continue;
             };
-            let mark = if packet.tos & ECN == CE { CE } else { opened.tos & ECN };
+            // Twice wrapped, twice combined.
+            let mark = combined(opened.tos & ECN, packet.tos & ECN).unwrap_or(CE);
             if let Some(last) = last.filter(|last| *last != mark) {
                 unwrap.finish(cx, last);
             }
