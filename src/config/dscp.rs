@@ -45,10 +45,7 @@ pub(super) fn read(entry: &Entry<'_>) -> Result<Dscp, Fault> {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::tests::{are_told, read},
-        *,
-    };
+    use super::super::tests::{are_told, read};
 
     fn with(dscp: &str) -> String {
         format!("[vteps.main]\nlocal = \"10.0.0.1\"\n{dscp}\n[networks.t]\noverlay = {{ vtep = \"main\", vni = 1 }}\n")
