@@ -241,6 +241,11 @@ impl Host {
         self.answers()
     }
 
+    /// Whether it is in a network of ours.
+    pub fn has_hub(&self) -> bool {
+        self.hub.is_some()
+    }
+
     /// What the endpoint has sent into its network since the last time, as another there sees it.
     pub fn sent(&self, seen_by: usize) -> Vec<Owing> {
         self.hub.as_ref().unwrap().0.borrow_mut()[seen_by].drain(..).collect()
