@@ -8,7 +8,7 @@ use lab::daemon::{Daemon, program};
 use lab::process::{Job, Place};
 use lab::site::Site;
 use lab::{Lab, Unable, need_program, require, wait_for};
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -93,13 +93,19 @@ fn guests_of_two_hosts_are_on_one_segment_and_nothing_of_it_is_seen_between() {
         assert_eq!(daemons[0].json(&["show", "networks", "--json"])[0]["mtu"], mtu);
         site.everything(&format!("v6 {v6}"), || daemons[0].ctl(&["show", "drops"]).output);
         capture.kill();
-        let read = |filter: &str| {
-            let command = format!("tshark -r {} -Y \"{filter}\" -T fields -e wg.type 2>/dev/null", file.display());
-            site.hosts[0].sh(&command).lines().map(str::to_owned).collect::<Vec<_>>()
+        let read_with = |filter: &str, field: &str| {
+            let command = format!("tshark -r {} -Y \"{filter}\" -T fields -e {field} 2>/dev/null", file.display());
+            site.hosts[0].sh(&command)
         };
+        let read = |filter: &str| read_with(filter, "wg.type").lines().map(str::to_owned).collect::<Vec<_>>();
         let all = read("udp");
         assert!(all.len() > 1000, "{}", all.len());
-        assert!(all.iter().all(|kind| ["1", "2", "4"].contains(&kind.as_str())), "WireGuard's packets and no others");
+        let others: BTreeSet<&String> = all.iter().filter(|kind| !["1", "2", "4"].contains(&kind.as_str())).collect();
+        assert!(
+            others.is_empty(),
+            "WireGuard's packets and no others: {others:?}\n{}",
+            read_with("!(wg.type)", "frame.protocols")
+        );
         assert_eq!(read("_ws.malformed || vxlan"), [""; 0]);
         wait_for("a session to be told", PATIENCE, || {
             daemons.iter().all(|daemon| daemon.json(&["show", "peers", "--json"])[0]["session_s"].is_u64())

@@ -107,7 +107,8 @@ impl Door {
     /// Puts a packet into the batch; false when there is no room for it.
     pub(super) fn put(&mut self, packet: Leaving, contents: &Contents) -> bool {
         let len = contents.len();
-        if let Some(run) = &mut self.run
+        // What carries no frame is a message of our own, and goes alone.
+        if let Some(run) = self.run.as_mut().filter(|_| packet.frames > 0)
             && self.cuts
             && (run.remote, run.nic, run.tos) == (packet.remote, packet.nic, packet.how.tos)
             && len <= run.size
@@ -136,8 +137,8 @@ impl Door {
         if !pushed {
             return false;
         }
-        self.run =
-            Some(Run { remote: packet.remote, nic: packet.nic, tos: packet.how.tos, size: len, bytes: len, count: 1 });
+        let run = Run { remote: packet.remote, nic: packet.nic, tos: packet.how.tos, size: len, bytes: len, count: 1 };
+        self.run = (packet.frames > 0).then_some(run);
         self.carried.push(Carried { nic: packet.nic, frames: packet.frames, bytes: packet.bytes as u32 });
         true
     }
