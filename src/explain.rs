@@ -3,24 +3,19 @@
 //! Invariant: it says what `up` would make, from the same [`Config`] that `up` carries out, and changes nothing.
 
 use crate::{
-    config::{Attach, Config, ConfigError, Host, Idle, Network, Port, Role, Segment, Tagging, Target},
+    config::{Attach, Config, ConfigError, Host, Idle, Network, Port, Role, Segment, Tagging, Target, Vtep},
     subnets,
     table::Table,
 };
 use serde_json::{Value, json};
 
+/// Other hosts named in a line, at most.
+const NAMED: usize = 8;
+
 /// The explanation for people.
 pub fn people(config: &Config) -> String {
     let mut text = format!("{} is right.\n\n{}", config.file.display(), host(&config.host));
-    for vtep in &config.vteps {
-        if let Some(seal) = &vtep.seal {
-            let (key, port) = (seal.key.public(), seal.wireguard_port);
-            text.push_str(&format!(
-                "\ntunnel endpoint {}: sealed, UDP port {port}\n  public key       {key}\n",
-                vtep.name
-            ));
-        }
-    }
+    config.vteps.iter().for_each(|vtep| text.push_str(&endpoint(vtep)));
     for network in &config.networks {
         text.push_str(&format!("\n{}", self::network(network, config)));
     }
@@ -72,6 +67,26 @@ fn host(host: &Host) -> String {
         host.run_dir.display(),
         host.state_dir.display(),
     )
+}
+
+fn endpoint(vtep: &Vtep) -> String {
+    let Vtep { name, local, peers, .. } = vtep;
+    let kind = if vtep.encapsulation == overlay::Encapsulation::Vxlan { "VXLAN" } else { "Geneve" };
+    let mut text = format!("\ntunnel endpoint {name}: {local}, {kind}, UDP port {}\n", vtep.udp());
+    if !peers.is_empty() {
+        let named: Vec<String> = peers.iter().take(NAMED).map(ToString::to_string).collect();
+        let more = peers.len().saturating_sub(NAMED);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        text.push_str(&format!("  peers            {}{more}\n", named.join(", ")));
+    }
+    if let Some(evpn) = &vtep.evpn {
+        text.push_str(&format!("  told by          BGP, AS {}, speaker {}\n", evpn.asn, evpn.speaker.display()));
+    }
+    text.push_str(&match &vtep.seal {
+        Some(seal) => format!("  sealed           this host's public key is {}\n", seal.key.public()),
+        None => "  sealed           no\n".to_owned(),
+    });
+    text
 }
 
 fn network(network: &Network, config: &Config) -> String {

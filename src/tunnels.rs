@@ -40,7 +40,7 @@ use ways::Ways;
 
 /// Stations that an endpoint remembers at most, over all its networks: as many as a bridge.
 const STATIONS: usize = vswitch::fdb::DEFAULT_CAPACITY;
-/// Stations of this host that are announced at most.
+/// Stations of this host that are announced at most for having been heard; those that the file declares come on top.
 const LOCALS: usize = 16_384;
 const AGEING: Duration = vswitch::fdb::DEFAULT_AGEING;
 

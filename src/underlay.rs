@@ -30,6 +30,14 @@ pub fn mtu(vtep: &Vtep) -> u16 {
     }
 }
 
+/// Whether this host has an address.
+///
+/// # Errors
+/// The kernel does not tell.
+pub fn is_here(address: IpAddr) -> io::Result<bool> {
+    Ok(address::index_of(&mut Netlink::open()?, address)?.is_some())
+}
+
 /// The interface that has an address.
 fn interface_of(address: IpAddr) -> io::Result<Option<Link>> {
     let mut netlink = Netlink::open()?;

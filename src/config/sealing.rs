@@ -3,7 +3,12 @@
 //! Invariant: an endpoint that has a key has one for each of its peers, so that nothing of it leaves in the clear; the private key is not shown again.
 //! Read first: `overlay`'s page on keys.
 
-use std::{collections::BTreeMap, fs, net::IpAddr, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use overlay::keys::{PrivateKey, PublicKey};
 use serde::Serialize;
@@ -23,6 +28,9 @@ pub struct Sealing {
     /// Its own key; told is what the other hosts know it by.
     #[serde(rename = "public_key", serialize_with = "public")]
     pub key: PrivateKey,
+    /// The file that it was read from.
+    #[serde(rename = "key_file", skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
     /// UDP port of what is sealed. Default: 51820.
     pub wireguard_port: u16,
     /// What the other hosts are known by.
@@ -32,11 +40,11 @@ pub struct Sealing {
 
 /// Reads `key` or `key_file`, and `wireguard_port`.
 pub(super) fn read(section: &Section<'_>) -> Result<Option<Sealing>, Fault> {
-    let key = match (section.get("key"), section.get("key_file")) {
+    let (key, file) = match (section.get("key"), section.get("key_file")) {
         (Some(_), Some(entry)) => {
             return Err(entry.key_fault("`key` and `key_file` exclude each other; give one of them"));
         }
-        (Some(entry), None) => parsed(&entry, entry.text()?)?,
+        (Some(entry), None) => (parsed(&entry, entry.text()?)?, None),
         (None, Some(entry)) => from_file(&entry)?,
         (None, None) => {
             return match section.get("wireguard_port") {
@@ -46,7 +54,7 @@ pub(super) fn read(section: &Section<'_>) -> Result<Option<Sealing>, Fault> {
         }
     };
     let port = section.map("wireguard_port", |entry| entry.integer(1u16, u16::MAX))?.unwrap_or(PORT);
-    Ok(Some(Sealing { key, wireguard_port: port, peers: BTreeMap::new() }))
+    Ok(Some(Sealing { key, file, wireguard_port: port, peers: BTreeMap::new() }))
 }
 
 fn parsed(entry: &Entry<'_>, text: &str) -> Result<PrivateKey, Fault> {
@@ -56,13 +64,13 @@ fn parsed(entry: &Entry<'_>, text: &str) -> Result<PrivateKey, Fault> {
     })
 }
 
-fn from_file(entry: &Entry<'_>) -> Result<PrivateKey, Fault> {
+fn from_file(entry: &Entry<'_>) -> Result<(PrivateKey, Option<PathBuf>), Fault> {
     let path = Path::new(entry.text()?);
     if !path.is_absolute() {
         return Err(entry.fault("the path of a key is to be absolute"));
     }
     let text = fs::read_to_string(path).map_err(|error| entry.fault(format!("{}: {error}", path.display())))?;
-    parsed(entry, &text)
+    Ok((parsed(entry, &text)?, Some(path.to_owned())))
 }
 
 /// Says where two networks make one endpoint, and differ in its keys.

@@ -2,7 +2,7 @@
 //!
 //! Read first: [`super`], [`crate::bridged`].
 
-use std::{fs, io::ErrorKind, path::Path, time::Duration};
+use std::{fs, io::ErrorKind, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use sys::packet::{PacketSocket, Takes};
 
@@ -147,4 +147,15 @@ pub(super) fn uplink(host: &Host, network: &Network) -> Option<Check> {
             Check::wrong(name, State::Problem, detail, remedy)
         }
     })
+}
+/// A private key is nobody else's business: of the file of a key, or of the configuration that has one.
+pub(super) fn key(vtep: &Vtep) -> Option<Check> {
+    let file = vtep.seal.as_ref()?.file.as_ref()?;
+    let name = format!("key of {}", vtep.name);
+    let mode = fs::metadata(file).ok()?.permissions().mode() & 0o777;
+    if mode & 0o077 == 0 {
+        return Some(Check::fine(name, format!("{} is for its owner alone", file.display())));
+    }
+    let detail = format!("{} may be read or written by others (mode {mode:o})", file.display());
+    Some(Check::wrong(name, State::Warning, detail, format!("chmod 600 {}", file.display())))
 }

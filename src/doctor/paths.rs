@@ -9,6 +9,7 @@ use crate::{
     config::{Config, Vtep},
     model::PeerEntry,
     probe::{Way, probe},
+    underlay,
 };
 
 /// Hosts named in a message, at most.
@@ -33,6 +34,10 @@ fn of(config: &Config, vtep: &Vtep, told: &[PeerEntry]) -> Option<Check> {
         return None;
     }
     let name = format!("ways of {}", vtep.name);
+    if let Ok(false) = underlay::is_here(vtep.local) {
+        let detail = format!("{} is not an address of this host", vtep.local);
+        return Some(Check::wrong(name, State::Problem, detail, "give `local` an address that `ip address` lists"));
+    }
     let ways = match probe(vtep.local, &peers.iter().copied().collect::<Vec<_>>()) {
         Ok(ways) => ways,
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {

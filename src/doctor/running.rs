@@ -98,7 +98,7 @@ fn seal(vtep: &str, peers: &BTreeMap<&str, bool>) -> Check {
         return Check::fine(name, format!("a session with each of {} endpoints", peers.len()));
     }
     let detail = format!("no session with {}", without.join(", "));
-    let remedy = "is a daemon running there, does its firewall let UDP of `wireguard_port` in, and does each host have the other's public key \
+    let remedy = "is a daemon running there, does its firewall let UDP of `wireguard_port` in, is that the same on both, and does each host have the other's public key \
                   (`trunkline check` shows a host's own)? A session of which nothing was made use for long ends, too";
     Check::wrong(name, State::Warning, detail, remedy)
 }

@@ -30,7 +30,7 @@ pub struct NetworkConfig {
 pub struct VtepConfig {
     /// Its address in the underlay.
     pub local: IpAddr,
-    /// UDP port that packets are sent to and come in at.
+    /// UDP port of the underlay that packets are sent to and come in at: the tunnel's, under seal WireGuard's ([`crate::Seal`] has the one inside).
     pub port: u16,
     /// How frames are wrapped.
     pub encapsulation: Encapsulation,
