@@ -7,7 +7,7 @@ use crate::{
     announce,
     api::{self, Query},
     bridged::{self, mac_nat},
-    config::{Attach, Config, Port, Role},
+    config::{Attach, Config, Name, Port, Role},
     guests,
     model::PortState,
     mtu, paths,
@@ -20,6 +20,7 @@ use crate::{
     wiring::SwitchWiring,
 };
 use std::{
+    collections::HashMap,
     fs,
     io::{self, Write},
     path::PathBuf,
@@ -120,6 +121,8 @@ pub(crate) fn vhost_user_ports(config: &Config, states: &States) -> Vec<PortOpti
     if let Err(error) = fs::create_dir_all(&journals) {
         warn!(%error, dir = %journals.display(), "packed rings will not survive a crash of this daemon");
     }
+    let mtus: HashMap<&Name, u16> =
+        config.networks.iter().filter_map(|network| Some((&network.name, network.mtu?))).collect();
     let options = |(index, port): (usize, &Port)| {
         let Attach::VhostUser { socket, role } = &port.attach else { return None };
         let role = match role {
@@ -137,17 +140,16 @@ pub(crate) fn vhost_user_ports(config: &Config, states: &States) -> Vec<PortOpti
             nic: NicKey(index as u32),
             name: port.name.to_string(),
             role,
-            device: device(config, port, &journals),
+            device: device(port, mtus.get(&port.network).copied(), &journals),
         })
     };
     config.ports.iter().enumerate().filter_map(options).collect()
 }
 
-fn device(config: &Config, port: &Port, journals: &std::path::Path) -> Device {
-    let network = config.networks.iter().find(|network| network.name == port.network);
+fn device(port: &Port, mtu: Option<u16>, journals: &std::path::Path) -> Device {
     // A port's name may hold slashes; a percent sign it may not.
     let journal: PathBuf = journals.join(port.name.as_str().replace('/', "%"));
-    Device { queues: port.queues, mtu: network.and_then(|network| network.mtu), mac: port.mac, journal: Some(journal) }
+    Device { queues: port.queues, mtu, mac: port.mac, journal: Some(journal) }
 }
 
 async fn serve(

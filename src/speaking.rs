@@ -4,6 +4,7 @@
 //! `overlay::locals`.
 
 use std::{
+    cell::RefCell,
     collections::{HashMap, HashSet},
     io,
     net::IpAddr,
@@ -279,15 +280,20 @@ fn watch(config: &Config, hands: &Hands, places: &[Place], states: &States, tell
     let ports: Vec<Option<Declared>> =
         config.ports.iter().zip(places).map(|(port, place)| declared(port, place.nic, of(port))).collect();
     let hands = hands.clone();
+    let up = RefCell::new(HashSet::new());
     // The loop may have ended; then nobody is told any more.
     states.watch(move |index, state| {
         let Some(Some(port)) = ports.get(index) else { return };
         let number = u32::from(port.nic.0);
         if state != PortState::Up {
-            hands.tunnel.send(Command::ForgetNic(port.nic));
-            let _ = tell.send(Input::Down(number));
+            // One that was never up has nothing to be forgotten.
+            if up.borrow_mut().remove(&index) {
+                hands.tunnel.send(Command::ForgetNic(port.nic));
+                let _ = tell.send(Input::Down(number));
+            }
             return;
         }
+        up.borrow_mut().insert(index);
         for (vni, mac, sticky) in port.stations.iter().copied() {
             let _ = tell.send(Input::Declared { vni, mac, port: number, sticky });
             if !sticky {

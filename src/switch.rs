@@ -62,7 +62,7 @@ pub struct States {
 }
 
 impl States {
-    fn new(ports: usize) -> Self {
+    pub(crate) fn new(ports: usize) -> Self {
         let waiting = Doing { state: PortState::Waiting, reason: None };
         States { ports: Arc::new(Mutex::new(vec![waiting; ports])), watchers: Arc::default() }
     }
@@ -135,8 +135,10 @@ impl Switch {
         config.ports.iter().enumerate().for_each(|(at, port)| ports_of.entry(&port.network).or_default().push(at));
         for (network, (worker, id)) in config.networks.iter().zip(&places.networks) {
             let Some(inbox) = inboxes.get(*worker) else { continue };
-            inbox.send(Change::AddBridge { id: *id, spec: bridge_spec(&config, network)? });
-            for index in ports_of.get(&network.name).into_iter().flatten() {
+            let ports = ports_of.get(&network.name).map_or([].as_slice(), Vec::as_slice);
+            let fixed = ports.iter().filter_map(|index| config.ports.get(*index)).map(|port| port.fdb.len()).sum();
+            inbox.send(Change::AddBridge { id: *id, spec: bridge_spec(&config, fixed)? });
+            for index in ports {
                 if let (Some(port), Some((_, nic))) = (config.ports.get(*index), places.ports.get(*index)) {
                     inbox.send(Change::AddNic { nic: *nic, bridge: *id, spec: nic_spec(port) });
                     add_stations(inbox, *id, *nic, port)?;
@@ -236,11 +238,11 @@ fn sizes(config: &Config) -> Sizes {
 const STATIONS: usize = 1 << 21;
 
 /// A network remembers as many stations as a bridge does by itself, unless there are so many networks that it would be too much for this host's memory.
-fn bridge_spec(config: &Config, network: &config::Network) -> io::Result<BridgeSpec> {
+/// `fixed` of them are static.
+fn bridge_spec(config: &Config, fixed: usize) -> io::Result<BridgeSpec> {
     let spec = BridgeSpec::new(seed::random()?);
     let share = STATIONS / config.networks.len().max(1);
     // Static ones may take half.
-    let fixed: usize = config.ports_of(&network.name).map(|port| port.fdb.len()).sum();
     Ok(BridgeSpec { fdb_capacity: share.max(256).max(fixed * 2).min(spec.fdb_capacity), ..spec })
 }
 

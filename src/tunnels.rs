@@ -226,18 +226,15 @@ fn begin(config: &Config, own: &Own<'_>, places: &[Place], states: &States, tunn
     Ok(())
 }
 
-/// Has an endpoint forget what was said of addresses at a port that goes.
-fn forget_the_gone(config: &Config, vtep: &Vtep, places: &[Place], states: &States, remote: &Remote) {
+/// Has an endpoint forget what was said of addresses at a port that goes; `nics` are those of all ports.
+fn forget_the_gone(config: &Config, vtep: &Vtep, nics: impl Iterator<Item = NicId>, states: &States, remote: &Remote) {
     let looks = |network: &&Network| {
-        network
-            .overlay
-            .as_ref()
-            .is_some_and(|overlay| overlay.vtep == vtep.name && (overlay.suppress || vtep.evpn.is_some()))
+        let overlay = network.overlay.as_ref().filter(|overlay| overlay.vtep == vtep.name);
+        overlay.is_some_and(|overlay| overlay.suppress || vtep.evpn.is_some())
     };
     let looking: HashSet<&Name> = config.networks.iter().filter(looks).map(|network| &network.name).collect();
-    let nics = config.ports.iter().zip(places);
-    let nics: Vec<Option<NicId>> =
-        nics.map(|(port, place)| looking.contains(&port.network).then_some(place.nic)).collect();
+    let nics = config.ports.iter().zip(nics);
+    let nics: Vec<Option<NicId>> = nics.map(|(port, nic)| looking.contains(&port.network).then_some(nic)).collect();
     let remote = remote.clone();
     states.watch(move |index, state| {
         if let Some(Some(nic)) = nics.get(index)
@@ -259,7 +256,7 @@ fn make(
     let (remote, inbox) = wire::inbox::remote();
     let port = open(config, vtep, ports, seed)?.with_inbox(inbox);
     if vtep.evpn.is_none() {
-        forget_the_gone(config, vtep, places, states, &remote);
+        forget_the_gone(config, vtep, places.iter().map(|place| place.nic), states, &remote);
         return Ok((port, remote, None));
     }
     let (locals, heard) = overlay::locals::locals(LOCALS, AGEING, seed)?;
@@ -380,4 +377,39 @@ fn explained(vtep: &Vtep, error: io::Error) -> io::Error {
         _ => return error,
     };
     io::Error::new(error.kind(), what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Surroundings};
+
+    #[test]
+    fn what_was_said_at_a_port_that_goes_is_forgotten_where_addresses_are_looked_at() {
+        let network = |name: &str, vni: u32, more: &str| {
+            format!(
+                "[networks.{name}]\noverlay = {{ vtep = \"main\", vni = {vni}{more} }}\n\
+                 [guests.{name}]\nports = [{{ network = \"{name}\" }}]\n"
+            )
+        };
+        let (looks, other) = (network("looks", 1, ", suppress = true"), network("other", 2, ""));
+        let text = format!("[vteps.main]\nlocal = \"192.0.2.1\"\n{looks}{other}");
+        let around = Surroundings { root: true, ..Surroundings::default() };
+        let config = config::parse(&text, "t.toml".as_ref(), &around).unwrap();
+        let states = States::new(config.ports.len());
+        let (remote, inbox) = wire::inbox::remote();
+        let nics = (0..config.ports.len() as u16).map(NicId);
+        forget_the_gone(&config, &config.vteps[0], nics, &states, &remote);
+        let of_looking = config.ports.iter().filter(|port| port.network.as_str() == "looks").count();
+        for (state, expected) in [(PortState::Up, 0), (PortState::Down, of_looking)] {
+            while inbox.next().is_some() {}
+            (0..config.ports.len()).for_each(|at| states.set(at, state, None));
+            let mut forgotten = Vec::new();
+            while let Some(command) = inbox.next() {
+                let Command::ForgetNic(nic) = command else { panic!("{command:?}") };
+                forgotten.push(config.ports[nic.index()].network.to_string());
+            }
+            assert_eq!(forgotten, vec!["looks"; expected], "{state:?}");
+        }
+    }
 }

@@ -10,8 +10,8 @@ use std::{
 };
 
 use overlay::Encapsulation;
-use wire::{DropReason, Gso, NicId, Offload};
-use world::{Host, Net, Under, address, free_port, host, settle, tcp, udp, vni};
+use wire::{Burst, DropReason, Gso, NicId, Offload, Origin, Port};
+use world::{GUEST, Host, Net, Under, address, free_port, host, settle, tcp, udp, vni};
 
 fn pair(under: &Under, mtu: u16) -> (Host, Host) {
     let (a, b) = (address(1, false), address(2, false));
@@ -157,6 +157,30 @@ fn a_broadcast_reaches_every_endpoint_once() {
         assert_eq!(hosts[0].receive(1)[0].1, answer);
         assert_eq!(hosts[1].cx.ledger.copied, 0, "one copy, for one endpoint");
     }
+}
+
+#[test]
+fn what_is_in_too_many_pieces_is_counted_for_each_endpoint() {
+    let [a, b, c, d] = [1, 2, 3, 4].map(|n| address(n, false));
+    let mut host = host(&Under::Sockets, a, free_port(a), 1500, &[Net::new(77, &[b, c, d])]);
+    host.cx.begin_turn(host.now);
+    host.cx.nic = NicId(0);
+    let mut bytes = udp(2, 1200, false, true);
+    bytes[..6].fill(0xff);
+    let (frame, head) = host.cx.heads.begin(Origin { nic: GUEST, lane: 0 }, bytes.len()).unwrap();
+    let near = head.fill().len();
+    head.fill().copy_from_slice(&bytes[..near]);
+    for byte in &bytes[near..] {
+        let piece = host.cx.arena.pool(&[*byte]).unwrap();
+        assert!(host.cx.heads.add_piece(&frame, piece));
+    }
+    host.cx.ledger.originated += 1;
+    let mut burst = Burst::default();
+    burst.push(frame).unwrap();
+    host.port.transmit(&mut host.cx, &mut burst).unwrap();
+    host.port.release(&mut host.cx).unwrap();
+    assert_eq!(host.drops(0, DropReason::TooManyPieces), 3);
+    assert!(host.cx.ledger.balances(), "{:?}", host.cx.ledger);
 }
 
 #[test]

@@ -39,6 +39,25 @@ fn a_batch_arrives_as_it_was_sent_front_and_lent_bytes_together() {
 }
 
 #[test]
+fn a_datagram_that_finds_no_room_to_grow_stays_as_it_was() {
+    let (from, server) = (open("127.0.0.1:0"), open("127.0.0.1:0"));
+    let mut arena = Arena::new(65_536).unwrap();
+    let piece = arena.pool(b"p").unwrap();
+    let pieces = |n: usize| std::iter::repeat_n(piece, n);
+    let mut batch = SendBatch::default();
+    assert!(batch.push(&from, to(&server), b"a", pieces(1)));
+    assert!(batch.join(b"b", pieces(0)));
+    assert!(!batch.join(b"c", pieces(2000)), "its bytes would lie behind those of the last");
+    assert!(batch.join(b"d", pieces(1)) && !batch.join(b"e", pieces(2000)));
+    // Nothing is left behind that takes room.
+    assert!(batch.push(&from, to(&server), b"f", pieces(1000)));
+    assert_eq!(batch.send(&from, &arena, 0).unwrap(), 2);
+    let mut came = RecvBatch::default();
+    assert_eq!(came.receive(&server, 2).unwrap(), 2);
+    assert_eq!((came.get(0).unwrap().bytes, came.get(1).unwrap().bytes.len()), (&b"apbdp"[..], 1001));
+}
+
+#[test]
 fn what_is_not_lent_any_more_is_not_sent() {
     let (from, server) = (open("127.0.0.1:0"), open("127.0.0.1:0"));
     let mut other = Arena::new(4096).unwrap();
