@@ -116,10 +116,32 @@ impl Hands {
     }
 
     fn act(&self, actions: &[Action]) {
+        // What the bridge of one segment is told in a row is told at once.
+        let mut told: Option<(NetworkId, Vec<(Mac, bool)>)> = None;
         for action in actions {
+            let place = match action {
+                Action::Place(vni, mac, _) => self.network(*vni).map(|(id, _)| (id, (*mac, true))),
+                Action::Forget(vni, mac) => self.network(*vni).map(|(id, _)| (id, (*mac, false))),
+                _ => None,
+            };
+            match (place, &mut told) {
+                (Some((id, station)), Some((of, stations))) if *of == id => stations.push(station),
+                (Some((id, station)), _) => self.tell(told.replace((id, vec![station]))),
+                (None, _) => self.tell(told.take()),
+            }
             self.one(action);
         }
+        self.tell(told);
         self.worker.wake();
+    }
+
+    /// Tells the bridge of a segment which stations are behind the tunnel, and which are so no longer.
+    fn tell(&self, told: Option<(NetworkId, Vec<(Mac, bool)>)>) {
+        if let Some((id, stations)) = told
+            && let Some(Segment { nic, vlan, .. }) = self.segment(id)
+        {
+            self.worker.send(Change::Tell { nic: *nic, vlan: *vlan, stations });
+        }
     }
 
     fn one(&self, action: &Action) -> Option<()> {

@@ -140,7 +140,7 @@ impl Switch {
             inbox.send(Change::AddBridge { id: *id, spec: bridge_spec(&config, fixed)? });
             for index in ports {
                 if let (Some(port), Some((_, nic))) = (config.ports.get(*index), places.ports.get(*index)) {
-                    inbox.send(Change::AddNic { nic: *nic, bridge: *id, spec: nic_spec(port) });
+                    inbox.send(Change::AddNic { nic: *nic, bridge: *id, spec: nic_spec(&config, port) });
                     add_stations(inbox, *id, *nic, port)?;
                 }
             }
@@ -246,8 +246,12 @@ fn bridge_spec(config: &Config, fixed: usize) -> io::Result<BridgeSpec> {
     Ok(BridgeSpec { fdb_capacity: share.max(256).max(fixed * 2).min(spec.fdb_capacity), ..spec })
 }
 
-fn nic_spec(port: &Port) -> NicSpec {
-    let is_tunnel = matches!(port.attach, config::Attach::Tunnel { .. });
+fn nic_spec(config: &Config, port: &Port) -> NicSpec {
+    let tunnel = match &port.attach {
+        config::Attach::Tunnel { vtep, .. } => Some(config.vteps.iter().find(|other| other.name == *vtep)),
+        _ => None,
+    };
+    let is_tunnel = tunnel.is_some();
     NicSpec {
         membership: match &port.tagging {
             Tagging::Untagged {} => Membership::Untagged,
@@ -262,6 +266,7 @@ fn nic_spec(port: &Port) -> NicSpec {
         // Behind an uplink are many stations, and what holds their storms is the physical network. Behind a tunnel nothing does.
         budgets: if port.is_uplink && !is_tunnel { UNLIMITED } else { Budgets::default() },
         budgets_each: is_tunnel,
+        told: tunnel.flatten().is_some_and(|vtep| vtep.evpn.is_some()),
     }
 }
 

@@ -10,7 +10,7 @@ use wire::{ByNic, Instant, Mac, NicId, Segment, Vid};
 
 use crate::{
     budget::{Budgets, Payers},
-    fdb::{self, Entry, Fdb, FdbStats, Flap, Key, StaticError},
+    fdb::{self, Entry, Fdb, FdbStats, Flap, StaticError},
     guard::{Addresses, Claims, Role},
     membership::{Labels, Membership, Segments},
     vlan::Label,
@@ -59,6 +59,8 @@ pub struct NicSpec {
     pub budgets: Budgets,
     /// The budgets are not for all of its frames together, but for each lane in [`wire::Origin`]: of a tunnel that is the endpoint that sent a frame.
     pub budgets_each: bool,
+    /// Control says which stations are behind it ([`Bridge::tell`]): nothing is learnt from its frames, and it does not speak for who is heard elsewhere.
+    pub told: bool,
 }
 
 /// One station that a bridge knows.
@@ -74,6 +76,8 @@ pub struct FdbEntry {
     pub age: u32,
     /// Put there by configuration.
     pub fixed: bool,
+    /// Put there by control.
+    pub told: bool,
 }
 
 /// A station that moved to and fro between two NICs, and is held behind one.
@@ -116,6 +120,7 @@ pub(crate) struct Member {
     pub(crate) role: Role,
     pub(crate) isolated: bool,
     pub(crate) pass_reserved: bool,
+    pub(crate) told: bool,
     pub(crate) pacers: Payers,
     pub(crate) lanes: Vec<u16>,
 }
@@ -167,6 +172,7 @@ impl Bridge {
             role: spec.role,
             isolated: spec.isolated,
             pass_reserved: spec.pass_reserved,
+            told: spec.told,
             pacers: Payers::new(spec.budgets, spec.budgets_each),
             lanes: Vec::new(),
         };
@@ -208,7 +214,7 @@ impl Bridge {
         }
     }
 
-    /// Forgets what was learnt behind a NIC; static entries stay.
+    /// Forgets what was learnt behind a NIC; what is static or told stays.
     pub fn forget(&mut self, nic: NicId) {
         self.fdb.remove_nic(nic, false);
     }
@@ -220,12 +226,25 @@ impl Bridge {
         self.fdb.add_static(segment, mac, nic, self.fdb.tick(Instant::START))
     }
 
-    /// Forgets where a station was heard; a static entry stays.
+    /// A station is behind a NIC by control's word, until it is heard elsewhere or that is taken back ([`Bridge::untell`]). Without room, or where the
+    /// NIC is no member, it stays unknown; a static entry stays as it is.
+    pub fn tell(&mut self, vlan: Option<Vid>, mac: Mac, nic: NicId) {
+        if let Some(segment) = self.segment(vlan).filter(|segment| self.is_member(nic, *segment)) {
+            _ = self.fdb.tell(segment, mac, nic, self.fdb.tick(Instant::START));
+        }
+    }
+
+    /// Control's word is taken back; where the station was heard since, that stays.
+    pub fn untell(&mut self, vlan: Option<Vid>, mac: Mac, nic: NicId) {
+        if let Some(segment) = self.segment(vlan) {
+            self.fdb.untell(segment, mac, nic);
+        }
+    }
+
+    /// Forgets where a station was heard; what is static or told stays.
     pub fn forget_station(&mut self, vlan: Option<Vid>, mac: Mac) {
-        let Some(segment) = self.segment(vlan) else { return };
-        let at = self.fdb.lookup(segment, mac, self.fdb.tick(Instant::START));
-        if at.is_some_and(|nic| !self.fdb.is_fixed(Key::new(segment, mac.to_bits()), nic)) {
-            self.fdb.remove(segment, mac);
+        if let Some(segment) = self.segment(vlan) {
+            self.fdb.unlearn(segment, mac);
         }
     }
 
@@ -241,8 +260,10 @@ impl Bridge {
 
     /// The stations it knows, in no order: for people to see, and the snapshot that [`Bridge::restore`] takes back.
     pub fn fdb_entries(&self, now: Instant) -> Vec<FdbEntry> {
-        let entry =
-            |Entry { segment, mac, nic, age, fixed }| FdbEntry { vlan: self.vlan(segment), mac, nic, age, fixed };
+        let entry = |Entry { segment, mac, nic, age, fixed, told }| {
+            let vlan = self.vlan(segment);
+            FdbEntry { vlan, mac, nic, age, fixed, told }
+        };
         self.fdb.iter(self.fdb.tick(now)).map(entry).collect()
     }
 
@@ -266,10 +287,10 @@ impl Bridge {
         let mut oldest_first: Vec<&FdbEntry> = snapshot.iter().collect();
         oldest_first.sort_unstable_by_key(|entry| std::cmp::Reverse(entry.age));
         let restored = oldest_first.into_iter().filter(|entry| {
-            let FdbEntry { vlan, mac, nic, age, fixed } = **entry;
+            let FdbEntry { vlan, mac, nic, age, fixed, told } = **entry;
             self.segment(vlan)
                 .filter(|segment| self.is_member(nic, *segment))
-                .is_some_and(|segment| self.fdb.restore(&Entry { segment, mac, nic, age, fixed }, tick))
+                .is_some_and(|segment| self.fdb.restore(&Entry { segment, mac, nic, age, fixed, told }, tick))
         });
         restored.count()
     }

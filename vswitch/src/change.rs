@@ -63,7 +63,16 @@ pub enum Change {
         /// What came of it.
         reply: SyncSender<Result<(), StaticError>>,
     },
-    /// A station is not known to be where it was heard: it has gone somewhere that it will not be heard from. A static entry stays.
+    /// Stations are behind a NIC by control's word, or are so no longer ([`crate::Bridge::tell`]).
+    Tell {
+        /// A NIC of the bridge.
+        nic: NicId,
+        /// The VLAN; none means the untagged segment.
+        vlan: Option<Vid>,
+        /// The stations, each with whether it is there.
+        stations: Vec<(Mac, bool)>,
+    },
+    /// A station is not known to be where it was heard: it has gone somewhere that it will not be heard from. What is static or told stays.
     Forget {
         /// A NIC of the bridge.
         nic: NicId,

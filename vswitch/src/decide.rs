@@ -10,9 +10,9 @@
 //!   segment     from tag and membership, else VlanNotAllowed, UntaggedNotAllowed
 //!   reserved    01:80:C2:00:00:0X stays here, unless the NIC passes it
 //!   source      one station's address (BadSource), under guard a declared or static one of this NIC, and nobody else's (SpoofedSource), not one
-//!               that moves to and fro (Flapping)
+//!               that moves to and fro (Flapping); where control says who is behind the NIC, nobody who is behind another one that works (SpoofedSource)
 //!   inspect     what the packet says of its sender: SpoofedAddress, SpoofedArp, SpoofedNd, RogueDhcp, RogueRa (`inspect.rs`)
-//!   learn       the source is behind the origin NIC
+//!   learn       the source is behind the origin NIC, unless control says who is
 //!   destination known: SamePort, Isolated, NotReady or forward; group or unknown: NoDestination, over budget or flood
 //! ```
 //!
@@ -165,6 +165,12 @@ impl Bridge {
         }
         if ingress.guard != 0 && source.mac() != ingress.guard && !self.fdb.is_fixed(source, memo.origin) {
             return Err(DropReason::SpoofedSource);
+        }
+        if ingress.told {
+            let elsewhere = self.fdb.find(source, memo.tick).filter(|nic| *nic != memo.origin);
+            let works = |nic| self.members.get(nic).is_some_and(|member| !member.lanes.is_empty());
+            let is_spoofed = elsewhere.is_some_and(works) || self.is_claimed(memo.origin, ingress, source);
+            return if is_spoofed { Err(DropReason::SpoofedSource) } else { Ok(Learn::Current) };
         }
         let learn = self.fdb.consider(source, memo.origin, memo.tick);
         match learn {

@@ -53,6 +53,7 @@ pub(crate) struct Ingress {
     pub(crate) inspection: Inspection,
     pub(crate) isolated: bool,
     pub(crate) pass_reserved: bool,
+    pub(crate) told: bool,
 }
 
 /// All of a frame's first bytes that a decision depends on: bytes 0 to 7, bytes 6 to 13, and the VID if the EtherType is 0x8100.
@@ -128,6 +129,7 @@ impl Bridge {
                 inspection: self.inspection(member),
                 isolated: member.isolated,
                 pass_reserved: member.pass_reserved,
+                told: member.told,
             }),
             header: Header::NONE,
             inspects: false,

@@ -309,11 +309,7 @@ impl Worker {
                 *place(&mut self.nics, nic.0) = Some(Nic { bridge, lanes: Vec::new(), filter: None, pairs: u16::MAX });
             }
             Change::SetAddresses { nic, addresses } => {
-                if let Some(known) = self.nics.get(nic.index()).and_then(Option::as_ref)
-                    && let Some(Some(bridge)) = self.bridges.get_mut(usize::from(known.bridge.0))
-                {
-                    bridge.set_addresses(nic, &addresses);
-                }
+                self.bridge_of(nic).into_iter().for_each(|bridge| bridge.set_addresses(nic, &addresses));
             }
             Change::RemoveNic { nic } => self.remove_nic(nic),
             Change::AddStatic { bridge, vlan, mac, nic, reply } => {
@@ -322,11 +318,14 @@ impl Worker {
                     let _ = reply.send(bridge.add_static(vlan, mac, nic));
                 }
             }
-            Change::Forget { nic, vlan, mac } => {
-                let bridge = self.nics.get(nic.index()).and_then(Option::as_ref).map(|nic| usize::from(nic.bridge.0));
-                if let Some(Some(bridge)) = bridge.and_then(|at| self.bridges.get_mut(at)) {
-                    bridge.forget_station(vlan, mac);
+            Change::Tell { nic, vlan, stations } => {
+                let Some(bridge) = self.bridge_of(nic) else { return true };
+                for (mac, is_there) in stations {
+                    if is_there { bridge.tell(vlan, mac, nic) } else { bridge.untell(vlan, mac, nic) }
                 }
+            }
+            Change::Forget { nic, vlan, mac } => {
+                self.bridge_of(nic).into_iter().for_each(|bridge| bridge.forget_station(vlan, mac));
             }
             Change::Attach { nic, lane, port } => self.attach(nic, lane, port),
             Change::AttachToo { nic, to } => self.attach_too(nic, to),
@@ -357,6 +356,11 @@ impl Worker {
             }
         }
         true
+    }
+
+    fn bridge_of(&mut self, nic: NicId) -> Option<&mut Bridge> {
+        let at = self.nics.get(nic.index())?.as_ref()?.bridge;
+        self.bridges.get_mut(usize::from(at.0))?.as_mut()
     }
 
     fn attach(&mut self, nic: NicId, number: u16, port: Box<dyn Port>) {

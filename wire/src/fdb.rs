@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::{Instant, Mac, NicId, Segment};
 
-use self::table::Record;
+use self::table::{Kind, Record};
 pub use self::{
     entry::{Entry, FdbStats, Learn, StaticError},
     flaps::Flap,
@@ -101,7 +101,7 @@ impl Fdb {
 
     /// Whether a station is behind a NIC by a static entry.
     pub fn is_fixed(&self, key: Key, nic: NicId) -> bool {
-        self.table.find(key).is_some_and(|(_, record)| record.fixed && record.nic == nic)
+        self.table.find(key).is_some_and(|(_, record)| record.kind == Kind::Static && record.nic == nic)
     }
 
     /// A station was heard at a NIC. False when it could not be learnt (static elsewhere, a group
@@ -116,9 +116,9 @@ impl Fdb {
     pub fn consider(&self, key: Key, nic: NicId, now: Tick) -> Learn {
         match self.table.find(key) {
             None => Learn::Insert,
-            Some((_, record)) if record.nic == nic && (record.stamp == now.0 || record.fixed) => Learn::Current,
+            Some((_, record)) if record.nic == nic && (record.stamp == now.0 || record.stays()) => Learn::Current,
             Some((slot, record)) if record.nic == nic => Learn::Renew(slot),
-            Some((_, record)) if record.fixed => Learn::Pinned(record.nic),
+            Some((_, record)) if record.kind == Kind::Static => Learn::Pinned(record.nic),
             Some((_, record)) if !self.is_expired(&record, now) && self.flaps.holds(key, now) => {
                 Learn::Held(record.nic)
             }
@@ -136,7 +136,7 @@ impl Fdb {
                 self.flaps.refused(key, nic);
                 false
             }
-            Learn::Insert => self.insert(Record { key, stamp: now.0, nic, fixed: false }, now),
+            Learn::Insert => self.insert(Record { key, stamp: now.0, nic, kind: Kind::Learnt }, now),
             Learn::Renew(slot) => self.renew(slot, key, nic, now),
             Learn::Move { slot, from } => self.shift(slot, key, from, nic, now),
         }
@@ -144,6 +144,24 @@ impl Fdb {
 
     /// Puts a station behind a NIC for good, wherever it was before.
     pub fn add_static(&mut self, segment: Segment, mac: Mac, nic: NicId, now: Tick) -> Result<(), StaticError> {
+        self.add(Key::new(segment, mac.to_bits()), nic, Kind::Static, now)
+    }
+
+    /// Puts a station behind a NIC by control's word, wherever it was heard before: until it is heard elsewhere, or told to be. A static entry stays
+    /// as it is.
+    pub fn tell(&mut self, segment: Segment, mac: Mac, nic: NicId, now: Tick) -> Result<(), StaticError> {
+        let key = Key::new(segment, mac.to_bits());
+        if self.table.find(key).is_some_and(|(_, record)| record.kind == Kind::Static) {
+            return Ok(());
+        }
+        self.add(key, nic, Kind::Told, now)?;
+        // What is known now is better than what was guessed of its moves.
+        self.flaps.forget_station(key);
+        Ok(())
+    }
+
+    fn add(&mut self, key: Key, nic: NicId, kind: Kind, now: Tick) -> Result<(), StaticError> {
+        let mac = Mac::from_bits(key.mac());
         if !mac.is_unicast() {
             return Err(StaticError::Address(mac));
         }
@@ -151,15 +169,14 @@ impl Fdb {
             return Err(StaticError::NotMember(nic));
         }
         let most = self.capacity / 2;
-        let key = Key::new(segment, mac.to_bits());
         let known = self.table.find(key);
-        if self.fixed >= most && !known.is_some_and(|(_, record)| record.fixed) {
+        if self.fixed >= most && !known.is_some_and(|(_, record)| record.stays()) {
             return Err(StaticError::Full(most));
         }
         if let Some((slot, _)) = known {
             self.remove_at(slot);
         }
-        let record = Record { key, stamp: now.0, nic, fixed: true };
+        let record = Record { key, stamp: now.0, nic, kind };
         if self.insert(record, now) { Ok(()) } else { Err(StaticError::Full(most)) }
     }
 
@@ -174,7 +191,26 @@ impl Fdb {
         known.is_some()
     }
 
-    /// Forgets all stations learnt behind a NIC, and the static ones too if `fixed`; returns how many.
+    /// Control says no more that a station is behind a NIC; where it was heard elsewhere, that stays.
+    pub fn untell(&mut self, segment: Segment, mac: Mac, nic: NicId) {
+        let known = self.table.find(Key::new(segment, mac.to_bits()));
+        if let Some((slot, _)) = known.filter(|(_, record)| record.kind == Kind::Told && record.nic == nic) {
+            self.remove_at(slot);
+        }
+    }
+
+    /// Forgets where a station was heard; what is static or told stays.
+    pub fn unlearn(&mut self, segment: Segment, mac: Mac) {
+        let key = Key::new(segment, mac.to_bits());
+        if let Some((slot, record)) = self.table.find(key)
+            && !record.stays()
+        {
+            self.remove_at(slot);
+            self.flaps.forget_station(key);
+        }
+    }
+
+    /// Forgets all stations learnt behind a NIC, and the static and told ones too if `fixed`; returns how many.
     pub fn remove_nic(&mut self, nic: NicId, fixed: bool) -> usize {
         let before = self.len;
         self.flaps.forget(nic);
@@ -214,22 +250,23 @@ impl Fdb {
             segment: record.key.segment(),
             mac: Mac::from_bits(record.key.mac()),
             nic: record.nic,
-            age: if record.fixed { 0 } else { now.0.saturating_sub(record.stamp) },
-            fixed: record.fixed,
+            age: if record.stays() { 0 } else { now.0.saturating_sub(record.stamp) },
+            fixed: record.kind == Kind::Static,
+            told: record.kind == Kind::Told,
         })
     }
 
     /// Takes up an entry as [`Fdb::iter`] gave it, under the NIC it names; false when it is too old or cannot be held, and when the station
-    /// is known. Entries given oldest first keep their ages.
+    /// is known or was told. Entries given oldest first keep their ages.
     pub fn restore(&mut self, entry: &Entry, now: Tick) -> bool {
         let key = Key::new(entry.segment, entry.mac.to_bits());
-        if !entry.mac.is_unicast() || self.table.find(key).is_some() {
+        if !entry.mac.is_unicast() || entry.told || self.table.find(key).is_some() {
             return false;
         }
         if entry.fixed {
             return self.add_static(entry.segment, entry.mac, entry.nic, now).is_ok();
         }
-        let record = Record { key, stamp: now.0.saturating_sub(entry.age), nic: entry.nic, fixed: false };
+        let record = Record { key, stamp: now.0.saturating_sub(entry.age), nic: entry.nic, kind: Kind::Learnt };
         entry.age < self.ageing && self.insert(record, now)
     }
 
@@ -256,7 +293,7 @@ impl Fdb {
 
     #[inline]
     fn is_expired(&self, record: &Record, now: Tick) -> bool {
-        now.0.saturating_sub(record.stamp) >= self.ageing && !record.fixed
+        now.0.saturating_sub(record.stamp) >= self.ageing && !record.stays()
     }
 
     /// The entry at `slot` moves from one NIC to another, unless it has moved too often: then it is held where it was first.
@@ -283,7 +320,7 @@ impl Fdb {
             return false;
         }
         self.stats.moves += u64::from(record.nic != nic && !self.is_expired(&record, now));
-        if record.nic == nic && !record.fixed {
+        if record.nic == nic && !record.stays() {
             let stamp = self.newest(nic).max(now.0);
             self.holders.renew(nic, slot);
             if let Some(place) = self.table.get_mut(slot) {
@@ -291,8 +328,9 @@ impl Fdb {
             }
             return true;
         }
-        self.holders.unlink(record.nic, record.fixed, slot);
-        self.write(slot, Record { key, stamp: now.0, nic, fixed: false });
+        self.holders.unlink(record.nic, record.stays(), slot);
+        self.fixed -= usize::from(record.stays()).min(self.fixed);
+        self.write(slot, Record { key, stamp: now.0, nic, kind: Kind::Learnt });
         true
     }
 
@@ -303,10 +341,10 @@ impl Fdb {
 
     /// Writes a record into a place that no list has, and puts it at the end of its list, no older than the one before it.
     fn write(&mut self, slot: Slot, mut record: Record) {
-        if !record.fixed {
+        if !record.stays() {
             record.stamp = record.stamp.max(self.newest(record.nic));
         }
-        self.holders.append(record.nic, record.fixed, slot);
+        self.holders.append(record.nic, record.stays(), slot);
         if let Some(place) = self.table.get_mut(slot) {
             *place = record;
         }
@@ -315,8 +353,8 @@ impl Fdb {
     fn remove_at(&mut self, slot: Slot) {
         let Some(place) = self.table.get_mut(slot) else { return };
         let record = std::mem::replace(place, Record::EMPTY);
-        self.holders.unlink(record.nic, record.fixed, slot);
+        self.holders.unlink(record.nic, record.stays(), slot);
         self.len = self.len.saturating_sub(1);
-        self.fixed -= usize::from(record.fixed).min(self.fixed);
+        self.fixed -= usize::from(record.stays()).min(self.fixed);
     }
 }

@@ -234,6 +234,62 @@ fn a_tunnel_does_not_speak_with_the_address_of_a_guest_or_router_that_is_here() 
 }
 
 #[test]
+fn of_a_tunnel_whose_stations_are_told_nothing_is_learnt_and_what_is_told_is_known() {
+    let mut net = Net::plain(3);
+    net.add(3, nic_spec(|spec| (spec.told, spec.budgets_each) = (true, true)), 1);
+    let tunnel = NicId(3);
+    // Nobody told of it: it is let in and stays unknown.
+    assert_eq!(net.reaches(3, &frame(Mac::BROADCAST, mac(50))), [0, 1, 2]);
+    assert_eq!(net.reaches(0, &frame(mac(50), mac(1))), [1, 2, 3]);
+    // Told and silent: it is reached, and nobody else gets a copy.
+    net.bridge.tell(None, mac(50), tunnel);
+    net.advance(Duration::from_secs(10_000));
+    assert_eq!(net.reaches(0, &frame(mac(50), mac(1))), [3]);
+    // A frame with the address of a guest that is here, forged or gone round, changes nothing.
+    assert_eq!(net.dropped(3, &frame(Mac::BROADCAST, mac(1))), DropReason::SpoofedSource);
+    assert_eq!(net.reaches(2, &frame(mac(1), mac(2))), [0]);
+    // It moves here when it speaks here, and back when that is told.
+    for _ in 0..20 {
+        assert_eq!(net.reaches(1, &frame(Mac::BROADCAST, mac(50))), [0, 2, 3]);
+        assert_eq!(net.reaches(0, &frame(mac(50), mac(1))), [1]);
+        net.bridge.forget_station(None, mac(50));
+        net.bridge.tell(None, mac(50), tunnel);
+        assert_eq!(net.reaches(0, &frame(mac(50), mac(1))), [3], "however often");
+    }
+    // What was told is taken back; where it was heard since, that stays.
+    net.reaches(1, &frame(Mac::BROADCAST, mac(50)));
+    net.bridge.untell(None, mac(50), tunnel);
+    assert_eq!(net.reaches(0, &frame(mac(50), mac(1))), [1]);
+    net.bridge.tell(None, mac(50), tunnel);
+    net.bridge.forget_station(None, mac(50));
+    assert_eq!(net.reaches(0, &frame(mac(50), mac(1))), [3], "what is told is not what was heard");
+    net.bridge.untell(None, mac(50), tunnel);
+    assert_eq!(net.reaches(0, &frame(mac(50), mac(1))), [1, 2, 3]);
+    // Where it was before does not work any more: what speaks out of the tunnel may be the same guest.
+    net.bridge.set_lanes(NicId(0), &[]);
+    assert_eq!(net.reaches(3, &frame(Mac::BROADCAST, mac(1))), [1, 2]);
+}
+
+#[test]
+fn what_is_told_yields_to_static_entries_and_to_declared_ones_what_they_are() {
+    let mut net = Net::plain(2);
+    net.add(2, nic_spec(|spec| spec.told = true), 1);
+    net.add(3, nic_spec(|spec| spec.guard = Some(mac(7))), 1);
+    net.bridge.add_static(None, mac(60), NicId(1)).unwrap();
+    net.bridge.tell(None, mac(60), NicId(2));
+    net.bridge.untell(None, mac(60), NicId(2));
+    assert_eq!(net.reaches(0, &frame(mac(60), mac(1))), [1]);
+    assert_eq!(net.dropped(2, &frame(Mac::BROADCAST, mac(60))), DropReason::SpoofedSource);
+    assert_eq!(net.dropped(2, &frame(Mac::BROADCAST, mac(7))), DropReason::SpoofedSource, "declared and silent");
+    assert_eq!(net.dropped(2, &frame(mac(1), Mac::BROADCAST)), DropReason::BadSource);
+    // Control's word stands against what is declared: the guest is on its way elsewhere. When it speaks it is here.
+    net.bridge.tell(None, mac(7), NicId(2));
+    assert_eq!(net.reaches(0, &frame(mac(7), mac(1))), [2]);
+    net.reaches(3, &frame(Mac::BROADCAST, mac(7)));
+    assert_eq!(net.reaches(0, &frame(mac(7), mac(1))), [3]);
+}
+
+#[test]
 fn where_two_ports_are_joined_outside_copies_are_dropped_and_the_station_stays() {
     let mut net = Net::plain(4);
     let from_guest = frame(Mac::BROADCAST, mac(1));

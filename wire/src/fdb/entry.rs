@@ -41,6 +41,8 @@ pub struct Entry {
     pub age: u32,
     /// Put there by configuration: does not age, move or give way.
     pub fixed: bool,
+    /// Told by control: moves to where it is heard, and does not age or give way.
+    pub told: bool,
 }
 
 /// What happened to a database since it was made.

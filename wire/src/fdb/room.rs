@@ -19,7 +19,7 @@ impl Fdb {
         let free = self.table.free(key).or_else(|| self.step_aside(key)).or_else(|| self.crowd_out(key, now));
         let Some(slot) = free else { return false };
         self.len += 1;
-        self.fixed += usize::from(record.fixed);
+        self.fixed += usize::from(record.stays());
         self.write(slot, record);
         true
     }
@@ -39,7 +39,7 @@ impl Fdb {
         let (from, to) = self.table.movable(key)?;
         let record = *self.table.get(from)?;
         *self.table.get_mut(to)? = record;
-        self.holders.relocate(record.nic, record.fixed, from, to);
+        self.holders.relocate(record.nic, record.stays(), from, to);
         Some(from)
     }
 
@@ -49,7 +49,7 @@ impl Fdb {
             let age = now.0.saturating_sub(record.stamp);
             (self.is_expired(record, now), self.holders.count(record.nic, false), age)
         };
-        let victims = self.table.rivals(key).filter(|(_, record)| !record.fixed);
+        let victims = self.table.rivals(key).filter(|(_, record)| !record.stays());
         let (slot, _) = victims.max_by_key(|(_, record)| weigh(record))?;
         self.remove_at(slot);
         self.stats.crowded += 1;

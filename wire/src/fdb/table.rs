@@ -39,6 +39,17 @@ impl Key {
     }
 }
 
+/// How a station came to be known, and what may become of its entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// It was heard: its entry ages, moves and gives way.
+    Learnt,
+    /// Control says so: its entry moves to where it is heard, but does not age or give way.
+    Told,
+    /// Static: its entry does not age, move or give way.
+    Static,
+}
+
 /// What is known of one station.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Record {
@@ -46,16 +57,21 @@ pub(crate) struct Record {
     /// When it was last heard, in ticks of the database.
     pub(crate) stamp: u32,
     pub(crate) nic: NicId,
-    /// Static: does not age, move or give way.
-    pub(crate) fixed: bool,
+    pub(crate) kind: Kind,
 }
 
 impl Record {
-    pub(crate) const EMPTY: Record = Record { key: Key::NONE, stamp: 0, nic: NicId(0), fixed: false };
+    pub(crate) const EMPTY: Record = Record { key: Key::NONE, stamp: 0, nic: NicId(0), kind: Kind::Learnt };
 
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.key == Key::NONE
+    }
+
+    /// Does not age or give way.
+    #[inline]
+    pub(crate) fn stays(&self) -> bool {
+        self.kind != Kind::Learnt
     }
 }
 

@@ -52,8 +52,8 @@ fn check(fdb: &Fdb, now: Tick) {
     for nic in (0..fdb.holders.places()).filter_map(|place| fdb.holders.at(place)) {
         listed += fdb.holders.count(nic, false) + fdb.holders.count(nic, true);
         let records = || fdb.table.iter().filter(|record| record.nic == nic);
-        assert_eq!(records().filter(|record| record.fixed).count(), fdb.holders.count(nic, true) as usize);
-        let oldest = records().filter(|record| !record.fixed).map(|record| record.stamp).min();
+        assert_eq!(records().filter(|record| record.stays()).count(), fdb.holders.count(nic, true) as usize);
+        let oldest = records().filter(|record| !record.stays()).map(|record| record.stamp).min();
         let first = fdb.holders.first(nic, false).and_then(|slot| fdb.table.get(slot));
         assert_eq!(first.map(|record| record.stamp), oldest);
     }
@@ -247,6 +247,36 @@ fn static_entries_neither_age_nor_move_nor_give_way() {
     assert_eq!(t.fdb.remove_nic(NicId(1), true), 1);
     assert_eq!(t.fdb.add_static(S, mac(1), NicId(9), t.now), Err(StaticError::NotMember(NicId(9))));
     assert_eq!(t.fdb.add_static(S, Mac::BROADCAST, NicId(0), t.now), Err(StaticError::Address(Mac::BROADCAST)));
+}
+
+#[test]
+fn told_entries_move_and_neither_age_nor_give_way() {
+    let mut t = Timed::new(16, 2);
+    for n in 0..8 {
+        t.fdb.tell(S, mac(n), NicId(0), t.now).unwrap();
+    }
+    assert_eq!(t.fdb.tell(S, mac(9), NicId(0), t.now), Err(StaticError::Full(8)));
+    t.go(100_000);
+    for n in 10..100 {
+        t.learn(n, 1);
+    }
+    assert_eq!((0..8).filter(|n| t.find(*n) == Some(0)).count(), 8);
+    // One that is heard elsewhere is as any that was heard, and leaves its room to others that are told.
+    assert!(t.learn(3, 1));
+    assert_eq!(t.find(3), Some(1));
+    t.fdb.tell(S, mac(9), NicId(0), t.now).unwrap();
+    t.fdb.untell(S, mac(3), NicId(0));
+    assert_eq!(t.find(3), Some(1));
+    t.fdb.untell(S, mac(9), NicId(0));
+    assert_eq!(t.find(9), None);
+    t.go(100_300);
+    assert_eq!((t.find(3), t.find(4)), (None, Some(0)));
+    let told: Vec<_> = t.fdb.iter(t.now).map(|entry| (entry.told, entry.fixed, entry.age)).collect();
+    assert_eq!(told, [(true, false, 0); 7]);
+    let (kept, now) = (t.fdb.iter(t.now).next().unwrap(), t.now);
+    let mut other = Timed::new(16, 2);
+    assert!(!other.fdb.restore(&kept, now), "control tells it again");
+    check(&t.fdb, t.now);
 }
 
 #[test]
