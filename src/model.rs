@@ -109,6 +109,9 @@ pub struct Flapping {
     pub mac: String,
     /// The ports, or the other hosts' tunnel endpoints, between which it moves: where it is held, and where else it was heard last.
     pub between: [String; 2],
+    /// The tunnel endpoint of the other host that it was heard from, or told of, where one of these is the tunnel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
     /// Times that it moved.
     pub moves: u64,
     /// Seconds for which it is held yet; zero: it was.
@@ -133,12 +136,15 @@ pub struct VlanStatus {
 pub struct FdbEntry {
     /// The network.
     pub network: String,
-    /// The VLAN; absent for untagged frames and in an overlay.
+    /// The VLAN; absent for untagged frames.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vlan: Option<u16>,
-    /// The VXLAN network identifier; absent outside an overlay.
+    /// The network identifier of the tunnel that leads to it; absent where none does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vni: Option<u32>,
+    /// The tunnel endpoint of the other host that it is behind; absent where none is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
     /// The address, for example `02:00:00:00:00:01`.
     pub mac: String,
     /// The port that leads to it.
@@ -148,6 +154,9 @@ pub struct FdbEntry {
     /// Never ages and never moves.
     #[serde(rename = "static")]
     pub fixed: bool,
+    /// Told by BGP: never ages, and moves when that is told or when it is heard elsewhere.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub told: bool,
 }
 
 /// One element of `GET /v1/leases`: an address that a guest has by DHCP.
@@ -269,10 +278,12 @@ mod tests {
             network: "lan".into(),
             vlan: Some(100),
             vni: None,
+            peer: None,
             mac: "02:00:00:00:00:01".into(),
             port: "web/0".into(),
             age_s: 4,
             fixed: false,
+            told: false,
         };
         let expected = json!({
             "network": "lan", "vlan": 100, "mac": "02:00:00:00:00:01", "port": "web/0", "age_s": 4, "static": false,

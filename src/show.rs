@@ -214,15 +214,20 @@ fn fdb(list: &[FdbEntry]) -> String {
     if list.is_empty() {
         return "no addresses: nothing has been learned yet\n".to_owned();
     }
-    let mut table = Table::new(&["NETWORK", "SEGMENT", "MAC", "PORT", ">AGE", "KIND"]);
+    let mut table = Table::new(&["NETWORK", "SEGMENT", "MAC", "PORT", "PEER", ">AGE", "KIND"]);
     for entry in list {
         let segment = match (entry.vlan, entry.vni) {
             (_, Some(vni)) => format!("vni {vni}"),
             (Some(vlan), None) => format!("vlan {vlan}"),
             (None, None) => "untagged".to_owned(),
         };
-        let (age, kind) = if entry.fixed { (String::new(), "static") } else { (duration(entry.age_s), "learned") };
-        table.row([entry.network.clone(), segment, entry.mac.clone(), entry.port.clone(), age, kind.to_owned()]);
+        let (age, kind) = match (entry.fixed, entry.told) {
+            (true, _) => (String::new(), "static"),
+            (_, true) => (String::new(), "told"),
+            (false, false) => (duration(entry.age_s), "learned"),
+        };
+        let FdbEntry { network, mac, port, peer, .. } = entry.clone();
+        table.row([network, segment, mac, port, peer.unwrap_or_default(), age, kind.to_owned()]);
     }
     table.to_string()
 }
@@ -288,13 +293,19 @@ mod tests {
             network: "lan".into(),
             vlan: Some(7),
             vni: None,
+            peer: None,
             mac: "02:00:00:00:00:01".into(),
             port: "web/0".into(),
             age_s: 61,
             fixed: false,
+            told: false,
         };
-        let text = fdb(&[entry.clone(), FdbEntry { vlan: None, fixed: true, ..entry }]);
-        assert!(text.contains("vlan 7    02:00:00:00:00:01  web/0  1 min 1 s  learned"), "{text}");
-        assert!(text.contains("untagged  02:00:00:00:00:01  web/0          -  static"), "{text}");
+        let other = FdbEntry { vlan: None, vni: Some(9), peer: Some("192.0.2.2".into()), told: true, ..entry.clone() };
+        let text = fdb(&[entry.clone(), FdbEntry { vlan: None, fixed: true, ..entry }, other]);
+        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().skip(1).collect()).collect();
+        let mac = "02:00:00:00:00:01";
+        assert_eq!(lines[1], ["vlan", "7", mac, "web/0", "-", "1", "min", "1", "s", "learned"], "{text}");
+        assert_eq!(lines[2], ["untagged", mac, "web/0", "-", "-", "static"], "{text}");
+        assert_eq!(lines[3], ["vni", "9", mac, "web/0", "192.0.2.2", "-", "told"], "{text}");
     }
 }

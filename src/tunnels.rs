@@ -14,9 +14,15 @@ use std::{
     time::Duration,
 };
 
+use evpn::{Duplicate, Status};
 use overlay::{
+<<<<<<< HEAD
     NetworkConfig, NetworkId, Seal, StationConfig, TunnelConfig, TunnelPort, VtepConfig,
     control::{Command, FlapLine, PeerLine, Remote, Source},
+=======
+    NetworkConfig, NetworkId, StationConfig, TunnelConfig, TunnelPort, VtepConfig,
+    control::{Command, FlapLine, PeerLine, Remote, Source, StationLine},
+>>>>>>> 5443552 (Stations of tunnels are shown with the endpoint they are behind; stations that BGP says are in two places are flapping; who was heard from the tunnel is named)
 };
 use vswitch::{change::Change, fdb::StaticError, thread::Changes};
 use wire::{NicId, Vni};
@@ -47,7 +53,14 @@ const AGEING: Duration = vswitch::fdb::DEFAULT_AGEING;
 /// How long an endpoint may be silent and count as up: guests that know each other ask again within it (RFC 4861 section 10, arp(7)).
 const SILENT: Duration = Duration::from_secs(120);
 
+<<<<<<< HEAD
 /// The endpoints that run, to be asked, and those that are not there. A copy is the same.
+=======
+/// How long a station that was held is told of.
+const LATELY: Duration = Duration::from_secs(600);
+
+/// The endpoints that run, to be asked. A copy is the same.
+>>>>>>> 5443552 (Stations of tunnels are shown with the endpoint they are behind; stations that BGP says are in two places are flapping; who was heard from the tunnel is named)
 #[derive(Clone, Default)]
 pub struct Tunnels {
     running: Arc<Mutex<Vec<Running>>>,
@@ -95,8 +108,25 @@ impl Tunnels {
         self.ask(Command::Flapping)
     }
 
+<<<<<<< HEAD
     /// The endpoints of other hosts that one of ours is told of, by the file or by control.
     pub fn remotes(&self, vtep: &str) -> Vec<IpAddr> {
+=======
+    /// Stations behind other hosts' endpoints, each with the name of ours.
+    pub fn stations(&self) -> Vec<(String, StationLine)> {
+        self.ask(Command::Stations)
+    }
+
+    /// Stations that BGP said were in two places at once, now or within the last ten minutes, each with the name of our endpoint.
+    pub fn duplicates(&self) -> Vec<(String, Duplicate)> {
+        let tunnels = self.lock();
+        let status = tunnels.iter().filter_map(|one| Some((&one.name, one.speaking.as_ref()?.status())));
+        status.flat_map(|(name, status)| lately(status).map(|one| (name.clone(), one))).collect()
+    }
+
+    /// The endpoints that one of ours knows, each with the longest IP packet of the underlay that is thought to reach it.
+    pub fn remotes(&self, vtep: &str) -> Vec<(IpAddr, u16)> {
+>>>>>>> 5443552 (Stations of tunnels are shown with the endpoint they are behind; stations that BGP says are in two places are flapping; who was heard from the tunnel is named)
         let (reply, answer) = sync_channel(1);
         match self.tell(vtep, Command::Remotes(reply)) {
             true => answer.recv_timeout(PATIENCE).unwrap_or_default(),
@@ -141,14 +171,14 @@ impl Tunnels {
         let status = tunnels.iter().find(|running| running.name == vtep).and_then(|running| running.speaking.as_ref());
         let Some(status) = status.map(Speaking::status) else { return Vec::new() };
         let mut all = Vec::new();
-        if let Some(reason) = status.reason {
+        if let Some(reason) = &status.reason {
             all.push(format!("no BGP speaker, the tunnel keeps what it knows: {reason}"));
         }
-        if let Some(refusal) = status.refusal {
+        if let Some(refusal) = &status.refusal {
             let count = status.refused;
             all.push(format!("routes of other hosts that are not believed: {count}, the last: {refusal}"));
         }
-        let twice: Vec<String> = status.duplicates.iter().map(|(vni, mac)| format!("{mac} in VNI {vni}")).collect();
+        let twice: Vec<String> = lately(status).map(|one| format!("{} in VNI {}", one.mac, one.vni)).collect();
         if !twice.is_empty() {
             all.push(format!("stations that were in two places at once: {}", twice.join(", ")));
         }
@@ -172,6 +202,7 @@ impl Tunnels {
     }
 }
 
+<<<<<<< HEAD
 /// An endpoint and its ports, by their places in the file: those of its networks, and the one in the network that it is in.
 struct Own<'a> {
     vtep: &'a Vtep,
@@ -180,6 +211,15 @@ struct Own<'a> {
 }
 
 fn own_ports(config: &Config) -> Vec<Own<'_>> {
+=======
+/// Of the stations that were in two places at once, those that are to be told of.
+fn lately(status: Status) -> impl Iterator<Item = Duplicate> {
+    status.duplicates.into_iter().filter(|one| one.seen.elapsed() < evpn::decide::HOLD + LATELY)
+}
+
+/// Makes every endpoint and attaches it to its networks.
+pub fn start(config: &Config, places: &[Place], states: &States, tunnels: &Tunnels) {
+>>>>>>> 5443552 (Stations of tunnels are shown with the endpoint they are behind; stations that BGP says are in two places are flapping; who was heard from the tunnel is named)
     let mut ports_of: HashMap<&str, Vec<usize>> = HashMap::new();
     let mut seats: HashMap<&str, usize> = HashMap::new();
     for (at, port) in config.ports.iter().enumerate() {

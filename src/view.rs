@@ -32,6 +32,7 @@ use crate::{
 };
 
 mod flapping;
+mod stations;
 
 /// The configuration that somebody asks about.
 fn read(asked: &Asked) -> Result<Config, String> {
@@ -245,28 +246,9 @@ impl View {
         ports.map(status).collect()
     }
 
-    /// The forwarding table of every network.
+    /// The forwarding table of every network, and who is behind which endpoint of another host.
     pub fn fdb(&self) -> Vec<FdbEntry> {
-        let names = self.names();
-        let mut entries = Vec::new();
-        for (worker, report) in self.reports().into_iter().enumerate() {
-            for (_, stations) in report.into_iter().flat_map(|report| report.fdb) {
-                entries.extend(stations.into_iter().filter_map(|station| {
-                    let (network, port) = names.get(&(worker, station.nic))?.clone();
-                    Some(FdbEntry {
-                        network,
-                        vlan: station.vlan.map(wire::Vid::get),
-                        vni: None,
-                        mac: station.mac.to_string(),
-                        port,
-                        age_s: u64::from(station.age),
-                        fixed: station.fixed,
-                    })
-                }));
-            }
-        }
-        entries.sort_by(|a, b| (&a.network, a.vlan, &a.mac).cmp(&(&b.network, b.vlan, &b.mac)));
-        entries
+        stations::all(self)
     }
 
     /// The network and the name of every port and router, by worker and NIC.

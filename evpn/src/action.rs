@@ -29,8 +29,9 @@ pub enum Action {
     ForgetNeighbour(Vni, IpAddr),
     /// A station is not here any more: when it is heard here, it has come back.
     ForgetLocal(Vni, Mac),
-    /// A station is in two places at once and stays where it is for a while: to be told to people.
-    Duplicate(Vni, Mac),
+    /// A station is in two places at once and stays where it is for a while: to be told to people. The endpoint where it stays, and the one where it
+    /// was before; our own address: here.
+    Duplicate(Vni, Mac, [IpAddr; 2]),
     /// A station that does not move is at that endpoint, and was heard here: to be told to people.
     Sticky(Vni, Mac, IpAddr),
 }

@@ -83,7 +83,22 @@ pub struct Status {
     /// The last of those, in words.
     pub refusal: Option<String>,
     /// Stations that were in two places at once, the last ones.
-    pub duplicates: Vec<(Vni, Mac)>,
+    pub duplicates: Vec<Duplicate>,
+}
+
+/// A station that was in two places at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Duplicate {
+    /// Its network.
+    pub vni: Vni,
+    /// Its address.
+    pub mac: Mac,
+    /// The endpoint where it stays, and the one where it was before; that of this host: here.
+    pub between: [IpAddr; 2],
+    /// How often this was seen.
+    pub times: u64,
+    /// When it was seen last; it stays where it is for [`crate::decide::HOLD`].
+    pub seen: std::time::Instant,
 }
 
 /// A status that is written by the loop and read by others.
@@ -224,13 +239,15 @@ impl<F: FnMut(&[Action])> Core<F> {
             .partition(|action| matches!(action, Action::Announce(_) | Action::Withdraw(_)));
         for action in &inward {
             match action {
-                Action::Duplicate(vni, mac) => {
+                Action::Duplicate(vni, mac, between) => {
                     if self.says(Saying::Duplicate) {
                         warn!(%vni, %mac, "a station is in two places at once: it stays where it is for a while; look for a loop, or for one address given twice");
                     }
                     let mut status = self.lock();
-                    status.duplicates.retain(|other| *other != (*vni, *mac));
-                    status.duplicates.push((*vni, *mac));
+                    let known = status.duplicates.iter().position(|one| (one.vni, one.mac) == (*vni, *mac));
+                    let times = known.map_or(0, |at| status.duplicates.remove(at).times) + 1;
+                    let seen = std::time::Instant::now();
+                    status.duplicates.push(Duplicate { vni: *vni, mac: *mac, between: *between, times, seen });
                     if status.duplicates.len() > DUPLICATES {
                         status.duplicates.remove(0);
                     }

@@ -328,8 +328,10 @@ impl Evpn {
         });
         for (vni, mac) in thawed {
             // What was heard meanwhile counted for nothing, and counts again from now on.
-            if self.find(vni, mac) != Some(self.local) {
+            let at = self.find(vni, mac);
+            if at != Some(self.local) {
                 self.actions.push(Action::ForgetLocal(vni, mac));
+                self.actions.extend(at.map(|at| Action::Place(vni, mac, at)));
             }
             self.choose(vni, mac, now);
         }

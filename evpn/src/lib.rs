@@ -20,6 +20,6 @@ pub mod speaker;
 mod station;
 
 pub use action::Action;
-pub use client::{Config, Input, Shared, Status, run};
+pub use client::{Config, Duplicate, Input, Shared, Status, run};
 pub use decide::{Evpn, Most};
 pub use speaker::{About, SpeakerError, probe};

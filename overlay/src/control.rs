@@ -58,6 +58,21 @@ pub struct FlapLine {
     pub held: u32,
 }
 
+/// A station behind an endpoint, for people and programs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StationLine {
+    /// The network.
+    pub vni: Vni,
+    /// Its address.
+    pub mac: Mac,
+    /// The endpoint's address in the underlay.
+    pub address: IpAddr,
+    /// Seconds since it was last heard; zero where it was placed.
+    pub age: u32,
+    /// It was placed there by control or configuration.
+    pub placed: bool,
+}
+
 /// What a tunnel is told.
 #[derive(Debug)]
 pub enum Command {
@@ -69,6 +84,8 @@ pub enum Command {
     Path(IpAddr, u16),
     /// Tell which stations move to and fro.
     Flapping(SyncSender<Vec<FlapLine>>),
+    /// Tell which stations are behind which endpoint.
+    Stations(SyncSender<Vec<StationLine>>),
     /// An endpoint takes part in a network; the longest IP packet that its path takes, in bytes.
     Join(NetworkId, IpAddr, u16),
     /// It does so no longer.
@@ -97,6 +114,7 @@ impl Command {
             (Command::Show(reply), _) => _ = reply.send(vtep.peers(now)),
             (Command::Flapping(reply), _) => _ = reply.send(vtep.flapping(now)),
             (Command::Remotes(reply), _) => _ = reply.send(vtep.remotes.named()),
+            (Command::Stations(reply), _) => _ = reply.send(vtep.station_lines(now)),
             (Command::Path(address, mtu), _) => vtep.remotes.set_path(address, mtu),
             // What is wrong with an address was seen before it became a command, and without room the station counts as unknown.
             (Command::Join(network, peer, mtu), _) => _ = vtep.join(network, peer, mtu),

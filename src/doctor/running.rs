@@ -24,7 +24,7 @@ pub(super) fn loops(socket: &Path) -> Vec<Check> {
 
 fn of(network: &NetworkStatus) -> Check {
     let name = format!("loops of {}", network.name);
-    let Some(Flapping { mac, vlan, between: [home, other], moves, held_s }) = network.flapping.first() else {
+    let Some(Flapping { mac, vlan, between: [home, other], peer, moves, held_s }) = network.flapping.first() else {
         return Check::fine(name, "no station moves to and fro");
     };
     let vlan = vlan.map_or_else(String::new, |vlan| format!(" in VLAN {vlan}"));
@@ -36,7 +36,8 @@ fn of(network: &NetworkStatus) -> Check {
         0 => "it was held where it was first for a minute".to_owned(),
         left => format!("it is held at {home} for {left} s yet, and its frames from {other} are dropped (flapping)"),
     };
-    let detail = format!("{mac}{vlan}{others} moved {moves} times between {home} and {other}; {held}");
+    let peer = peer.as_ref().map_or_else(String::new, |peer| format!(" (of the host at {peer})"));
+    let detail = format!("{mac}{vlan}{others} moved {moves} times between {home} and {other}{peer}; {held}");
     let remedy = format!(
         "look how {home} and {other} are joined outside of this network, and part them there; or two guests have one MAC"
     );
@@ -136,6 +137,7 @@ mod tests {
             vlan: Some(7),
             mac: "02:00:00:00:00:01".to_owned(),
             between,
+            peer: None,
             moves: 99,
             held_s: 12,
         });
@@ -144,6 +146,10 @@ mod tests {
         for part in ["02:00:00:00:00:01 in VLAN 7 moved 99 times between lan/uplink and 198.51.100.2", "for 12 s yet"] {
             assert!(check.detail.contains(part), "{}", check.detail);
         }
+        network.flapping[0].between = ["web/0".to_owned(), "lan/overlay".to_owned()];
+        network.flapping[0].peer = Some("198.51.100.2".to_owned());
+        let detail = of(&network).detail;
+        assert!(detail.contains("between web/0 and lan/overlay (of the host at 198.51.100.2)"), "{detail}");
         assert!(loops(Path::new("/nonexistent/socket")).is_empty());
     }
 }

@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failing test panics")]
 
+mod bridge;
 #[path = "../lab/mod.rs"]
 mod lab;
 mod segments;

@@ -105,7 +105,11 @@ impl Evpn {
                 station.moves.push(now);
                 if station.moves.len() >= MOVES {
                     station.frozen = Some(now + HOLD);
-                    self.actions.push(Action::Duplicate(vni, mac));
+                    let address = |place: Where| match place {
+                        Where::There(endpoint) => endpoint,
+                        Where::Here | Where::Nowhere => self.local,
+                    };
+                    self.actions.push(Action::Duplicate(vni, mac, [address(at), address(before)]));
                 }
             }
         }

@@ -4,11 +4,14 @@
 
 use std::collections::HashMap;
 
-use wire::{Instant, NicId, fdb::Flap};
+use wire::{
+    Instant, NicId,
+    fdb::{Entry, Flap},
+};
 
 use super::{NetworkId, Vtep};
 use crate::{
-    control::{FlapLine, PeerLine},
+    control::{FlapLine, PeerLine, StationLine},
     remotes::RemoteId,
 };
 
@@ -42,6 +45,20 @@ impl Vtep {
             })
         });
         lines.collect()
+    }
+
+    /// Every station that is known behind an endpoint.
+    pub fn station_lines(&self, now: Instant) -> Vec<StationLine> {
+        let line = |entry: Entry| {
+            Some(StationLine {
+                vni: self.network(NetworkId(entry.segment.0))?.vni,
+                mac: entry.mac,
+                address: self.remotes.get(RemoteId(entry.nic.0))?.address,
+                age: entry.age,
+                placed: entry.fixed,
+            })
+        };
+        self.stations.iter(self.tick(now)).filter_map(line).collect()
     }
 
     /// Stations that move to and fro between endpoints.
