@@ -16,13 +16,8 @@ use std::{
 
 use evpn::{Duplicate, Status};
 use overlay::{
-<<<<<<< HEAD
     NetworkConfig, NetworkId, Seal, StationConfig, TunnelConfig, TunnelPort, VtepConfig,
-    control::{Command, FlapLine, PeerLine, Remote, Source},
-=======
-    NetworkConfig, NetworkId, StationConfig, TunnelConfig, TunnelPort, VtepConfig,
     control::{Command, FlapLine, PeerLine, Remote, Source, StationLine},
->>>>>>> 5443552 (Stations of tunnels are shown with the endpoint they are behind; stations that BGP says are in two places are flapping; who was heard from the tunnel is named)
 };
 use vswitch::{change::Change, fdb::StaticError, thread::Changes};
 use wire::{NicId, Vni};
@@ -53,14 +48,10 @@ const AGEING: Duration = vswitch::fdb::DEFAULT_AGEING;
 /// How long an endpoint may be silent and count as up: guests that know each other ask again within it (RFC 4861 section 10, arp(7)).
 const SILENT: Duration = Duration::from_secs(120);
 
-<<<<<<< HEAD
-/// The endpoints that run, to be asked, and those that are not there. A copy is the same.
-=======
 /// How long a station that was held is told of.
 const LATELY: Duration = Duration::from_secs(600);
 
-/// The endpoints that run, to be asked. A copy is the same.
->>>>>>> 5443552 (Stations of tunnels are shown with the endpoint they are behind; stations that BGP says are in two places are flapping; who was heard from the tunnel is named)
+/// The endpoints that run, to be asked, and those that are not there. A copy is the same.
 #[derive(Clone, Default)]
 pub struct Tunnels {
     running: Arc<Mutex<Vec<Running>>>,
@@ -108,10 +99,6 @@ impl Tunnels {
         self.ask(Command::Flapping)
     }
 
-<<<<<<< HEAD
-    /// The endpoints of other hosts that one of ours is told of, by the file or by control.
-    pub fn remotes(&self, vtep: &str) -> Vec<IpAddr> {
-=======
     /// Stations behind other hosts' endpoints, each with the name of ours.
     pub fn stations(&self) -> Vec<(String, StationLine)> {
         self.ask(Command::Stations)
@@ -124,9 +111,8 @@ impl Tunnels {
         status.flat_map(|(name, status)| lately(status).map(|one| (name.clone(), one))).collect()
     }
 
-    /// The endpoints that one of ours knows, each with the longest IP packet of the underlay that is thought to reach it.
-    pub fn remotes(&self, vtep: &str) -> Vec<(IpAddr, u16)> {
->>>>>>> 5443552 (Stations of tunnels are shown with the endpoint they are behind; stations that BGP says are in two places are flapping; who was heard from the tunnel is named)
+    /// The endpoints of other hosts that one of ours is told of, by the file or by control.
+    pub fn remotes(&self, vtep: &str) -> Vec<IpAddr> {
         let (reply, answer) = sync_channel(1);
         match self.tell(vtep, Command::Remotes(reply)) {
             true => answer.recv_timeout(PATIENCE).unwrap_or_default(),
@@ -202,7 +188,11 @@ impl Tunnels {
     }
 }
 
-<<<<<<< HEAD
+/// Of the stations that were in two places at once, those that are to be told of.
+fn lately(status: Status) -> impl Iterator<Item = Duplicate> {
+    status.duplicates.into_iter().filter(|one| one.seen.elapsed() < evpn::decide::HOLD + LATELY)
+}
+
 /// An endpoint and its ports, by their places in the file: those of its networks, and the one in the network that it is in.
 struct Own<'a> {
     vtep: &'a Vtep,
@@ -211,15 +201,6 @@ struct Own<'a> {
 }
 
 fn own_ports(config: &Config) -> Vec<Own<'_>> {
-=======
-/// Of the stations that were in two places at once, those that are to be told of.
-fn lately(status: Status) -> impl Iterator<Item = Duplicate> {
-    status.duplicates.into_iter().filter(|one| one.seen.elapsed() < evpn::decide::HOLD + LATELY)
-}
-
-/// Makes every endpoint and attaches it to its networks.
-pub fn start(config: &Config, places: &[Place], states: &States, tunnels: &Tunnels) {
->>>>>>> 5443552 (Stations of tunnels are shown with the endpoint they are behind; stations that BGP says are in two places are flapping; who was heard from the tunnel is named)
     let mut ports_of: HashMap<&str, Vec<usize>> = HashMap::new();
     let mut seats: HashMap<&str, usize> = HashMap::new();
     for (at, port) in config.ports.iter().enumerate() {
