@@ -10,6 +10,8 @@ use std::{
 
 use nat::Prefix;
 
+use crate::model::Descriptors;
+
 /// Every address of this network namespace, without the loopback network's, which nobody reaches from elsewhere.
 pub fn addresses() -> Vec<IpAddr> {
     let v4 = fs::read_to_string("/proc/net/fib_trie").unwrap_or_default();
@@ -38,6 +40,20 @@ pub fn own_prefixes() -> Vec<Prefix> {
 pub fn descriptors() -> usize {
     let limit = sys::process::raise_descriptor_limit();
     limit.map_or(1024, |limit| usize::try_from(limit).unwrap_or(usize::MAX).min(1 << 20))
+}
+
+/// The descriptors of a process, named as in /proc; nothing where its limits cannot be read.
+pub fn descriptors_of(process: &str) -> Option<Descriptors> {
+    let limits = fs::read_to_string(format!("/proc/{process}/limits")).ok()?;
+    let limit = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    let limit = limit.split_whitespace().next()?.parse().unwrap_or(u64::MAX);
+    let list = format!("/proc/{process}/fd");
+    // Since Linux 6.2 the directory's size is their number.
+    let open = match fs::metadata(&list).ok()?.len() {
+        0 => fs::read_dir(&list).ok()?.count() as u64,
+        open => open,
+    };
+    Some(Descriptors { open, limit })
 }
 
 /// The prefixes that the trie of routes has as local: a line with the address, and after it lines with its length and what it is.
@@ -83,6 +99,14 @@ fn local_v6(table: &str) -> Vec<Ipv6Addr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_descriptors_of_a_process_are_counted() {
+        let files: Vec<fs::File> = (0..20).map(|_| fs::File::open("/dev/null").unwrap()).collect();
+        let Descriptors { open, limit } = descriptors_of("self").unwrap();
+        assert!(open >= files.len() as u64 && open <= limit, "{open} of {limit}");
+        assert_eq!(descriptors_of("none"), None);
+    }
 
     #[test]
     fn local_addresses_and_prefixes_are_read_and_others_are_not() {

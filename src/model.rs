@@ -19,6 +19,18 @@ pub struct Status {
     pub ports: Vec<PortStatus>,
     /// As `GET /v1/networks`.
     pub networks: Vec<NetworkStatus>,
+    /// The daemon's file descriptors; null where it cannot say.
+    #[serde(default)]
+    pub descriptors: Option<Descriptors>,
+}
+
+/// File descriptors of the daemon: a connection, a mapping of UDP and a ping of networks behind NAT by sockets take one each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Descriptors {
+    /// Those that are open.
+    pub open: u64,
+    /// As many may be open at once: the soft limit, which the daemon has raised to the hard one.
+    pub limit: u64,
 }
 
 /// What one worker has done; `busy_cycles / frames` is the cost of a frame.
@@ -303,8 +315,14 @@ mod tests {
             flapping: Vec::new(),
         };
         let worker = WorkerStatus { cpu: Some(1), frames: 5, busy_cycles: 6, idle_cycles: 7 };
-        let status =
-            Status { host: "hv1".into(), uptime_s: 9, workers: vec![worker], ports: vec![], networks: vec![network] };
+        let status = Status {
+            host: "hv1".into(),
+            uptime_s: 9,
+            workers: vec![worker],
+            ports: vec![],
+            networks: vec![network],
+            descriptors: Some(Descriptors { open: 40, limit: 20_000 }),
+        };
         let expected = json!({
             "host": "hv1", "uptime_s": 9, "workers": [{"cpu": 1, "frames": 5, "busy_cycles": 6, "idle_cycles": 7}],
             "ports": [], "networks": [{
@@ -312,8 +330,12 @@ mod tests {
                 "vlans": [{ "vlan": 7, "subnet": null, "subnet6": null, "ports": [] }],
                 "reason": null, "flapping": [],
             }],
+            "descriptors": {"open": 40, "limit": 20_000},
         });
         assert_eq!(serde_json::to_value(&status).unwrap(), expected);
+        let mut older = expected.clone();
+        older.as_object_mut().unwrap().remove("descriptors");
+        assert_eq!(serde_json::from_value::<Status>(older).unwrap(), Status { descriptors: None, ..status });
         let drops = DropCount { port: "web/0".into(), reason: "ring_full".into(), count: 3 };
         let expected = json!({"port": "web/0", "reason": "ring_full", "count": 3});
         assert_eq!(serde_json::to_value(&drops).unwrap(), expected);

@@ -8,8 +8,8 @@ use crate::{
     api::{self, Query},
     bridged::{self, mac_nat},
     config::{Attach, Config, Name, Port, Role},
-    guests,
-    model::PortState,
+    guests, host,
+    model::{Descriptors, PortState},
     mtu, paths,
     run_dir::{RunDir, RunDirError},
     socket::{self, Access, BindError},
@@ -24,6 +24,10 @@ use std::{
     fs,
     io::{self, Write},
     path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::{
@@ -160,11 +164,12 @@ async fn serve(
     let (asked, mut queries) = mpsc::channel(api::QUERIES);
     let mut serving = std::pin::pin!(api::serve(control, asked, std::future::pending()));
     let config = switch.config();
-    info!(host = config.host.name, ports = config.ports.len(), "running");
+    info!(host = config.host.name, ports = config.ports.len(), descriptors = host::descriptors(), "running");
     let view = switch.view();
     let [mut terminate, mut interrupt] = signals;
     let mut saving = tokio::time::interval(SAVING);
     let mut kept = None;
+    let is_scarce = Arc::new(AtomicBool::new(false));
     {
         let mut out = io::stdout().lock();
         writeln!(out, "ready").and_then(|()| out.flush())?;
@@ -179,7 +184,8 @@ async fn serve(
             }
             _ = saving.tick() => {
                 let view = view.clone();
-                one_at_a_time(&mut kept, move || housekeeping(&view));
+                let is_scarce = is_scarce.clone();
+                one_at_a_time(&mut kept, move || housekeeping(&view, &is_scarce));
             }
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
@@ -194,8 +200,30 @@ fn one_at_a_time(running: &mut Option<JoinHandle<()>>, work: impl FnOnce() + Sen
     }
 }
 
+/// Says in the log once that nearly all descriptors are open, and once that there are some again; whether they are scarce now.
+fn scarce(before: bool, descriptors: Option<Descriptors>) -> bool {
+    let Some(Descriptors { open, limit }) = descriptors else { return before };
+    let share = open.saturating_mul(100) / limit.max(1);
+    match before {
+        false if share >= 90 => {
+            warn!(
+                open,
+                limit,
+                "nearly all descriptors are open: guests behind NAT by sockets are refused more connections, or soon will be"
+            );
+            true
+        }
+        true if share < 80 => {
+            info!(open, limit, "there are descriptors again");
+            false
+        }
+        _ => before,
+    }
+}
+
 /// What is done once a second.
-fn housekeeping(view: &View) {
+fn housekeeping(view: &View, is_scarce: &AtomicBool) {
+    is_scarce.store(scarce(is_scarce.load(Ordering::Relaxed), host::descriptors_of("self")), Ordering::Relaxed);
     view.leases().save();
     view.look_for_the_missing();
     view.settle_nats();
@@ -219,13 +247,20 @@ fn answer(query: Query, view: &View) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-        mpsc,
-    };
+    use std::sync::{atomic::AtomicUsize, mpsc};
 
     use super::*;
+
+    #[test]
+    fn descriptors_are_scarce_from_nine_tenths_until_there_is_a_fifth() {
+        let (mut now, mut seen) = (false, Vec::new());
+        for open in [89, 90, 80, 79, 89] {
+            now = scarce(now, Some(Descriptors { open, limit: 100 }));
+            seen.push(now);
+        }
+        assert_eq!(seen, [false, true, true, false, false]);
+        assert!(scarce(true, None) && !scarce(false, None));
+    }
 
     #[test]
     fn housekeeping_that_takes_long_is_not_begun_again_meanwhile() {

@@ -6,8 +6,8 @@ use crate::{
     args::Kind,
     client::{ClientError, ask},
     model::{
-        DropCount, FdbEntry, LeaseEntry, NatEntry, NetworkStatus, PeerEntry, PortState, PortStatus, Status, VlanStatus,
-        WorkerStatus,
+        Descriptors, DropCount, FdbEntry, LeaseEntry, NatEntry, NetworkStatus, PeerEntry, PortState, PortStatus,
+        Status, VlanStatus, WorkerStatus,
     },
     table::{Table, bytes, count, duration},
 };
@@ -146,7 +146,11 @@ fn overview(status: &Status) -> String {
         let cpu = worker.cpu.map_or_else(|| "any".to_owned(), |cpu| cpu.to_string());
         table.row([at.to_string(), cpu, count(worker.frames), cost(worker), busy(worker)]);
     }
-    text.push_str(&format!("{table}\n{}\n{}", networks(&status.networks), ports(&status.ports)));
+    text.push_str(&format!("{table}\n"));
+    if let Some(Descriptors { open, limit }) = status.descriptors {
+        text.push_str(&format!("{} of {} descriptors open\n\n", count(open), count(limit)));
+    }
+    text.push_str(&format!("{}\n{}", networks(&status.networks), ports(&status.ports)));
     text
 }
 

@@ -149,6 +149,7 @@ impl View {
             workers: workers.collect(),
             ports: self.ports_of(&reports),
             networks: self.networks_of(&reports),
+            descriptors: host::descriptors_of("self"),
         }
     }
 

@@ -173,6 +173,8 @@ fn a_daemon_answers_and_ends() {
     let status = place.json(&["status"]);
     assert_eq!((&status["host"], &status["workers"][0]["cpu"]), (&json!("hv1"), &Value::Null));
     assert!(status["uptime_s"].is_u64() && status["workers"][0]["busy_cycles"].is_u64());
+    let descriptors = |what: &str| status["descriptors"][what].as_u64().unwrap();
+    assert!(descriptors("open") > 3 && descriptors("limit") >= descriptors("open"), "{status}");
     let ports = place.json(&["show", "ports"]);
     assert_eq!(status["ports"], ports);
     let web = &ports[0];

@@ -230,4 +230,5 @@ def main():
     rounds(args, ROWS, measure, heads)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -182,6 +182,7 @@ fn rfc5508_req8_sockets_want_of_room_is_told() {
     let sent = udp(at(GUEST), name, 64, b"x");
     let told = told(&lab.ask(1, &sent)[0]);
     assert_eq!((told.kind, told.code, ends(&told.quoted)), (3, 13, ends(&sent)));
+    assert_eq!(lab.drops(DropReason::NatQuota), 1);
     assert_eq!(lab.show().len(), 1, "the other guest's is left alone");
 }
 

@@ -116,7 +116,7 @@ fn one_guests_connections_take_nothing_from_anothers() {
         let answer = lab.ask(0, &guest.frame(SYN, b""));
         refused += usize::from(segment(&answer[0]).is_none_or(|answer| answer.flags & SYN == 0));
     }
-    assert_eq!((refused, lab.show().len()), (20, 40));
+    assert_eq!((refused, lab.show().len(), lab.drops(DropReason::NatQuota)), (20, 40, 20));
     for port in 0..20 {
         let mut other = End::new(1, SocketAddr::new([10, 0, 0, 3].into(), 5000 + port), name);
         other.open(&mut lab);

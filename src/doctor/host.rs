@@ -22,7 +22,7 @@ use crate::{
 const NET_ADMIN: u64 = 1 << 12;
 const NET_RAW: u64 = 1 << 13;
 /// Fewer descriptors than this are few: a connection of a guest takes one.
-const FEW_DESCRIPTORS: u64 = 65_536;
+pub(super) const FEW_DESCRIPTORS: u64 = 65_536;
 /// Name servers that are asked: each may take its second.
 const MOST_SERVERS: usize = 3;
 /// How long a name server may take.
@@ -133,6 +133,7 @@ fn capability(there: bool, bit: u64, name: &str, what: &str, needs: &[(u64, Stri
     }
 }
 
+/// As many as a daemon that is started like this process may have; one that runs is asked instead.
 pub(super) fn descriptors() -> Check {
     let limits = field("/proc/self/limits", "Max open files").unwrap_or_default();
     let numbers: Vec<u64> = limits.split_whitespace().filter_map(|word| word.parse().ok()).collect();

@@ -99,12 +99,13 @@ pub fn examine(config: Result<Config, ConfigError>, around: &Surroundings, repai
         Ok(config) => (Some(config.host.run_dir.clone()), Some(config.host.state_dir.clone())),
         Err(_) => (around.run_dir(), around.state_dir()),
     };
+    let socket = config.as_ref().ok().map(|config| config.host.control_socket.as_path());
     let mut checks = vec![
         file(&config),
         host::kernel(),
         host::kvm(),
         host::tun(),
-        host::descriptors(),
+        socket.and_then(running::descriptors).unwrap_or_else(host::descriptors),
         host::ping(),
         host::local_ports(),
         host::hugepages(),
@@ -125,6 +126,7 @@ pub fn examine(config: Result<Config, ConfigError>, around: &Surroundings, repai
         checks.extend(running::loops(&config.host.control_socket));
         checks.extend(running::gateways(config));
         checks.extend(running::seals(&config.host.control_socket));
+        checks.extend(running::refusals(&config.host.control_socket));
         checks.extend(config.vteps.iter().filter_map(networks::speaker));
     }
     let ok = checks.iter().all(|check| check.state != State::Problem);

@@ -4,12 +4,63 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use super::{Check, State};
+use wire::DropReason;
+
+use super::{Check, State, host::FEW_DESCRIPTORS};
 use crate::{
     client,
     config::{Config, Network},
-    model::{DropCount, Flapping, NetworkStatus, PeerEntry},
+    model::{Descriptors, DropCount, Flapping, NetworkStatus, PeerEntry, Status},
+    table::count,
 };
+
+/// The descriptors of the daemon, which has limits of its own; nothing where none answers, or one that does not tell.
+pub(super) fn descriptors(socket: &Path) -> Option<Check> {
+    if !socket.exists() {
+        return None;
+    }
+    let (_, status) = client::ask::<Status>(socket, "/v1/status").ok()?;
+    status.descriptors.map(room)
+}
+
+fn room(Descriptors { open, limit }: Descriptors) -> Check {
+    let name = "descriptors";
+    let detail = format!("the daemon has {} of {} open", count(open), count(limit));
+    let few = match (open.saturating_mul(10) >= limit.saturating_mul(9), limit < FEW_DESCRIPTORS) {
+        (true, _) => "guests behind NAT by sockets are refused more connections, or soon will be",
+        (false, true) => "so many connections of NAT networks at once",
+        (false, false) => return Check::fine(name, detail),
+    };
+    let remedy = format!(
+        "raise the hard limit that the daemon is started with to {} or more (LimitNOFILE=, /etc/security/limits.conf), and start it again",
+        FEW_DESCRIPTORS.max(limit.saturating_mul(2))
+    );
+    Check::wrong(name, State::Warning, format!("{detail}: {few}"), remedy)
+}
+
+/// Were guests refused because they had as many connections as they may? One check where any was.
+pub(super) fn refusals(socket: &Path) -> Option<Check> {
+    if !socket.exists() {
+        return None;
+    }
+    let (_, drops) = client::ask::<Vec<DropCount>>(socket, "/v1/drops").ok()?;
+    refused(&drops)
+}
+
+fn refused(drops: &[DropCount]) -> Option<Check> {
+    let quota = drops.iter().filter(|drop| drop.reason == DropReason::NatQuota.name());
+    let ports: Vec<String> = quota.map(|drop| format!("{} ({})", drop.port, count(drop.count))).collect();
+    if ports.is_empty() {
+        return None;
+    }
+    let detail = format!(
+        "since the daemon's start, packets that would have begun one were refused for want of room, by ports: {}",
+        ports.join(", ")
+    );
+    let remedy = "see what these guests do (`trunkline show nat`); with engine = \"sockets\" each port has an equal share of the daemon's \
+                  descriptors, with \"packet\" of `mappings`: raise them";
+    Some(Check::wrong("connections", State::Warning, detail, remedy))
+}
 
 /// One check for each network: does it have a loop outside?
 pub(super) fn loops(socket: &Path) -> Vec<Check> {
@@ -123,6 +174,27 @@ mod tests {
         let check = seal("main", &[("192.0.2.2", true), ("192.0.2.3", false)].into());
         assert_eq!((check.state, check.detail.as_str()), (State::Warning, "no session with 192.0.2.3"));
         assert_eq!(seal("main", &[("192.0.2.2", true)].into()).state, State::Ok);
+    }
+
+    #[test]
+    fn the_daemons_own_limit_counts() {
+        let state = |open, limit| room(Descriptors { open, limit }).state;
+        assert_eq!(
+            (state(40, 1 << 20), state(40, 20_000), state(1 << 20, 1 << 20)),
+            (State::Ok, State::Warning, State::Warning)
+        );
+        let full = room(Descriptors { open: 19_990, limit: 20_000 });
+        assert!(full.detail.contains("19,990 of 20,000 open") && full.detail.contains("refused"), "{}", full.detail);
+        assert!(descriptors(Path::new("/nonexistent/socket")).is_none());
+    }
+
+    #[test]
+    fn who_was_refused_connections_is_named() {
+        let drop = |port: &str, reason: &str| DropCount { port: port.into(), reason: reason.into(), count: 1234 };
+        assert!(refused(&[drop("a/0", "ring_full")]).is_none());
+        let check = refused(&[drop("a/0", "ring_full"), drop("b/0", "nat_quota")]).unwrap();
+        assert_eq!(check.state, State::Warning);
+        assert!(check.detail.ends_with("by ports: b/0 (1,234)"), "{}", check.detail);
     }
 
     #[test]

@@ -116,7 +116,7 @@ reasons! {
     NatNoSession = "nat_no_session",
     /// All ports of the NAT's outside address are taken.
     NatNoPort = "nat_no_port",
-    /// Its guest has as many mappings and connections as it may.
+    /// Its guest has as many mappings and connections as it may; with sockets, as many descriptors.
     NatQuota = "nat_quota",
     /// The NAT's table is full.
     NatFull = "nat_full",

@@ -20,7 +20,7 @@ use super::{
     inward,
     mappings::{Class, Key, Mappings, Slot},
     packet::{Packet, body, front},
-    udp::{prohibited, source_mac, tell},
+    udp::{no_room, prohibited, source_mac, tell},
 };
 use crate::{config::Filtering, control::Line, record::Protocol};
 
@@ -109,7 +109,7 @@ impl Ping {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 return cx.drop(frame, DropReason::PingNotPermitted);
             }
-            Err(_) => return prohibited(cx, hub, frame, &packet),
+            Err(_) => return no_room(cx, hub, frame, &packet),
         };
         self.mappings.renew(slot, Class::Brief, cx.now);
         self.send(cx, hub, frame, &packet, slot, to);

@@ -21,7 +21,7 @@ use crate::sockets::{
     errors::{self, Saying},
     mappings::Slot,
     packet::Packet,
-    udp::{prohibited, source_mac, tell},
+    udp::{no_room, prohibited, source_mac, tell},
 };
 
 /// After which a connection that nobody has answered gives way: the host has sent its SYN three times.
@@ -54,7 +54,7 @@ impl Tcp {
             return prohibited(cx, hub, frame, packet);
         };
         if !(hub.take_descriptor(key.nic) || self.give_way(key.nic, cx.now, hub) && hub.take_descriptor(key.nic)) {
-            return prohibited(cx, hub, frame, packet);
+            return no_room(cx, hub, frame, packet);
         }
         let peer = SocketAddr::new(address, key.remote.port());
         let socket = match Stream::connect(peer) {
@@ -82,7 +82,7 @@ impl Tcp {
             .map(|socket| hub.watch_changes(socket, Token::Tcp(slot)));
         if !matches!(watched, Some(Ok(()))) {
             self.remove(slot, hub);
-            return prohibited(cx, hub, frame, packet);
+            return no_room(cx, hub, frame, packet);
         }
         self.note_connecting(key.nic, slot, hub);
         self.last = Some((key, slot));

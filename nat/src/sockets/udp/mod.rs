@@ -171,7 +171,7 @@ impl Udp {
             Some(slot) => slot,
             None => match self.open(cx, hub, key, source, &packet, ports.1) {
                 Ok(slot) => slot,
-                Err(_) => return prohibited(cx, hub, frame, &packet),
+                Err(_) => return no_room(cx, hub, frame, &packet),
             },
         };
         self.last = Some((key, slot));
@@ -384,10 +384,19 @@ pub(super) fn source_mac(cx: &Context, frame: &Frame) -> Mac {
 
 /// Ends a packet to where its guest may not, and tells it so.
 pub(super) fn prohibited(cx: &mut Context, hub: &mut Hub, frame: Frame, packet: &Packet) {
+    forbid(cx, hub, frame, packet, DropReason::NoRoute);
+}
+
+/// Tells a guest the same where there is no descriptor for it: it is to fail at once, and not to try until it gives up.
+pub(super) fn no_room(cx: &mut Context, hub: &mut Hub, frame: Frame, packet: &Packet) {
+    forbid(cx, hub, frame, packet, DropReason::NatQuota);
+}
+
+fn forbid(cx: &mut Context, hub: &mut Hub, frame: Frame, packet: &Packet, reason: DropReason) {
     let v6 = packet.source.is_ipv6();
     let say = if v6 { Saying { kind: 1, code: 1, word: 0 } } else { Saying { kind: 3, code: 13, word: 0 } };
     tell(cx, hub, &frame, packet, say);
-    cx.drop(frame, DropReason::NoRoute);
+    cx.drop(frame, reason);
 }
 
 /// Tells a guest about its packet, in the router's name.
