@@ -10,7 +10,7 @@ import errno, json, resource, select, socket, struct, sys, time
 
 AT_ONCE = 16
 # Nothing is said about a connection for so long: it hangs.
-HANGS = 10
+HANGS = 5
 
 
 def serve(port, address):
