@@ -21,8 +21,8 @@ PER_ADDRESS = 18_000
 # Of these the rates are taken.
 SPAN = 5
 ROWS = {
-    "first": "connections per second, the first 5,000",
-    "last": "connections per second, the last 5,000",
+    "first": "connections per second, the 1,001st to 6,000th",
+    "last": "connections per second, the last five thousands",
     "ratio": "last to first",
     "open": "open at once",
     "kib1000": "KiB for each of 1,000",
