@@ -14,7 +14,7 @@ use scripted::{
     tcp::{ACK, End, FIN, RST, SYN, Says, accept, connected, listener, lives, segment, tcp},
     *,
 };
-use wire::{NicId, Offload};
+use wire::{DropReason, NicId, Offload};
 
 const GUEST: &str = "10.0.0.2:4000";
 
