@@ -55,9 +55,14 @@ fn world(lab: &Lab, range: &str) -> Result<World, Unable> {
 
 /// What a built-in guest answers to each command; nothing where there is no KVM for it.
 fn machine(lab: &Lab, commands: &[&str]) -> Option<String> {
+    machine_at(lab, "run/g-0.sock", commands)
+}
+
+/// The same at this socket of the laboratory.
+fn machine_at(lab: &Lab, socket: &str, commands: &[&str]) -> Option<String> {
     fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").ok()?;
     let mut toy = Command::new("timeout");
-    toy.arg("60").arg(program()).arg("machine").arg("--port").arg(lab.path("run/g-0.sock"));
+    toy.arg("60").arg(program()).arg("machine").arg("--port").arg(lab.path(socket));
     for command in commands.iter().chain(&["off"]) {
         toy.args(["--run", command]);
     }
@@ -124,4 +129,32 @@ fn where_ping_is_not_permitted_doctor_says_so_and_nothing_is_faked() {
     let ping = checks.iter().find(|check| check["name"] == "ping_group_range").unwrap();
     assert_eq!(ping["state"], "warning", "{ping}");
     assert!(ping["remedy"].as_str().unwrap().contains("net.ipv4.ping_group_range"), "{ping}");
+}
+
+#[test]
+fn built_in_guests_of_two_hosts_are_on_one_segment_without_privilege() {
+    let lab = require!(Lab::new());
+    let hosts = require!(NetNs::new(&lab, "h1").and_then(|one| Ok([one, NetNs::new(&lab, "h2")?])));
+    hosts[0].veth("u0", &hosts[1], "u0");
+    let daemons = [1, 2].map(|n| {
+        hosts[n - 1].address("u0", &format!("192.0.2.{n}/24"));
+        let text = format!(
+            "[networks.lan]\noverlay = {{ vni = 7, local = \"192.0.2.{n}\", peers = [\"192.0.2.{}\"] }}\n[guests.g]\nports = [{{ network = \"lan\" }}]\n",
+            3 - n
+        );
+        Daemon::start_as_nobody_beside(&lab, &hosts[n - 1], &format!("hv{n}"), &text)
+    });
+    for daemon in &daemons {
+        let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+        assert!(status.contains("Uid:\t65534\t") && status.contains("CapBnd:\t0000000000000000"), "{status}");
+    }
+    // The second guest is there for as long as it asks for nobody.
+    let (program, socket) = (program().display(), lab.path("hv2/g-0.sock"));
+    let _second = hosts[1].spawn(&format!(
+        "exec {program} machine --port {} --run 'address 10.7.0.2/24' --run 'ping 10.7.0.99 count=60 ms=1000'",
+        socket.display()
+    ));
+    let asks = ["address 10.7.0.1/24", "ping 10.7.0.2 count=20 ms=500", "tcp 10.7.0.2:7 bytes=1000000"];
+    let Some(told) = machine_at(&lab, "hv1/g-0.sock", &asks) else { lab::skip!("/dev/kvm cannot be used") };
+    assert!(told.contains("bytes=1000000 us="), "{told}\n{}", daemons[0].log());
 }

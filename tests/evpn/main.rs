@@ -18,6 +18,7 @@ use lab::pings::Pings;
 use lab::process::Place;
 use lab::{Lab, Unable, holds_within, need_program, require, wait_for};
 use site::*;
+use std::collections::BTreeSet;
 
 const VNI: u32 = 5001;
 
@@ -238,6 +239,9 @@ fn without_their_speakers_hosts_go_on_and_everything_is_announced_when_they_are_
         assert!(both[0].1.reaches("10.7.0.2", PATIENCE).is_some(), "{}", told(&both));
         let mac = both[0].1.mac("eth0");
         wait_for("the guest's route at the other host", PATIENCE, || both[1].0.routes(&mac) >= 2);
+        let own = |both: &[(Speaker, NetNs, Daemon); 2]| [1, 2].map(|n| both[n - 1].0.routes_by(&local(n)));
+        let before = own(&both);
+        assert!(before.iter().all(|routes| routes.len() >= 2), "each station, and each end: {before:?}");
         let pings = Pings::start(&both[0].1, "10.7.0.2");
         // Neither tells its host of the other's end.
         both.iter().for_each(|(speaker, ..)| speaker.hang());
@@ -247,8 +251,14 @@ fn without_their_speakers_hosts_go_on_and_everything_is_announced_when_they_are_
         assert_eq!(both[0].2.json(&["show", "peers", "--json"])[0]["address"], local(2));
         let back = now();
         both.iter_mut().for_each(|(speaker, ..)| speaker.restart());
-        let again = holds_within(SESSION, || both.iter().all(|(speaker, ..)| speaker.routes(&mac) >= 1));
-        assert!(again, "{}", told(&both));
+        let missing = || {
+            let missing = |(before, now): (&BTreeSet<String>, BTreeSet<String>)| before - &now;
+            before.iter().zip(own(&both)).flat_map(missing).collect::<Vec<_>>()
+        };
+        assert!(holds_within(SESSION, || missing().is_empty()), "{:?} {}", missing(), told(&both));
+        wait_for("each guest's route at the other host", SESSION, || {
+            both.iter().all(|(speaker, ..)| speaker.routes(&mac) >= 1)
+        });
         println!("IPv6 underlay {v6}: announced again at both {:.2} s after the speakers were started", now() - back);
         assert!(!both.iter().any(|(.., daemon)| lacks(daemon)), "{}", told(&both));
         println!("pings without the speakers and with them again, all answered: {}", pings.none_lost());

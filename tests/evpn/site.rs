@@ -1,7 +1,7 @@
 //! Hosts of an EVPN fabric: one of ours beside gobgpd, one of the kernel's tunnel beside FRR, each with a guest, on one link.
 
-use std::fs;
 use std::time::Duration;
+use std::{collections::BTreeSet, fs};
 
 use super::lab::daemon::Daemon;
 use super::lab::iperf::{Iperf, iperf};
@@ -74,6 +74,16 @@ impl<'s> Speaker<'s> {
     /// Routes with this text in them.
     pub fn routes(&self, text: &str) -> usize {
         self.ctl("global rib -a evpn").lines().filter(|line| line.contains(text)).count()
+    }
+
+    /// What is said of the end with this address: the routes that lead there.
+    pub fn routes_by(&self, next_hop: &str) -> BTreeSet<String> {
+        let told = self.ctl("global rib -a evpn");
+        let lines = told.lines().filter(|line| line.split_whitespace().any(|word| word == next_hop));
+        lines
+            .filter_map(|line| line.split_whitespace().find(|word| word.starts_with("[type:")))
+            .map(str::to_owned)
+            .collect()
     }
 }
 

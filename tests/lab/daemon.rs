@@ -86,9 +86,19 @@ impl Daemon {
         let mut daemon = Self::prepared(lab, config_toml);
         (daemon.netns, daemon.is_nobody) = (Some(ns.netns_name().to_owned()), true);
         for dir in ["run", "state"] {
-            let dir = lab.path(dir);
-            fs::create_dir_all(&dir).expect("a directory");
-            std::os::unix::fs::chown(&dir, Some(65534), Some(65534)).expect("a directory of nobody's");
+            of_nobody(&lab.path(dir));
+        }
+        daemon.restart();
+        daemon
+    }
+
+    /// [`Daemon::start_beside`] as user nobody.
+    pub fn start_as_nobody_beside(lab: &Lab, ns: &NetNs, name: &str, config_toml: &str) -> Self {
+        let own = format!("[host]\nname = \"{name}\"\nrun_dir = \"$DIR/{name}\"\nstate_dir = \"$DIR/{name}-state\"\n");
+        let mut daemon = Self::named(lab, name, &format!("{own}{config_toml}"));
+        (daemon.netns, daemon.is_nobody) = (Some(ns.netns_name().to_owned()), true);
+        for dir in [name, &format!("{name}-state")] {
+            of_nobody(&lab.path(dir));
         }
         daemon.restart();
         daemon
@@ -225,6 +235,12 @@ impl Daemon {
             self.logs.push(process.log());
         }
     }
+}
+
+/// Makes a directory that is user nobody's.
+fn of_nobody(dir: &Path) {
+    fs::create_dir_all(dir).expect("a directory");
+    std::os::unix::fs::chown(dir, Some(65534), Some(65534)).expect("a directory of nobody's");
 }
 
 /// Adds what keeps a configuration inside the laboratory's directory.

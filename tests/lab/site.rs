@@ -1,6 +1,7 @@
 //! Two hosts on one link, each with a guest; what stretches between them is ours or the kernel's.
 
 use super::daemon::Daemon;
+use super::iperf::{Iperf, iperf};
 use super::netns::NetNs;
 use super::process::Place;
 use super::{Lab, Unable, need_program, wait_for};
@@ -62,11 +63,16 @@ impl Site {
 
     /// Our daemon on a host, whose endpoint is in a network of ours that a TAP joins to the link; `to` says who the peers are.
     pub fn ours_in_a_network(&self, lab: &Lab, host: usize, to: &str) -> Daemon {
+        self.ours_in_a_network_with(lab, host, to, "")
+    }
+
+    /// The same, with more keys of the endpoint, a line each.
+    pub fn ours_in_a_network_with(&self, lab: &Lab, host: usize, to: &str, more: &str) -> Daemon {
         let (ns, local) = (&self.hosts[host], self.address(host));
         let (prefix, netns) = (if self.v6 { 64 } else { 24 }, self.guests[host].netns_name());
         let text = format!(
             "[networks.fabric]\n[networks.tenant]\noverlay = {{ vni = 5001, vtep = \"main\", {to} }}\n\
-             [vteps.main]\nnetwork = \"fabric\"\nlocal = \"{local}/{prefix}\"\n\
+             [vteps.main]\nnetwork = \"fabric\"\nlocal = \"{local}/{prefix}\"\n{more}\
              [guests.up]\nports = [{{ network = \"fabric\", attach = \"tap\", tap = \"f0\" }}]\n\
              [guests.g]\nports = [{{ network = \"tenant\", attach = \"tap\", tap = \"eth0\", netns = \"{netns}\" }}]\n"
         );
@@ -116,24 +122,53 @@ impl Site {
         assert!(a.reaches("10.7.0.2", PATIENCE).is_some(), "{what}: {}", log());
         assert!(b.reaches("10.7.0.1", PATIENCE).is_some(), "{what}: {}", log());
         assert!(a.reaches("fd07::2", PATIENCE).is_some(), "{what}: {}", log());
-        // A broadcast that is not ARP; nobody has to answer it.
-        let broadcast = a.run("ping -b -c 3 -i 0.2 -W 0.2 10.7.0.255", PATIENCE);
-        let heard = b.sh("nstat -az IpExtInBcastPkts | tail -1");
-        assert!(!heard.contains("IpExtInBcastPkts                0 "), "{what}: {heard} {}", broadcast.output);
+        // Broadcasts that are not ARP; nobody has to answer them.
+        let before = broadcasts(b);
+        let sent = a.run("ping -b -c 3 -i 0.2 -W 0.2 10.7.0.255", PATIENCE).output;
+        let heard = broadcasts(b) - before;
+        assert!(heard >= 3, "{what}: {heard} broadcasts of {sent} {}", log());
         for (from, to, address) in [(a, b, "10.7.0.2"), (b, a, "10.7.0.1"), (a, b, "fd07::2")] {
             stream(from, to, address, what, &log);
         }
+        for reverse in [false, true] {
+            let load = Iperf { seconds: 1, reverse, ..Iperf::default() };
+            let got = iperf(b, a, "10.7.0.2", &load).unwrap_or_else(|why| panic!("{what}: {why}: {}", log()));
+            println!("{what}, reverse {reverse}: {:.2} Gbit/s", got.bits_per_second / 1e9);
+            assert!(got.bits_per_second > 0.0, "{what}: {}", log());
+        }
     }
+}
+
+/// Broadcasts that a guest's kernel has heard so far.
+pub fn broadcasts(guest: &NetNs) -> u64 {
+    let told = guest.sh("nstat -az IpExtInBcastPkts");
+    let line = told.lines().find(|line| line.starts_with("IpExtInBcastPkts ")).expect("a line of it");
+    line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
 }
 
 /// Sends a stream whose every part is another, 1 GB behind `TRUNKLINE_SLOW`, and asserts that it arrives as it was.
 pub fn stream(from: &NetNs, to: &NetNs, address: &str, what: &str, log: impl Fn() -> String) {
     let bytes = if std::env::var_os("TRUNKLINE_SLOW").is_some() { 1_000_000_000 } else { BYTES };
+    let sum = SUM.get_or_init(|| sum_of(from, bytes));
+    stream_of((bytes, sum.as_str()), (from, to, address), what, log);
+}
+
+/// The sum of so many bytes of a stream.
+pub fn sum_of(place: &NetNs, bytes: usize) -> String {
+    place.run(&format!("seq 1 200000000 | head -c {bytes} | md5sum"), STREAM).output
+}
+
+/// The same, so many bytes that have this sum.
+pub fn stream_of(
+    (bytes, sum): (usize, &str),
+    (from, to, address): (&NetNs, &NetNs, &str),
+    what: &str,
+    log: impl Fn() -> String,
+) {
     let mut server = to.spawn("exec busybox nc -l -p 5000 -e md5sum");
     wait_for("nc to listen", PATIENCE, || to.run("grep -q ':1388 .* 0A ' /proc/net/tcp /proc/net/tcp6", PATIENCE).ok());
     let sent = format!("seq 1 200000000 | head -c {bytes}");
     let there = from.run(&format!("{sent} | busybox nc {address} 5000"), STREAM).output;
-    let sum = SUM.get_or_init(|| from.run(&format!("{sent} | md5sum"), STREAM).output);
     assert!(there.trim() == sum.trim() && sum.contains("  -"), "{what}: {there} for {sum}: {}", log());
     server.kill();
 }
