@@ -151,7 +151,7 @@ fn built_in_guests_of_two_hosts_are_on_one_segment_without_privilege() {
     // The second guest is there for as long as it asks for nobody.
     let (program, socket) = (program().display(), lab.path("hv2/g-0.sock"));
     let _second = hosts[1].spawn(&format!(
-        "exec {program} machine --port {} --run 'address 10.7.0.2/24' --run 'ping 10.7.0.99 count=60 ms=1000'",
+        "exec {program} machine --port {} --mac 02:74:6c:00:00:02 --run 'address 10.7.0.2/24' --run 'ping 10.7.0.99 count=60 ms=1000'",
         socket.display()
     ));
     let asks = ["address 10.7.0.1/24", "ping 10.7.0.2 count=20 ms=500", "tcp 10.7.0.2:7 bytes=1000000"];
