@@ -102,7 +102,8 @@ pub fn run(options: Options) -> Result<(), Error> {
         .map_err(|error| Error::NoDaemon(options.socket.clone(), error))?;
     let built_in = MachineSpec::built_in(&options.name, options.mac);
     let image = image.unwrap_or_else(|| Arc::clone(&built_in.image));
-    let mut machine = Machine::start(MachineSpec { memory: options.memory, image, ..built_in }, Box::new(remote))?;
+    let spec = MachineSpec { memory: options.memory, image, mtu: remote.mtu(), ..built_in };
+    let mut machine = Machine::start(spec, Box::new(remote))?;
     for command in &options.commands {
         tell(&machine, command)?;
     }

@@ -12,8 +12,9 @@ use smoltcp::{
 
 use crate::platform::{Header, Platform};
 
-/// Ethernet header and payload of the longest frame that the stack makes.
-const MTU: usize = 1514;
+/// The Ethernet header, and the longest IP packet that the stack makes, however wide its network is.
+const ETHERNET: usize = 14;
+const LONGEST: u16 = 1500;
 /// Bytes of an 802.1Q tag.
 const TAG: usize = 4;
 /// Frames that wait for the stack, at most.
@@ -89,7 +90,7 @@ impl<P: Platform> Device for Wire<'_, P> {
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = MTU;
+        capabilities.max_transmission_unit = ETHERNET + usize::from(self.platform.mtu().min(LONGEST));
         capabilities.checksum.tcp = Checksum::Tx;
         capabilities.checksum.udp = Checksum::Tx;
         capabilities

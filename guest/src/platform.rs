@@ -38,6 +38,11 @@ pub trait Platform {
     /// The NIC's address.
     fn mac(&self) -> Mac;
 
+    /// The longest IP packet that the NIC's network takes, in bytes, as the device says (virtio 1.2 section 5.1.4).
+    fn mtu(&self) -> u16 {
+        1500
+    }
+
     /// Hands up to `max` received frames to `each`, whole; returns how many. `each` copies what it wants to keep.
     fn receive(&mut self, max: usize, each: &mut dyn FnMut(Header, &[u8])) -> usize;
 

@@ -126,6 +126,11 @@ impl Platform for InThread {
         self.mac.bytes()
     }
 
+    fn mtu(&self) -> u16 {
+        // Without a NIC nothing is sent.
+        self.nic.as_ref().map_or(1500, Nic::mtu)
+    }
+
     fn receive(&mut self, max: usize, each: &mut dyn FnMut(Header, &[u8])) -> usize {
         let now = self.now();
         let Some(nic) = self.nic() else { return 0 };

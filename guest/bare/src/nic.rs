@@ -23,6 +23,8 @@ const BUFFER: usize = 2048;
 const BIG_BUFFERS: usize = 4;
 const BIG_BUFFER: usize = HEADER + 65_552;
 const HEADER: usize = 12;
+/// Where the device's configuration has the MTU (virtio 1.2 section 5.1.4).
+const MTU_AT: usize = 10;
 const RX: u16 = 0;
 const TX: u16 = 1;
 /// Nobody's slot.
@@ -34,6 +36,7 @@ bitflags::bitflags! {
     struct Features: u64 {
         const CSUM = 1 << 0;
         const GUEST_CSUM = 1 << 1;
+        const MTU = 1 << 3;
         const MAC = 1 << 5;
         const GUEST_TSO4 = 1 << 7;
         const GUEST_TSO6 = 1 << 8;
@@ -67,6 +70,7 @@ impl Lane {
 pub struct Nic {
     transport: MmioTransport<'static>,
     mac: Mac,
+    mtu: u16,
     features: Features,
     rx: Lane,
     tx: Lane,
@@ -83,6 +87,7 @@ impl Nic {
         for (at, byte) in mac.iter_mut().enumerate() {
             *byte = transport.read_config_space(at)?;
         }
+        let mtu = if features.contains(Features::MTU) { transport.read_config_space(MTU_AT)? } else { 1500 };
         let plain = || vec![0u8; BUFFER].into_boxed_slice();
         let rx = Lane::new(&mut transport, RX, (0..ENTRIES).map(|_| plain()).collect())?;
         // A frame takes one descriptor, so there are never more than entries.
@@ -92,7 +97,7 @@ impl Nic {
         tx.free.retain(|slot| usize::from(*slot) < small);
         let big_free = (small as u16..ENTRIES as u16).collect();
         transport.finish_init();
-        let mut nic = Nic { transport, mac, features, rx, tx, big_free, merged: Vec::with_capacity(BIG_BUFFER) };
+        let mut nic = Nic { transport, mac, mtu, features, rx, tx, big_free, merged: Vec::with_capacity(BIG_BUFFER) };
         nic.tx.queue.set_dev_notify(false);
         nic.rx.queue.set_dev_notify(false);
         nic.refill();
@@ -103,6 +108,11 @@ impl Nic {
     /// The address the device has.
     pub fn mac(&self) -> Mac {
         self.mac
+    }
+
+    /// The longest IP packet that its network takes, in bytes.
+    pub fn mtu(&self) -> u16 {
+        self.mtu
     }
 
     /// Gives free receive buffers to the device.

@@ -76,6 +76,10 @@ impl Platform for Bare {
         self.nic.mac()
     }
 
+    fn mtu(&self) -> u16 {
+        self.nic.mtu()
+    }
+
     fn receive(&mut self, max: usize, each: &mut dyn FnMut(Header, &[u8])) -> usize {
         self.info.beat();
         self.nic.receive(max, each)

@@ -87,6 +87,11 @@ impl Remote {
         remote.features = NOT_HERE.into_iter().fold(offered, Features::without).without(Features::RING_PACKED);
         Ok(remote)
     }
+
+    /// The longest IP packet that its network takes, in bytes, if it says so.
+    pub fn mtu(&self) -> Option<u16> {
+        self.shared.front().offer().and_then(|offer| offer.mtu)
+    }
 }
 
 impl NicBackEnd for Remote {
