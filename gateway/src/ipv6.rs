@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use wire::{DropReason, Layers, Mac, Verdict, checksum::Checksum, solicited_node};
+use wire::{ALL_NODES, DropReason, Layers, Mac, Verdict, checksum::Checksum, solicited_node};
 
 use crate::{
     bytes::{array, be16},
@@ -15,7 +15,7 @@ use crate::{
     gateway::{Change, Decision, Incoming, Interest, Protocols},
     icmp::{self, Path},
     ndisc,
-    packet::{ALL_NODES, ALL_ROUTERS, ICMPV6, IPV6_LEN, L4_OVER_V6, TCP, UDP},
+    packet::{ALL_ROUTERS, ICMPV6, IPV6_LEN, L4_OVER_V6, TCP, UDP},
 };
 
 struct Header {

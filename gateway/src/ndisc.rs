@@ -6,14 +6,14 @@
 
 use std::net::Ipv6Addr;
 
-use wire::{DropReason, Mac, layers::ETHERTYPE_IPV6, solicited_node};
+use wire::{ALL_NODES, DropReason, Mac, layers::ETHERTYPE_IPV6, solicited_node};
 
 use crate::{
     bytes::array,
     config::RouterV6,
     gateway::Decision,
     icmp::Path,
-    packet::{self, ALL_NODES, V6},
+    packet::{self, V6},
 };
 
 pub(crate) const ROUTER_SOLICITATION: u8 = 133;

@@ -101,7 +101,5 @@ pub(crate) fn finish(out: &mut [u8], at: usize, field: usize, mut sum: Checksum)
     set16(out, at + field, sum.finish());
 }
 
-/// All nodes on the link.
-pub(crate) const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 /// All routers on the link.
 pub(crate) const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);

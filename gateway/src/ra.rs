@@ -10,14 +10,14 @@
 
 use std::{net::Ipv6Addr, time::Duration};
 
-use wire::{DropReason, Instant, Mac, NicId, Verdict, layers::ETHERTYPE_IPV6};
+use wire::{ALL_NODES, DropReason, Instant, Mac, NicId, Verdict, layers::ETHERTYPE_IPV6};
 
 use crate::{
     config::{Config, ConfigError, RouterV6, encode_name},
     gateway::{Change, Decision, Protocols},
     icmp::Path,
     ndisc::{self, HOP_LIMIT, ROUTER_ADVERTISEMENT, SOURCE_LINK},
-    packet::{self, ALL_NODES, TTL, V6},
+    packet::{self, TTL, V6},
 };
 
 /// RFC 4861 section 10.

@@ -34,4 +34,4 @@ mod platform;
 pub use command::{Command, CommandError};
 pub use guest::{Ended, Guest};
 pub use load::{DISCARD, Sink};
-pub use platform::{Header, Mac, Platform};
+pub use platform::{Header, MTU, Mac, Platform};

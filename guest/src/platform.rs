@@ -4,6 +4,9 @@
 
 use alloc::string::String;
 
+/// The longest IP packet, in bytes, where the device says nothing.
+pub const MTU: u16 = 1500;
+
 /// A MAC address in the order of the wire.
 pub type Mac = [u8; 6];
 
@@ -40,7 +43,7 @@ pub trait Platform {
 
     /// The longest IP packet that the NIC's network takes, in bytes, as the device says (virtio 1.2 section 5.1.4).
     fn mtu(&self) -> u16 {
-        1500
+        MTU
     }
 
     /// Hands up to `max` received frames to `each`, whole; returns how many. `each` copies what it wants to keep.

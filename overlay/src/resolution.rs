@@ -1,13 +1,13 @@
 //! [`Message`]: what a message of ARP or neighbour discovery says of its sender and asks, and how it is answered in another's name.
 //!
 //! Invariant: only what a receiver would believe is read: whole, with its checksum and hop limit right, from the MAC that it speaks for. Announcements ask
-//! nothing here, and probes for duplicates are no such message, so that they get to whoever they concern: [`probe`] reads those for who has the address.
+//! nothing here, and probes for duplicates are no such message, so that they get to whoever they concern (`Read::Probe`).
 //! Read first: RFC 826, RFC 5227 section 1.1 (probe, announcement), RFC 4861 sections 4.3, 4.4, 7.1 and 7.2.4.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use wire::{
-    Mac,
+    ALL_NODES, Mac,
     bytes::{array, word},
     icmp::sum_v6,
     layers::{ETHERNET_LEN, ETHERTYPE_IPV6},
@@ -36,7 +36,6 @@ const TARGET: u8 = 2;
 const ROUTER: u8 = 0x80;
 const SOLICITED: u8 = 0x40;
 const OVERRIDE: u8 = 0x20;
-const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
 /// What somebody says of himself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,22 +88,17 @@ impl Message {
     }
 }
 
-/// The question in a frame of somebody who looks whether an address is free before it is his (RFC 5227 section 2.1.1, RFC 4862 section 5.4.3). He is to be
-/// answered by whoever has it, and nobody else.
-pub fn probe(bytes: &[u8]) -> Option<Asked> {
-    match read(bytes)? {
-        Read::Message(_) => None,
-        Read::Probe(asked) => Some(asked),
-    }
-}
-
 /// What a frame is.
-enum Read {
+pub(crate) enum Read {
+    /// A message that counts for all who hear it.
     Message(Message),
+    /// The question of somebody who looks whether an address is free before it is his (RFC 5227 section 2.1.1, RFC 4862 section 5.4.3). He is to be
+    /// answered by whoever has it, and nobody else.
     Probe(Asked),
 }
 
-fn read(bytes: &[u8]) -> Option<Read> {
+/// Reads a frame from its first bytes, which hold the whole message; nothing when they do not, or it is neither.
+pub(crate) fn read(bytes: &[u8]) -> Option<Read> {
     let source = Mac::new(array(bytes, 6)?);
     if !source.is_unicast() {
         return None;

@@ -251,7 +251,7 @@ impl Vtep {
         self.port
     }
 
-    /// Bytes between the inner frame and the beginning of the packet in the underlay.
+    /// Bytes that its packets have before the inner frame and behind it; see [`overhead`].
     pub fn overhead(&self) -> u16 {
         overhead(self.local.is_ipv4(), self.sealed)
     }
@@ -334,7 +334,7 @@ impl Vtep {
         Ok(Inward { network: id, at })
     }
 
-    /// What came in is counted, and its source learnt behind its sender. A stranger that is heard becomes known, if there is room for it.
+    /// Its sender was heard now, and a frame's source is learnt behind it. A stranger that is heard becomes known, if there is room for it.
     ///
     /// # Errors
     /// `Flapping`: the source moved to and fro between endpoints, and is held behind another one.

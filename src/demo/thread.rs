@@ -128,7 +128,7 @@ impl Platform for InThread {
 
     fn mtu(&self) -> u16 {
         // Without a NIC nothing is sent.
-        self.nic.as_ref().map_or(1500, Nic::mtu)
+        self.nic.as_ref().map_or(guest::MTU, Nic::mtu)
     }
 
     fn receive(&mut self, max: usize, each: &mut dyn FnMut(Header, &[u8])) -> usize {

@@ -50,7 +50,7 @@ pub struct Fdb {
     capacity: usize,
     ageing: u32,
     len: usize,
-    fixed: usize,
+    staying: usize,
     hand: usize,
     flaps: Flaps,
     stats: FdbStats,
@@ -68,7 +68,7 @@ impl Fdb {
             capacity,
             ageing: ageing.as_secs().clamp(*AGEING.start(), *AGEING.end()) as u32,
             len: 0,
-            fixed: 0,
+            staying: 0,
             hand: 0,
             flaps: Flaps::new(),
             stats: FdbStats::default(),
@@ -170,7 +170,7 @@ impl Fdb {
         }
         let most = self.capacity / 2;
         let known = self.table.find(key);
-        if self.fixed >= most && !known.is_some_and(|(_, record)| record.stays()) {
+        if self.staying >= most && !known.is_some_and(|(_, record)| record.stays()) {
             return Err(StaticError::Full(most));
         }
         if let Some((slot, _)) = known {
@@ -210,12 +210,11 @@ impl Fdb {
         }
     }
 
-    /// Forgets all stations learnt behind a NIC, and the static and told ones too if `fixed`; returns how many.
-    pub fn remove_nic(&mut self, nic: NicId, fixed: bool) -> usize {
+    /// Forgets all stations learnt behind a NIC, and the static and told ones too if `all`; returns how many.
+    pub fn remove_nic(&mut self, nic: NicId, all: bool) -> usize {
         let before = self.len;
         self.flaps.forget(nic);
-        while let Some(slot) =
-            self.holders.first(nic, false).or_else(|| self.holders.first(nic, true).filter(|_| fixed))
+        while let Some(slot) = self.holders.first(nic, false).or_else(|| self.holders.first(nic, true).filter(|_| all))
         {
             self.remove_at(slot);
         }
@@ -329,7 +328,7 @@ impl Fdb {
             return true;
         }
         self.holders.unlink(record.nic, record.stays(), slot);
-        self.fixed -= usize::from(record.stays()).min(self.fixed);
+        self.staying -= usize::from(record.stays()).min(self.staying);
         self.write(slot, Record { key, stamp: now.0, nic, kind: Kind::Learnt });
         true
     }
@@ -355,6 +354,6 @@ impl Fdb {
         let record = std::mem::replace(place, Record::EMPTY);
         self.holders.unlink(record.nic, record.stays(), slot);
         self.len = self.len.saturating_sub(1);
-        self.fixed -= usize::from(record.stays()).min(self.fixed);
+        self.staying -= usize::from(record.stays()).min(self.staying);
     }
 }

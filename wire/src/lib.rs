@@ -21,6 +21,7 @@ pub mod filter;
 pub mod fit;
 pub mod flow;
 pub mod frame;
+pub mod heaviest;
 pub mod icmp;
 pub mod inbox;
 pub mod inferred;
@@ -34,7 +35,7 @@ pub mod segmentation;
 pub mod span;
 pub mod verdict;
 
-pub use addr::{AddrError, Mac, Vid, Vni, solicited_node};
+pub use addr::{ALL_NODES, AddrError, Mac, Vid, Vni, solicited_node};
 pub use by_nic::ByNic;
 pub use clock::{Clock, Instant, SystemClock, VirtualClock};
 pub use context::{Context, Heads, Ledger, Sizes};

@@ -6,7 +6,7 @@
 
 use alloc::{boxed::Box, vec, vec::Vec};
 
-use guest::{Header, Mac};
+use guest::{Header, MTU, Mac};
 use virtio_drivers::{
     Error,
     queue::VirtQueue,
@@ -87,7 +87,7 @@ impl Nic {
         for (at, byte) in mac.iter_mut().enumerate() {
             *byte = transport.read_config_space(at)?;
         }
-        let mtu = if features.contains(Features::MTU) { transport.read_config_space(MTU_AT)? } else { 1500 };
+        let mtu = if features.contains(Features::MTU) { transport.read_config_space(MTU_AT)? } else { MTU };
         let plain = || vec![0u8; BUFFER].into_boxed_slice();
         let rx = Lane::new(&mut transport, RX, (0..ENTRIES).map(|_| plain()).collect())?;
         // A frame takes one descriptor, so there are never more than entries.

@@ -20,7 +20,7 @@ use super::{
     inward,
     mappings::{Class, Key, Mappings, Slot},
     packet::{Packet, body, front},
-    udp::{no_room, prohibited, source_mac, tell},
+    udp::{is_room, no_room, prohibited, source_mac, tell},
 };
 use crate::{config::Filtering, control::Line, record::Protocol};
 
@@ -109,7 +109,8 @@ impl Ping {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 return cx.drop(frame, DropReason::PingNotPermitted);
             }
-            Err(_) => return no_room(cx, hub, frame, &packet),
+            Err(error) if is_room(&error) => return no_room(cx, hub, frame, &packet),
+            Err(_) => return prohibited(cx, hub, frame, &packet),
         };
         self.mappings.renew(slot, Class::Brief, cx.now);
         self.send(cx, hub, frame, &packet, slot, to);

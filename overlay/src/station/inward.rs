@@ -220,8 +220,12 @@ impl Station {
         let (Some(peer), Some(layers)) = (peer, Layers::parse(bytes)) else {
             return cx.drop(frame, DropReason::OuterFragment);
         };
-        if let Some(whole) = self.reassembly.take(cx, frame, &layers, peer.0) {
-            self.take(cx, vtep, nics, whole, run);
+        let Some(whole) = self.reassembly.take(cx, frame, &layers, peer.0) else { return };
+        let head = cx.heads.get(&whole);
+        match self.outer(head.bytes(), head.len()) {
+            Some(_) => self.take(cx, vtep, nics, whole, run),
+            // A message to us is answered when it comes in one piece.
+            None => cx.drop(whole, DropReason::NotForTunnel),
         }
     }
 }

@@ -14,7 +14,7 @@ use wire::{
     solicited_node,
 };
 
-use crate::resolution::{self, ARP, Asked, ETHERTYPE_ARP, REQUEST, SHORTEST};
+use crate::resolution::{self, ARP, Asked, ETHERTYPE_ARP, REQUEST, Read, SHORTEST};
 
 /// The headers that come before an ICMP message.
 const BEFORE4: usize = 34;
@@ -60,11 +60,10 @@ pub(super) enum Said {
 
 /// Reads a frame, which ends where `bytes` do.
 pub(super) fn hear(own: &Own, bytes: &mut [u8]) -> Said {
-    if let Some(resolution::Message { said, asked }) = resolution::Message::read(bytes) {
-        return Said::Neighbour { said, asked };
-    }
-    if let Some(asked) = resolution::probe(bytes) {
-        return Said::Neighbour { said: None, asked: Some(asked) };
+    match resolution::read(bytes) {
+        Some(Read::Message(resolution::Message { said, asked })) => return Said::Neighbour { said, asked },
+        Some(Read::Probe(asked)) => return Said::Neighbour { said: None, asked: Some(asked) },
+        None => {}
     }
     let said = match word(bytes, 12) {
         Some(ETHERTYPE_IPV4) => ipv4(own, bytes),

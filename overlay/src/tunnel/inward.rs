@@ -4,7 +4,9 @@
 //! Read first: [`super`], RFC 6040 section 4.2 (congestion marks).
 
 use wire::{
-    Context, DropReason, Frame, checksum,
+    Context, DropReason, Frame,
+    bytes::word,
+    checksum,
     layers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN},
 };
 
@@ -18,6 +20,17 @@ pub(crate) const ECN: u8 = 3;
 const ECT1: u8 = 1;
 const ECT0: u8 = 2;
 pub(crate) const CE: u8 = 3;
+
+/// Packets of the underlay taken in one go: as many as the frames of them find room for, if none is a run.
+const MOST: usize = 32;
+/// Frames made of them in one turn, at most.
+const ROUND: usize = 256;
+
+/// How many packets to take next, while a turn has room for the frames of them; `each` is how many one became last.
+pub(super) fn most(cx: &Context, each: usize) -> Option<usize> {
+    let room = cx.answers.room().saturating_sub(wire::ANSWERS - ROUND);
+    (room >= wire::BURST).then(|| (room / each).clamp(1, MOST))
+}
 
 /// Who was heard last in a run of packets from one sender.
 pub(crate) struct Heard {
@@ -70,8 +83,7 @@ impl Heard {
 #[inline]
 pub(crate) fn listen(cx: &Context, vtep: &mut Vtep, network: NetworkId, sender: Sender, front: &[u8]) {
     let Sender::Known(from) = sender else { return };
-    let ethertype = front.get(12..).and_then(|rest| rest.first_chunk()).map_or(0, |field| u16::from_be_bytes(*field));
-    if Message::may_be(ethertype, front) {
+    if Message::may_be(word(front, 12).unwrap_or(0), front) {
         vtep.tell(network, from, front, cx.now);
     }
 }
@@ -103,12 +115,12 @@ pub(crate) fn deliver(cx: &mut Context, frame: Frame, mark: u8) {
     }
 }
 
-/// The EtherType of a frame's packet, and where that begins: behind a tag (IEEE 802.1Q clause 9.6), if there is one.
+/// The EtherType of a frame's packet, and where that begins: behind a tag (IEEE 802.1Q clause 9.6), if there is one. What is behind two
+/// is not looked for.
 #[inline]
 pub(super) fn packet(bytes: &[u8]) -> Option<(u16, usize)> {
-    let ethertype = |at: usize| bytes.get(at..)?.first_chunk().map(|field| u16::from_be_bytes(*field));
-    match ethertype(12)? {
-        ETHERTYPE_VLAN | ETHERTYPE_SERVICE_VLAN => Some((ethertype(16)?, 18)),
+    match word(bytes, 12)? {
+        ETHERTYPE_VLAN | ETHERTYPE_SERVICE_VLAN => Some((word(bytes, 16)?, 18)),
         own => Some((own, 14)),
     }
 }
@@ -195,8 +207,9 @@ mod tests {
         assert!(marked(&mut bytes, CE));
         assert_eq!(bytes[15], 0x30);
         // What ends too early has no mark.
-        for len in 0..16 {
-            assert!(marked(&mut tagged[..len.min(15)], CE));
+        for len in 0..30 {
+            let mut cut = tagged[..len].to_vec();
+            assert!(marked(&mut cut, CE) && cut == tagged[..len], "{len} bytes");
         }
     }
 }

@@ -8,6 +8,7 @@
 //! packets of one size to one endpoint are one datagram that the kernel cuts. What comes in is opened into `plain` and then taken as any other
 //! packet of a tunnel. A frame for an endpoint without a session waits in its `Tunn` while that says hello; it counts as transmitted then. At its
 //! start the endpoint says hello to all others, so that those which knew it before it was started again do not seal for the session that is gone.
+//! `Tunn` takes a lock of its own for each packet that comes in, which nobody else ever holds, and memory for each frame that waits.
 //! Sessions last by the clock of the system and not that of the worker: boringtun has no other.
 //! Read first: [`super::sockets`], <https://www.wireguard.com/protocol/>, `docs/decisions/0019-sealed-by-wireguard.md`.
 
@@ -25,7 +26,7 @@ use wire::{Accepts, Context, DropReason, Instant, NicId, Wake};
 use super::{
     TTL,
     door::{Contents, Door, Leaving, hear_errors},
-    inward::{CE, ECN, Heard, combined},
+    inward::{CE, ECN, Heard, combined, most},
     outward::{Packet, Underlay},
     unwrap::Unwrap,
 };
@@ -51,9 +52,6 @@ const WAITING: u16 = 256;
 const HANDSHAKES: u64 = 100;
 /// Endpoints that are greeted in a second.
 const GREETINGS: usize = 64;
-/// Packets of the underlay taken in one go, and frames made of them in one turn, at most: as of sockets.
-const MOST: usize = 32;
-const ROUND: usize = 256;
 
 /// What an endpoint seals with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,13 +100,14 @@ impl Peer {
     fn seal(&mut self, packet: &[u8], room: &mut [u8]) -> Sent {
         match self.tunn.encapsulate(packet, room) {
             TunnResult::WriteToNetwork(bytes) => {
-                let sent = Sent::Room { len: bytes.len(), data: bytes.first() == Some(&DATA) };
-                if matches!(sent, Sent::Room { data: false, .. }) {
-                    self.waiting = self.waiting.saturating_add(1);
+                let data = bytes.first() == Some(&DATA);
+                if !data {
+                    self.waiting = (self.waiting + 1).min(WAITING);
                 }
-                sent
+                Sent::Room { len: bytes.len(), data }
             }
-            TunnResult::Done if self.waiting < WAITING => {
+            // It was put into the queue before anything could go wrong.
+            TunnResult::Done | TunnResult::Err(_) if self.waiting < WAITING => {
                 self.waiting += 1;
                 Sent::Waits
             }
@@ -123,10 +122,9 @@ impl Underlay for Sealed {
     fn put(&mut self, cx: &mut Context, vtep: &Vtep, packet: Packet) {
         let Packet { frame, network, way, tos, hash } = packet;
         let front = self.envelope.front() + HEADER;
+        let Some(header) = vtep.header(network) else { return cx.drop(frame, DropReason::NotReady) };
         let read = self.plain.get_mut(front..).and_then(|room| cx.read_all(&frame, room));
-        let (Some(header), Some(len)) = (vtep.header(network), read) else {
-            return cx.drop(frame, DropReason::NotReady);
-        };
+        let Some(len) = read else { return cx.drop(frame, DropReason::Stale) };
         if let Some(place) = self.plain.get_mut(front - HEADER..front) {
             place.copy_from_slice(&header);
         }
@@ -141,7 +139,7 @@ impl Underlay for Sealed {
         }
     }
 
-    /// What is sent counts when the kernel has taken it.
+    /// What is sent counts when the kernel has taken it, what waits for a session when it begins to.
     fn end(&mut self, _cx: &mut Context) {}
 }
 
@@ -196,7 +194,7 @@ impl Sealed {
         envelope.close(plain, address, tos, hash).ok_or(DropReason::Oversize)?;
         let how = Outgoing { to: (address, vtep.port()).into(), ttl: TTL, tos, segment: 0 };
         let leaving = Leaving { remote, how, nic: cx.nic, frames: 1, bytes };
-        let room = room(door, cx, len + usize::from(SEAL)).ok_or(DropReason::Oversize)?;
+        let room = room(door, cx, len + usize::from(SEAL)).ok_or(DropReason::NoBuffers)?;
         let (len, data) = match peer.seal(plain, room) {
             Sent::Room { len, data } => (len, data),
             Sent::Waits => {
@@ -207,8 +205,9 @@ impl Sealed {
         };
         if !data {
             cx.transmitted(1, bytes as u64);
+            put_own(door, cx, vtep, remote, len);
+            return Ok(());
         }
-        let leaving = if data { leaving } else { Leaving { frames: 0, bytes: 0, ..leaving } };
         door.put(leaving, &Contents::Room(len)).then_some(()).ok_or(DropReason::NoBuffers)
     }
 
@@ -265,12 +264,7 @@ impl Sealed {
     pub(super) fn come_in(&mut self, cx: &mut Context, vtep: &mut Vtep, nics: &[NicId]) {
         let nic = cx.nic;
         let mut each = 1;
-        loop {
-            let room = cx.answers.room().saturating_sub(wire::ANSWERS - ROUND);
-            if room < wire::BURST {
-                break;
-            }
-            let most = (room / each).clamp(1, MOST);
+        while let Some(most) = most(cx, each) {
             match self.came.receive(self.door.socket(), most) {
                 Ok(came) => {
                     let before = cx.answers.room();
@@ -304,10 +298,14 @@ impl Sealed {
         let size = if packet.segment == 0 { packet.bytes.len() } else { usize::from(packet.segment) };
         let mut heard = Heard::new(vtep.sender(from));
         let mut last = None;
+        // Whose a packet is is not known before it is opened.
+        let first = nics.first().copied().unwrap_or(cx.nic);
+        cx.nic = first;
         let Some((remote, peer)) = peer.filter(|_| packet.from.port() == vtep.port()) else {
             return packet.bytes.chunks(size.max(1)).for_each(|_| cx.lost(DropReason::UnknownVtep));
         };
         for sealed in packet.bytes.chunks(size.max(1)) {
+            cx.nic = first;
             let opened = match peer.tunn.decapsulate(Some(from), sealed, plain) {
                 TunnResult::WriteToTunnelV4(inside, _) | TunnResult::WriteToTunnelV6(inside, _) => {
                     envelope.open(inside, from)

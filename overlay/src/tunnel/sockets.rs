@@ -15,16 +15,11 @@ use wire::{Accepts, Context, DropReason, Instant, NicId, Wake};
 use super::{
     TTL,
     door::{Contents, Door, Leaving, hear_errors},
-    inward::{ECN, Heard},
+    inward::{ECN, Heard, most},
     outward::{Packet, Underlay},
     unwrap::Unwrap,
 };
 use crate::{encap::HEADER, vtep::Vtep};
-
-/// Packets of the underlay taken in one go: as many as the frames of them find room for, if none is a run.
-const MOST: usize = 32;
-/// Frames made of them in one turn, at most.
-const ROUND: usize = 256;
 
 /// See the module's documentation.
 pub(super) struct Sockets {
@@ -53,15 +48,14 @@ impl Underlay for Sockets {
         let door = (u64::from(hash) * self.doors.len() as u64) >> 32;
         let Some(door) = self.doors.get_mut(door as usize) else { return cx.drop(frame, DropReason::NotReady) };
         let remotes = vtep.at_end(network, &way);
-        let mut lost = 0;
+        let (mut lost, bytes) = (0, cx.heads.get(&frame).len() - HEADER);
         for remote in remotes.iter().copied() {
             let Some(address) = vtep.remotes.get(remote).map(|remote| remote.address) else {
-                lost += 1;
+                cx.drop_one(DropReason::NoDestination);
                 continue;
             };
             let how = Outgoing { to: (address, vtep.port()).into(), ttl: TTL, tos, segment: 0 };
-            let head = cx.heads.get(&frame);
-            let packet = Leaving { remote, how, nic, frames: 1, bytes: head.len() - HEADER };
+            let packet = Leaving { remote, how, nic, frames: 1, bytes };
             let put = |door: &mut Door, cx: &Context| {
                 door.put(packet, &Contents::Frame(cx.heads.get(&frame).bytes(), cx.heads.body(&frame)))
             };
@@ -149,10 +143,7 @@ impl Sockets {
     fn come_in_by(&mut self, at: usize, cx: &mut Context, vtep: &mut Vtep, nics: &[NicId]) {
         // A run may become as many frames as it has packets; what is expected of the next is what the last was.
         let mut each = 1;
-        loop {
-            let room = cx.answers.room().saturating_sub(wire::ANSWERS - ROUND);
-            let Some(socket) = self.inbound.get(at).filter(|_| room >= wire::BURST) else { break };
-            let most = (room / each).clamp(1, MOST);
+        while let (Some(most), Some(socket)) = (most(cx, each), self.inbound.get(at)) {
             match self.batch.receive(socket, &mut cx.arena, most) {
                 Ok(came) => {
                     let before = cx.answers.room();

@@ -1,6 +1,6 @@
 //! [`Unwrap`]: packets of tunnels that lie in lent memory become frames of their networks.
 //!
-//! Invariant: a packet ends as part of one frame or with a reason, and what is not taken is not learnt from. TCP segments of one run of packets become
+//! Invariant: a packet ends as part of one frame or with a reason, and what [`Vtep::accept`] refuses is not learnt from. TCP segments of one run of packets become
 //! super-frames again. Read first: [`super::inward`], [`wire::coalesce`].
 
 use sys::Lent;
@@ -38,8 +38,9 @@ impl Unwrap {
                 return cx.lost(reason);
             }
         };
+        let Some(nic) = nics.get(usize::from(inward.network.0)).copied() else { return cx.lost(DropReason::NotReady) };
         if let Err(reason) = heard.hear(cx, vtep, inward.network, front.get(inward.at..).unwrap_or_default()) {
-            cx.nic = nics.get(usize::from(inward.network.0)).copied().unwrap_or(cx.nic);
+            cx.nic = nic;
             return cx.lost(reason);
         }
         if vtep.looks(inward.network)
@@ -53,7 +54,6 @@ impl Unwrap {
             Sender::Known(id) => vtep.inner_mtu(id),
             Sender::Stranger(_) => u16::MAX,
         };
-        let Some(nic) = nics.get(usize::from(inward.network.0)).copied() else { return };
         let origin = Origin { nic, lane: heard.lane() };
         self.join(cx, origin, inward, bytes, mtu, mark);
     }

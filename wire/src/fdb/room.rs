@@ -19,7 +19,7 @@ impl Fdb {
         let free = self.table.free(key).or_else(|| self.step_aside(key)).or_else(|| self.crowd_out(key, now));
         let Some(slot) = free else { return false };
         self.len += 1;
-        self.fixed += usize::from(record.stays());
+        self.staying += usize::from(record.stays());
         self.write(slot, record);
         true
     }

@@ -21,7 +21,7 @@ use crate::sockets::{
     errors::{self, Saying},
     mappings::Slot,
     packet::Packet,
-    udp::{no_room, prohibited, source_mac, tell},
+    udp::{is_room, no_room, prohibited, source_mac, tell},
 };
 
 /// After which a connection that nobody has answered gives way: the host has sent its SYN three times.
@@ -61,6 +61,9 @@ impl Tcp {
             Ok(socket) => socket,
             Err(error) => {
                 hub.return_descriptor(key.nic);
+                if is_room(&error) {
+                    return no_room(cx, hub, frame, packet);
+                }
                 return self.not_connected(cx, hub, (frame, packet, segment, mac), &error);
             }
         };

@@ -171,7 +171,8 @@ impl Udp {
             Some(slot) => slot,
             None => match self.open(cx, hub, key, source, &packet, ports.1) {
                 Ok(slot) => slot,
-                Err(_) => return no_room(cx, hub, frame, &packet),
+                Err(error) if is_room(&error) => return no_room(cx, hub, frame, &packet),
+                Err(_) => return prohibited(cx, hub, frame, &packet),
             },
         };
         self.last = Some((key, slot));
@@ -385,6 +386,11 @@ pub(super) fn source_mac(cx: &Context, frame: &Frame) -> Mac {
 /// Ends a packet to where its guest may not, and tells it so.
 pub(super) fn prohibited(cx: &mut Context, hub: &mut Hub, frame: Frame, packet: &Packet) {
     forbid(cx, hub, frame, packet, DropReason::NoRoute);
+}
+
+/// Whether it failed for want of descriptors or of the kernel's memory (EMFILE, ENFILE, ENOBUFS, ENOMEM), or for a quota of ours.
+pub(super) fn is_room(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::QuotaExceeded || matches!(error.raw_os_error(), Some(24 | 23 | 105 | 12))
 }
 
 /// Tells a guest the same where there is no descriptor for it: it is to fail at once, and not to try until it gives up.
