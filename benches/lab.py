@@ -108,7 +108,7 @@ def cell(values):
     return f"{middle} ({low} - {high})"
 
 
-def rounds(args, rows, measure, heads):
+def rounds(args, rows, measure, below):
     """Measures `args.case` in turn, `args.rounds` times, by what `measure(case, args)` yields: row and how. Prints the table of `args.rows`."""
     results, why = {}, set()
     failures = (Unable, subprocess.TimeoutExpired, KeyError, ValueError)
@@ -128,6 +128,6 @@ def rounds(args, rows, measure, heads):
     print(f"|{' --- |' * (len(args.case) + 1)}")
     for row in args.rows:
         print(f"| {' | '.join([rows[row], *(cell(results.get((row, case))) for case in args.case)])} |")
-    print(f"\n{heads}")
+    print(f"\n{below}")
     for line in sorted(why):
         print(f"- {line}")

@@ -5,7 +5,7 @@
 use crate::{
     config::{Attach, Config, ConfigError, Host, Idle, Network, Port, Role, Segment, Tagging, Target, Vtep},
     subnets,
-    table::Table,
+    table::{Table, some},
 };
 use serde_json::{Value, json};
 
@@ -71,13 +71,14 @@ fn host(host: &Host) -> String {
 
 fn endpoint(vtep: &Vtep) -> String {
     let Vtep { name, local, peers, .. } = vtep;
-    let kind = if vtep.encapsulation == overlay::Encapsulation::Vxlan { "VXLAN" } else { "Geneve" };
+    let kind = match vtep.encapsulation {
+        overlay::Encapsulation::Vxlan => "VXLAN",
+        overlay::Encapsulation::Geneve => "Geneve",
+    };
     let mut text = format!("\ntunnel endpoint {name}: {local}, {kind}, UDP port {}\n", vtep.udp());
     if !peers.is_empty() {
-        let named: Vec<String> = peers.iter().take(NAMED).map(ToString::to_string).collect();
-        let more = peers.len().saturating_sub(NAMED);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        text.push_str(&format!("  peers            {}{more}\n", named.join(", ")));
+        let peers: Vec<String> = peers.iter().map(ToString::to_string).collect();
+        text.push_str(&format!("  peers            {}\n", some(&peers, NAMED)));
     }
     if let Some(evpn) = &vtep.evpn {
         text.push_str(&format!("  told by          BGP, AS {}, speaker {}\n", evpn.asn, evpn.speaker.display()));

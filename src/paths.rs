@@ -63,7 +63,10 @@ impl Known {
         }
         let ways = match probe(vtep.local, &asked) {
             Ok(ways) => ways,
-            Err(error) => return self.refuse(vtep, &error),
+            Err(error) => {
+                self.refuse(vtep, &error);
+                return tunnels.ways.set(&vtep.name, HashMap::new());
+            }
         };
         for (peer, way) in &ways {
             match *way {

@@ -223,7 +223,7 @@ fn scarce(before: bool, descriptors: Option<Descriptors>) -> bool {
 
 /// What is done once a second.
 fn housekeeping(view: &View, is_scarce: &AtomicBool) {
-    is_scarce.store(scarce(is_scarce.load(Ordering::Relaxed), host::descriptors_of("self")), Ordering::Relaxed);
+    is_scarce.store(scarce(is_scarce.load(Ordering::Relaxed), host::open_descriptors()), Ordering::Relaxed);
     view.leases().save();
     view.look_for_the_missing();
     view.settle_nats();

@@ -9,6 +9,7 @@ use std::{
     io,
     net::IpAddr,
     os::fd::{AsFd, AsRawFd},
+    path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{self as wait, RecvTimeoutError, sync_channel},
@@ -236,12 +237,16 @@ pub fn start(
 /// The ports of tunnels, each with the number of its segment, by their places in the file.
 fn numbers(config: &Config) -> HashMap<usize, u16> {
     let is_tunnel = |(_, port): &(usize, &Port)| matches!(port.attach, Attach::Tunnel { .. });
-    config.ports.iter().enumerate().filter(is_tunnel).zip(1..).map(|((at, _), number)| (at, number)).collect()
+    // More than a route distinguisher can tell apart are left out.
+    let number = |((at, _), number): ((usize, &Port), u32)| Some((at, u16::try_from(number).ok()?));
+    config.ports.iter().enumerate().filter(is_tunnel).zip(1..).filter_map(number).collect()
 }
 
 /// The numbers of segments whose routes have the same address in the same speaker, and are another endpoint's.
 fn others(config: &Config, own: &config::Vtep, numbers: &HashMap<usize, u16>) -> HashSet<u16> {
-    let speaker = |vtep: &config::Vtep| vtep.evpn.as_ref().map(|evpn| evpn.speaker.clone());
+    fn speaker(vtep: &config::Vtep) -> Option<&Path> {
+        vtep.evpn.as_ref().map(|evpn| evpn.speaker.as_path())
+    }
     let alike = config.vteps.iter().filter(|vtep| vtep.local == own.local && speaker(vtep) == speaker(own));
     let alike: HashSet<&str> = alike.map(|vtep| vtep.name.as_str()).filter(|name| *name != own.name).collect();
     let is_theirs = |at: usize| match config.ports.get(at).map(|port| &port.attach) {

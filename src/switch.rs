@@ -4,7 +4,7 @@
 //! Nothing here touches a frame: it sends changes and reads reports. Read first: `vswitch::change`.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     sync::{Arc, Mutex, PoisonError, mpsc::sync_channel},
     time::{Duration, Instant},
@@ -133,6 +133,7 @@ impl Switch {
         let inboxes: Vec<Changes> = workers.iter().map(WorkerHandle::changes).collect();
         let mut ports_of: HashMap<&Name, Vec<usize>> = HashMap::new();
         config.ports.iter().enumerate().for_each(|(at, port)| ports_of.entry(&port.network).or_default().push(at));
+        let told = config.told();
         for (network, (worker, id)) in config.networks.iter().zip(&places.networks) {
             let Some(inbox) = inboxes.get(*worker) else { continue };
             let ports = ports_of.get(&network.name).map_or([].as_slice(), Vec::as_slice);
@@ -140,7 +141,7 @@ impl Switch {
             inbox.send(Change::AddBridge { id: *id, spec: bridge_spec(&config, fixed)? });
             for index in ports {
                 if let (Some(port), Some((_, nic))) = (config.ports.get(*index), places.ports.get(*index)) {
-                    inbox.send(Change::AddNic { nic: *nic, bridge: *id, spec: nic_spec(&config, port) });
+                    inbox.send(Change::AddNic { nic: *nic, bridge: *id, spec: nic_spec(port, &told) });
                     add_stations(inbox, *id, *nic, port)?;
                 }
             }
@@ -173,10 +174,7 @@ impl Switch {
 
     /// Where the ports are, in the order of the configuration.
     pub fn places(&self) -> Vec<Place> {
-        let place = |(worker, nic): &(usize, NicId)| {
-            self.inboxes.get(*worker).map(|changes| Place { changes: changes.clone(), nic: *nic })
-        };
-        self.places.iter().filter_map(place).collect()
+        all_places(&self.inboxes, &self.places)
     }
 
     /// How the ports are doing.
@@ -237,6 +235,12 @@ fn sizes(config: &Config) -> Sizes {
 /// Stations that all networks together remember, where there are many.
 const STATIONS: usize = 1 << 21;
 
+/// Where all ports are. Each has a worker that there is.
+pub(crate) fn all_places(inboxes: &[Changes], places: &[(usize, NicId)]) -> Vec<Place> {
+    let place = |(worker, nic): &(usize, NicId)| Some(Place { changes: inboxes.get(*worker)?.clone(), nic: *nic });
+    places.iter().filter_map(place).collect()
+}
+
 /// A network remembers as many stations as a bridge does by itself, unless there are so many networks that it would be too much for this host's memory.
 /// `fixed` of them are static.
 fn bridge_spec(config: &Config, fixed: usize) -> io::Result<BridgeSpec> {
@@ -246,9 +250,10 @@ fn bridge_spec(config: &Config, fixed: usize) -> io::Result<BridgeSpec> {
     Ok(BridgeSpec { fdb_capacity: share.max(256).max(fixed * 2).min(spec.fdb_capacity), ..spec })
 }
 
-fn nic_spec(config: &Config, port: &Port) -> NicSpec {
+/// `told` are the endpoints whose stations are told by BGP.
+fn nic_spec(port: &Port, told: &HashSet<&str>) -> NicSpec {
     let tunnel = match &port.attach {
-        config::Attach::Tunnel { vtep, .. } => Some(config.vteps.iter().find(|other| other.name == *vtep)),
+        config::Attach::Tunnel { vtep, .. } => Some(vtep.as_str()),
         _ => None,
     };
     let is_tunnel = tunnel.is_some();
@@ -266,7 +271,7 @@ fn nic_spec(config: &Config, port: &Port) -> NicSpec {
         // Behind an uplink are many stations, and what holds their storms is the physical network. Behind a tunnel nothing does.
         budgets: if port.is_uplink && !is_tunnel { UNLIMITED } else { Budgets::default() },
         budgets_each: is_tunnel,
-        told: tunnel.flatten().is_some_and(|vtep| vtep.evpn.is_some()),
+        told: tunnel.is_some_and(|vtep| told.contains(vtep)),
     }
 }
 

@@ -90,6 +90,15 @@ pub fn duration(seconds: u64) -> String {
     }
 }
 
+/// The first `most` of them, and how many there are besides.
+pub fn some(all: &[String], most: usize) -> String {
+    let named = all.iter().take(most).cloned().collect::<Vec<_>>().join(", ");
+    match all.len().saturating_sub(most) {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

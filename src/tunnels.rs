@@ -4,6 +4,7 @@
 //! all its networks, which are on one worker. Read first: `overlay`'s crate page.
 
 use std::{
+    cell::RefCell,
     collections::{HashMap, HashSet},
     io,
     net::IpAddr,
@@ -251,16 +252,19 @@ fn begin(config: &Config, own: &Own<'_>, places: &[Place], states: &States, tunn
 fn forget_the_gone(config: &Config, vtep: &Vtep, nics: impl Iterator<Item = NicId>, states: &States, remote: &Remote) {
     let looks = |network: &&Network| {
         let overlay = network.overlay.as_ref().filter(|overlay| overlay.vtep == vtep.name);
-        overlay.is_some_and(|overlay| overlay.suppress || vtep.evpn.is_some())
+        overlay.is_some_and(|overlay| overlay.suppress)
     };
     let looking: HashSet<&Name> = config.networks.iter().filter(looks).map(|network| &network.name).collect();
     let nics = config.ports.iter().zip(nics);
     let nics: Vec<Option<NicId>> = nics.map(|(port, nic)| looking.contains(&port.network).then_some(nic)).collect();
     let remote = remote.clone();
+    let up = RefCell::new(HashSet::new());
     states.watch(move |index, state| {
-        if let Some(Some(nic)) = nics.get(index)
-            && state != PortState::Up
-        {
+        let Some(Some(nic)) = nics.get(index) else { return };
+        if state == PortState::Up {
+            up.borrow_mut().insert(index);
+        } else if up.borrow_mut().remove(&index) {
+            // One that was never up has nothing to be forgotten.
             remote.send(Command::ForgetNic(*nic));
         }
     });

@@ -4,7 +4,7 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, UdpSocket},
 };
 
 use sys::inet::udp;
@@ -30,12 +30,16 @@ pub fn mtu(vtep: &Vtep) -> u16 {
     }
 }
 
-/// Whether this host has an address.
+/// Whether a socket of this host can have an address.
 ///
 /// # Errors
-/// The kernel does not tell.
+/// What else stands in its way, as bind(2) reports it.
 pub fn is_here(address: IpAddr) -> io::Result<bool> {
-    Ok(address::index_of(&mut Netlink::open()?, address)?.is_some())
+    match UdpSocket::bind((address, 0)) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// The interface that has an address.

@@ -26,7 +26,7 @@ use crate::{
     nat::{Finder, Nats},
     plan::{Asked, Plan},
     routers::Routers,
-    switch::{Doing, PATIENCE, Place, States},
+    switch::{self, Doing, PATIENCE, States},
     tunnels::{self, Tunnels},
     uplinks::Uplinks,
 };
@@ -75,14 +75,7 @@ impl View {
     /// Looks for the uplinks and tries the tunnel endpoints that are not there.
     pub fn look_for_the_missing(&self) {
         self.uplinks.look();
-        tunnels::look(&self.config, || self.all_places(), &self.states, &self.tunnels);
-    }
-
-    fn all_places(&self) -> Vec<Place> {
-        let place = |(worker, nic): &(usize, NicId)| {
-            self.inboxes.get(*worker).map(|changes| Place { changes: changes.clone(), nic: *nic })
-        };
-        self.places.iter().filter_map(place).collect()
+        tunnels::look(&self.config, || switch::all_places(&self.inboxes, &self.places), &self.states, &self.tunnels);
     }
 
     /// Has engines publish what they are to, at the addresses that guests have now, and tells them those of the host; what could not
@@ -149,7 +142,7 @@ impl View {
             workers: workers.collect(),
             ports: self.ports_of(&reports),
             networks: self.networks_of(&reports),
-            descriptors: host::descriptors_of("self"),
+            descriptors: host::open_descriptors(),
         }
     }
 

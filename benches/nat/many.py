@@ -12,7 +12,7 @@ limit as well, and each connection takes one of its descriptors, too: where the 
 import argparse, contextlib, json, os, pathlib, resource, subprocess, sys, tempfile, time
 
 from nat import ROOT, World, start
-from lab import Unable, inside, listens, process, resident, rounds, run, wait
+from lab import Unable, inside, process, resident, rounds, run, wait
 
 CROWD = pathlib.Path(__file__).with_name("crowd.py")
 PORT = 7000

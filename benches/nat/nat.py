@@ -226,8 +226,8 @@ def main():
     missing = [name for name in ("ip", "ss", "iperf3", "nginx", "ab", "cc") if not shutil.which(name)]
     if missing:
         sys.exit(f"not installed: {', '.join(missing)}")
-    heads = f"{args.rounds} rounds of {args.seconds} s, median (least - most), MTU in the name, else 1500."
-    rounds(args, ROWS, measure, heads)
+    below = f"{args.rounds} rounds of {args.seconds} s, median (least - most), MTU in the name, else 1500."
+    rounds(args, ROWS, measure, below)
 
 
 if __name__ == "__main__":

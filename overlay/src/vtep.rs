@@ -108,6 +108,11 @@ pub const fn overhead(v4: bool, sealed: bool) -> u16 {
     udp + HEADER as u16 + seal
 }
 
+/// As [`overhead`], with the inner Ethernet header: bytes around an inner IP packet.
+pub const fn around(v4: bool, sealed: bool) -> u16 {
+    overhead(v4, sealed) + ETHERNET as u16
+}
+
 /// Networks of an endpoint at most.
 pub const MOST_NETWORKS: usize = 32_768;
 /// Endpoints that are only heard, at most.
@@ -259,7 +264,7 @@ impl Vtep {
     /// The longest inner IP packet, in bytes, that reaches an endpoint.
     pub fn inner_mtu(&self, remote: RemoteId) -> u16 {
         let mtu = self.remotes.get(remote).map_or(0, |remote| remote.mtu);
-        mtu.saturating_sub(self.overhead() + ETHERNET as u16)
+        mtu.saturating_sub(around(self.local.is_ipv4(), self.sealed))
     }
 
     /// The longest inner IP packet, in bytes, that goes this way.

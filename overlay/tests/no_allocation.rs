@@ -10,8 +10,10 @@ mod world;
 use std::{net::IpAddr, time::Duration};
 
 use sys::allocations::{CountingAllocator, count};
-use wire::{Burst, NicId, Offload, Origin, Port};
-use world::{GUEST, Host, Hub, Net, Owing, UNDER, Under, address, free_port, host, settle, tcp, udp};
+use wire::{Burst, Mac, NicId, Offload, Origin, Port};
+use world::{
+    GUEST, Host, Hub, Net, Owing, UNDER, Under, address, free_port, host, mac_of, settle, station::arp, tcp, udp,
+};
 
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator;
@@ -39,13 +41,6 @@ fn give(host: &mut Host, nic: NicId, frames: &[Owing]) -> u64 {
     allocated
 }
 
-fn arp(operation: u8, from: u8, by: IpAddr, target: IpAddr) -> Vec<u8> {
-    let (IpAddr::V4(by), IpAddr::V4(target)) = (by, target) else { panic!("no IPv4") };
-    let mac = [2, 0x55, 0, 0, 0, from];
-    let fixed = [8, 6, 0, 1, 8, 0, 6, 4, 0, operation];
-    [&[0xff; 6][..], &mac, &fixed, &mac, &by.octets(), &[0; 6], &target.octets()].concat()
-}
-
 #[test]
 fn no_frame_takes_memory() {
     assert!(count() > 0, "the counting allocator is not in place");
@@ -57,12 +52,15 @@ fn no_frame_takes_memory() {
     flooded[..6].fill(0xff);
     let flooded = vec![flooded];
     let unknown = given(&mut a, NicId(0), &flooded);
-    let answers: Vec<Vec<u8>> = (2..230).map(|n| arp(2, n, address(n, false), address(1, false))).collect();
+    let answers: Vec<Vec<u8>> =
+        (2..230).map(|n| arp(2, (mac_of(address(n, false)), address(n, false)), address(1, false))).collect();
     let heard: u64 = answers.chunks(wire::BURST).map(|some| given(&mut a, UNDER, some)).sum();
     let known = given(&mut a, NicId(0), &flooded);
     assert_eq!((unknown, heard, known), (0, 0, 0), "to endpoints that were never sent to, when they answer, and then");
     // Guests say who they are, and endpoints that are asked again.
-    let said: Vec<Vec<u8>> = (1..60).map(|n| arp(1, n, [10, 0, 0, n].into(), [10, 0, 1, n].into())).collect();
+    let said: Vec<Vec<u8>> = (1..60)
+        .map(|n| arp(1, (Mac::new([2, 0x55, 0, 0, 0, n]), [10, 0, 0, n].into()), [10, 0, 1, n].into()))
+        .collect();
     let first = given(&mut a, NicId(0), &said);
     a.now = a.now + Duration::from_secs(40);
     let again = given(&mut a, NicId(0), &flooded);

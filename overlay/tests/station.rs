@@ -198,7 +198,7 @@ fn a_packet_that_was_cut_on_its_way_is_put_together_if_a_peer_has_sent_it() {
         }
         let got = b.come(&[(last, Offload::NONE)]);
         assert!(got.len() == 1 && got[0].1 == sent, "v6 {v6}: {} frames", got.len());
-        // One that never becomes whole is given up, and one that was changed is not believed.
+        // One that was changed is not believed.
         let mut parts = pieces(&packet, 600);
         parts[1][100] ^= 1;
         for piece in parts {

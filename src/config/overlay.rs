@@ -93,7 +93,7 @@ impl Vtep {
 
     /// Bytes of the underlay's packets around an inner IP packet.
     pub fn around(&self) -> u16 {
-        overlay::vtep::overhead(self.local.is_ipv4(), self.seal.is_some()) + 14
+        overlay::vtep::around(self.local.is_ipv4(), self.seal.is_some())
     }
 }
 

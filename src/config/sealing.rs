@@ -140,6 +140,9 @@ pub(super) fn peer(entry: &Entry<'_>, vtep: &mut Vtep) -> Result<IpAddr, Fault> 
     if key == seal.key.public() {
         return Err(given.fault("this is the key of this host itself; each host has one of its own"));
     }
+    if let Some((other, _)) = seal.peers.iter().find(|(other, known)| **other != peer && **known == key) {
+        return Err(given.fault(format!("{other} has this key, too; each host has one of its own")));
+    }
     match seal.peers.insert(peer, key) {
         Some(other) if other != key => {
             Err(given.fault(format!("{peer} has the key {other} elsewhere in this file; a host has one")))
@@ -213,6 +216,14 @@ mod tests {
             (&overlay("anyone = true"), 5, "networks.t.overlay.anyone", "without keys"),
             (&overlay("group = \"239.1.1.1\""), 5, "networks.t.overlay.group", "without keys"),
             (&overlay("key = \"abc\""), 5, "networks.t.overlay.key", "belongs to the tunnel endpoint"),
+            (
+                &vtep(&format!(
+                    "peers = [{{ host = \"192.0.2.2\", key = \"{OTHER}\" }}, {{ host = \"192.0.2.3\", key = \"{OTHER}\" }}]"
+                )),
+                4,
+                "vteps.main.peers[1].key",
+                "has this key, too",
+            ),
             (
                 "[vteps.main]\nlocal = \"192.0.2.1\"\npeers = [{ host = \"192.0.2.2\", key = \"XbQ3yzoKBBrOTrX/pjeHIlKPF4nDMcwckz7/pBRgmkQ=\" }]",
                 3,

@@ -13,6 +13,7 @@ use super::{
 };
 use serde::{Serialize, Serializer};
 use std::{
+    collections::HashSet,
     fmt,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
@@ -38,6 +39,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// The names of the tunnel endpoints whose stations are told by BGP.
+    pub fn told(&self) -> HashSet<&str> {
+        self.vteps.iter().filter(|vtep| vtep.evpn.is_some()).map(|vtep| vtep.name.as_str()).collect()
+    }
+
     /// Puts the control socket elsewhere than `<run_dir>/control.sock`.
     ///
     /// # Errors

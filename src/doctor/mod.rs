@@ -121,7 +121,7 @@ pub fn examine(config: Result<Config, ConfigError>, around: &Surroundings, repai
         checks.extend(config.networks.iter().flat_map(Network::segments).filter_map(networks::subnet));
         checks.extend(config.networks.iter().filter_map(|network| networks::uplink(&config.host, network)));
         checks.extend(config.networks.iter().filter_map(networks::way_out));
-        checks.extend(config.vteps.iter().filter_map(networks::key));
+        checks.extend(config.vteps.iter().filter_map(|vtep| networks::key(config, vtep)));
         checks.extend(paths::check(config));
         checks.extend(running::loops(&config.host.control_socket));
         checks.extend(running::gateways(config));

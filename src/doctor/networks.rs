@@ -9,7 +9,7 @@ use sys::packet::{PacketSocket, Takes};
 use super::{Check, State};
 use crate::{
     bridged::{self, Left, saved},
-    config::{Host, Mode, Nat, NatEngine, Network, Segment, Via, Vtep},
+    config::{Config, Host, Mode, Nat, NatEngine, Network, Segment, Via, Vtep},
     subnets,
 };
 
@@ -148,9 +148,10 @@ pub(super) fn uplink(host: &Host, network: &Network) -> Option<Check> {
         }
     })
 }
+
 /// A private key is nobody else's business: of the file of a key, or of the configuration that has one.
-pub(super) fn key(vtep: &Vtep) -> Option<Check> {
-    let file = vtep.seal.as_ref()?.file.as_ref()?;
+pub(super) fn key(config: &Config, vtep: &Vtep) -> Option<Check> {
+    let file = vtep.seal.as_ref()?.file.as_ref().unwrap_or(&config.file);
     let name = format!("key of {}", vtep.name);
     let mode = fs::metadata(file).ok()?.permissions().mode() & 0o777;
     if mode & 0o077 == 0 {

@@ -9,6 +9,7 @@ use crate::{
     config::{Config, Vtep},
     model::PeerEntry,
     probe::{Way, probe},
+    table::some,
     underlay,
 };
 
@@ -62,7 +63,8 @@ fn of(config: &Config, vtep: &Vtep, told: &[PeerEntry]) -> Option<Check> {
         ways.iter().filter(|(_, way)| matches!(way, Way::Silent(_))).map(|(peer, _)| peer.to_string()).collect();
     if let Some(least) = narrow.iter().map(|(_, mtu)| *mtu).min() {
         let named: Vec<String> = narrow.iter().map(|(peer, mtu)| format!("{peer} ({mtu} bytes arrive)")).collect();
-        let detail = format!("a black hole: packets that the route takes are lost on the way to {}", some(&named));
+        let detail =
+            format!("a black hole: packets that the route takes are lost on the way to {}", some(&named, NAMED));
         let remedy = format!(
             "mend the MTU of the links between, or give the networks mtu = {}; a daemon that runs finds it by itself",
             least.saturating_sub(vtep.around())
@@ -70,11 +72,12 @@ fn of(config: &Config, vtep: &Vtep, told: &[PeerEntry]) -> Option<Check> {
         return Some(Check::wrong(name, State::Problem, detail, remedy));
     }
     if !no_route.is_empty() {
-        let detail = format!("there is no route from {} to {}", vtep.local, some(&no_route));
+        let detail = format!("there is no route from {} to {}", vtep.local, some(&no_route, NAMED));
         return Some(Check::wrong(name, State::Problem, detail, "see `ip route get`"));
     }
     if !silent.is_empty() {
-        let detail = format!("no answer to echo requests from {}; whether packets arrive is not known", some(&silent));
+        let detail =
+            format!("no answer to echo requests from {}; whether packets arrive is not known", some(&silent, NAMED));
         let remedy = "the host is down, or its firewall drops echo requests; those let through would tell";
         return Some(Check::wrong(name, State::Warning, detail, remedy));
     }
@@ -86,13 +89,4 @@ fn of(config: &Config, vtep: &Vtep, told: &[PeerEntry]) -> Option<Check> {
         .collect();
     let widths: Vec<String> = widths.iter().map(ToString::to_string).collect();
     Some(Check::fine(name, format!("packets of {} bytes arrive at all {} hosts", widths.join(", "), ways.len())))
-}
-
-/// A few of them, and how many there are besides.
-fn some(all: &[String]) -> String {
-    let named = all.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
-    match all.len().saturating_sub(NAMED) {
-        0 => named,
-        more => format!("{named} and {more} more"),
-    }
 }

@@ -67,6 +67,7 @@ pub(super) fn all(view: &View) -> Vec<FdbEntry> {
             });
         }
     }
+    let told = view.config.told();
     // Whom no bridge knows, as it was silent here for longer, or had no room.
     let ports = view.config.ports.iter().filter_map(|port| match &port.attach {
         Attach::Tunnel { vtep, vni } => Some(((vtep.as_str(), *vni), port)),
@@ -82,7 +83,7 @@ pub(super) fn all(view: &View) -> Vec<FdbEntry> {
         if here.contains(&(port.network.to_string(), vlan, mac)) {
             continue;
         }
-        let by_control = view.config.vteps.iter().any(|one| one.name == vtep && one.evpn.is_some());
+        let by_control = told.contains(vtep.as_str());
         entries.push(FdbEntry {
             network: port.network.to_string(),
             vlan,

@@ -7,7 +7,7 @@ use super::lab::daemon::Daemon;
 use super::lab::iperf::{Iperf, iperf};
 use super::lab::netns::NetNs;
 use super::lab::process::{Job, Place};
-use super::lab::site::stream;
+use super::lab::site::{broadcasts, stream};
 use super::lab::{Lab, Unable, holds_within, need_program, wait_for};
 
 pub const PATIENCE: Duration = Duration::from_secs(15);
@@ -189,16 +189,11 @@ pub fn everything(a: &NetNs, b: &NetNs, told: impl Fn() -> String) {
         for address in [&v4, &v6] {
             assert!(from.reaches(address, PATIENCE).is_some(), "{} does not reach {address}: {}", from.name(), told());
         }
-        let heard = || {
-            to.sh("nstat -az IpExtInBcastPkts").lines().any(|line| {
-                let mut words = line.split_whitespace();
-                words.next() == Some("IpExtInBcastPkts") && words.next().is_some_and(|count| count != "0")
-            })
-        };
+        let before = broadcasts(to);
         let heard = holds_within(PATIENCE, || {
             // Nobody has to answer it.
             drop(from.run("ping -b -c 1 -W 0.2 10.7.0.255", PATIENCE));
-            heard()
+            broadcasts(to) > before
         });
         assert!(heard, "{} hears no broadcast: {}", to.name(), told());
         let rate = iperf(to, from, &v4, &Iperf { seconds: 1, ..Iperf::default() }).map(|report| report.bits_per_second);

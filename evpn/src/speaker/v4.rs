@@ -1,4 +1,4 @@
-//! The API of GoBGP 4: parts of routes are alternatives of one message. It follows the published description, and was never run against a speaker.
+//! The API of GoBGP 4: parts of routes are alternatives of one message. Run against 4.8 by `tests/newer-speakers`.
 //!
 //! Invariant: an attribute or a kind of route that is not known is skipped. Read first: [`super`], `proto/v4.proto`.
 

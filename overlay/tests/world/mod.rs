@@ -44,7 +44,7 @@ impl Under {
 
     /// The longest inner IP packet where the underlay takes one of `mtu` bytes.
     pub fn fits(&self, mtu: u16) -> u16 {
-        mtu - overlay::vtep::overhead(true, matches!(self, Under::Sealed)) - 14
+        mtu - overlay::vtep::around(true, matches!(self, Under::Sealed))
     }
 }
 
