@@ -1,4 +1,4 @@
-//! What the underlay beneath a tunnel endpoint takes, as this host knows it: [`mtu`], [`path_mtu`].
+//! What the underlay beneath a tunnel endpoint takes, as this host knows it: [`mtu()`], [`path_mtu`].
 //!
 //! Invariant: nothing is sent and nothing is changed. Read first: rtnetlink(7), `sys::inet::udp`.
 
