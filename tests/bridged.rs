@@ -184,7 +184,7 @@ fn the_host_moves_to_the_bridge_without_a_pause_and_back_and_guests_are_in_its_n
     let told = guest.sh(&format!("timeout 20 busybox udhcpc -i eth0 -n -q -f -t 5 -T 1 -s {} 2>&1", script.display()));
     assert!(told.contains("took 192.0.2.1") && told.contains("router=192.0.2.1"), "{told}");
     let address = told.split("took ").nth(1).unwrap().split('/').next().unwrap().to_owned();
-    guest.ip("addr add 2001:db8::77/64 dev eth0");
+    guest.ip("addr add 2001:db8::77/64 dev eth0 nodad");
     let reach = [(guest, "192.0.2.5"), (guest, "192.0.2.1"), (host, address.as_str()), (router, address.as_str())];
     let reach6 = [(guest, "2001:db8::5"), (host, "2001:db8::77"), (router, "2001:db8::77"), (router, "2001:db8::5")];
     for (from, to) in reach.into_iter().chain(reach6) {

@@ -8,9 +8,10 @@
 mod lab;
 
 use lab::daemon::Daemon;
-use lab::dpdk::{DpdkFrames, DpdkReport};
+use lab::dpdk::{DpdkFrames, DpdkReport, Testpmd};
 use lab::frames::{Proto, Traffic, Vlan};
 use lab::pings::Pings;
+use lab::site::Site;
 use lab::{Lab, netns::NetNs, require, wait_for};
 use serde_json::Value;
 use std::path::PathBuf;
@@ -216,5 +217,35 @@ fn a_killed_daemon_comes_back_to_a_driver_that_listens() {
         running.kill();
         sockets(&lab, "lan").iter().for_each(|left| std::fs::remove_file(left).unwrap());
         wait_for("the ports to be free again", PATIENCE, || daemon.port("lan-b/0")["state"] != "up");
+    }
+}
+
+#[test]
+fn endpoints_whose_uplinks_are_ports_of_dpdks_join_their_guests() {
+    let lab = require!(Lab::new());
+    for v6 in [false, true] {
+        let site = require!(Site::new(&lab, v6));
+        let daemons = [0, 1].map(|host| {
+            let (local, peer) = (site.address(host), site.address(1 - host));
+            let (prefix, netns) = (if v6 { 64 } else { 24 }, site.guests[host].netns_name());
+            let text = format!(
+                "[networks.fabric]\n[networks.tenant]\noverlay = {{ vni = 5001, vtep = \"main\", peers = [\"{peer}\"] }}\n\
+                 [vteps.main]\nnetwork = \"fabric\"\nlocal = \"{local}/{prefix}\"\n\
+                 [guests.up]\nports = [{{ network = \"fabric\", socket = \"$DIR/up{host}.sock\" }}]\n\
+                 [guests.g]\nports = [{{ network = \"tenant\", attach = \"tap\", tap = \"eth0\", netns = \"{netns}\" }}]\n"
+            );
+            Daemon::start_beside(&lab, &site.hosts[host], &format!("hv{host}"), &text)
+        });
+        let cable = require!(Testpmd::cable(&lab, &lab::dpdk::sockets(&lab, "up")));
+        let story = || {
+            let drops = daemons.iter().map(|daemon| daemon.ctl(&["show", "drops"]).output).collect::<String>();
+            format!("{drops}\n{}", cable.log())
+        };
+        site.everything(&format!("DPDK, v6 {v6}"), story);
+        // Nothing has come by the hosts' own network.
+        for daemon in &daemons {
+            let up = daemon.port("up/0");
+            assert!(up["rx_bytes"].as_u64().unwrap() > 50_000_000, "{up}");
+        }
     }
 }

@@ -19,7 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const EVPN: &str =
     "[vteps.v]\nlocal = \"192.0.2.1\"\ncontrol = \"evpn\"\nspeaker = \"unix:///nonexistent/sock\"\nas = 65000\n";
 
-/// What guests are told on a host whose link takes packets of `mtu` bytes: a network's MTU, that of a TAP, and the option of DHCP.
+/// What guests are told on a host whose link takes packets of `mtu` bytes: a network's MTU, that of a TAP, and the option
+/// of DHCP; with `subnet6` what is advertised is that of the network, too.
 fn told(lab: &Lab, name: &str, mtu: u32, endpoint: &str, network: &str) -> (u64, u64, String) {
     let (host, guest) = (NetNs::new(lab, "host").unwrap(), NetNs::new(lab, "guest").unwrap());
     let beyond = NetNs::new(lab, "beyond").unwrap();
@@ -34,7 +35,13 @@ fn told(lab: &Lab, name: &str, mtu: u32, endpoint: &str, network: &str) -> (u64,
     let daemon = Daemon::start_beside(lab, &host, name, &text);
     let network = daemon.json(&["show", "networks", "--json"])[0]["mtu"].as_u64();
     let tap = guest.sh("cat /sys/class/net/eth0/mtu").trim().parse().unwrap();
+    // Wider than it was made, so that what is advertised from now on is seen.
+    guest.ip("link set eth0 down mtu 9001");
     guest.ip("link set eth0 up");
+    if text.contains("subnet6 = \"") {
+        let advertised = || guest.sh("cat /proc/sys/net/ipv6/conf/eth0/mtu").trim().parse().ok();
+        wait_for("the MTU to be advertised", PATIENCE, || advertised() == network);
+    }
     let script = lab.path("script");
     std::fs::write(&script, "#!/bin/sh\n[ \"$1\" = bound ] && echo \"took mtu=$mtu\"\nexit 0\n").unwrap();
     std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
@@ -52,7 +59,7 @@ fn without_peers_the_interface_of_the_endpoint_says_what_fits() {
     let lab = require!(Lab::new());
     require!(need_program("busybox", "busybox-static"));
     require!(NetNs::new(&lab, "any"));
-    let dhcp = "dhcp = true\nsubnet = \"10.9.0.0/24\"\n";
+    let dhcp = "dhcp = true\nsubnet = \"10.9.0.0/24\"\nsubnet6 = \"fd09::/64\"\n";
     let ways = [
         ("evpn", EVPN, "overlay = { vtep = \"v\", vni = 7 }"),
         ("anyone", "", "overlay = { vni = 7, local = \"192.0.2.1\", anyone = true }"),

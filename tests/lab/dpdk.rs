@@ -1,4 +1,4 @@
-//! DPDK: two virtio-user ports as the front ends of a switch (assets/dpdk_frames.c), and testpmd as a back end.
+//! DPDK: two virtio-user ports as the front ends of a switch (assets/dpdk_frames.c), and testpmd as a back end, or as a cable between back ends.
 //!
 //! Neither needs hugepages: with `--no-huge` DPDK takes its memory from one memfd, which vhost-user can share.
 
@@ -138,8 +138,7 @@ pub struct DpdkPort {
     pub tx_offloads: u64,
 }
 
-/// DPDK's testpmd as a vhost-user back end: what enters one socket leaves by the other (ports 0 and 1, 2 and 3, ...).
-/// It is what the laboratory itself is tested against.
+/// DPDK's testpmd: what enters one socket leaves by the other (ports 0 and 1, 2 and 3, ...).
 #[derive(Debug)]
 pub struct Testpmd {
     process: Process,
@@ -147,9 +146,20 @@ pub struct Testpmd {
 }
 
 impl Testpmd {
-    /// Starts it listening on these sockets; `devargs` are arguments of net_vhost for all of them, such as `tso=1`, or
-    /// `client=1` to connect instead.
+    /// Starts it as a vhost-user back end, which the laboratory itself is tested against, listening on these sockets; `devargs` are arguments of
+    /// net_vhost for all of them, such as `tso=1`, or `client=1` to connect instead.
     pub fn start(lab: &Lab, sockets: &[PathBuf], devargs: &str) -> Result<Self, Unable> {
+        let more = if devargs.is_empty() { String::new() } else { format!(",{devargs}") };
+        Self::of(lab, "net_vhost", sockets.iter().map(|socket| format!("iface={}{more}", socket.display())))
+    }
+
+    /// Starts it as a front end of two back ends, which listen on these sockets: a cable between two switches.
+    pub fn cable(lab: &Lab, sockets: &[PathBuf; 2]) -> Result<Self, Unable> {
+        let port = |socket: &PathBuf| format!("path={},queues=1,queue_size=1024", socket.display());
+        Self::of(lab, "net_virtio_user", sockets.iter().map(port))
+    }
+
+    fn of(lab: &Lab, driver: &str, ports: impl Iterator<Item = String>) -> Result<Self, Unable> {
         let program = need_program("dpdk-testpmd", "dpdk-dev")?;
         need_program("stdbuf", "coreutils")?;
         let mut command = guarded("stdbuf");
@@ -157,9 +167,8 @@ impl Testpmd {
         // Two logical cores on whatever processors there are.
         command.args(["--lcores", "0@0,1@0", "--no-huge", "-m", "512", "--no-pci", "--no-telemetry", "--no-shconf"]);
         command.arg(format!("--file-prefix=testpmd{}", super::unique()));
-        for (index, socket) in sockets.iter().enumerate() {
-            let more = if devargs.is_empty() { String::new() } else { format!(",{devargs}") };
-            command.arg(format!("--vdev=net_vhost{index},iface={}{more}", socket.display()));
+        for (index, port) in ports.enumerate() {
+            command.arg(format!("--vdev={driver}{index},{port}"));
         }
         command.args(["--", "--forward-mode=io", "--auto-start", "--total-num-mbufs=16384", "--nb-cores=1"]);
         let (mut process, input) = Process::start_held(lab.dir(), "testpmd", command);

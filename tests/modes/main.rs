@@ -1,5 +1,6 @@
 //! What a Linux guest sees of each mode: an address by DHCP and one that it makes itself, names, transfers both ways, pings, the truth about
-//! what is not there, connections from outside. One suite, over the modes and over guests in QEMU and in User-mode Linux.
+//! what is not there, connections from outside. One suite, over the modes and over guests in QEMU and in User-mode Linux, on the
+//! host that runs the router and on another that its network stretches to.
 //!
 //! Read first: [`world`], where everything is; [`suite`], what is asked of it.
 
@@ -26,6 +27,14 @@ fn in_uml(lab: &Lab, mode: Mode) -> Result<(), Unable> {
     let world = World::new(lab, mode)?;
     let guest = Uml::boot(lab, "g", &[lab.path("g.sock")])?;
     // Its processes pay for each system call.
+    suite::run(lab, &world, &guest, 25);
+    Ok(())
+}
+
+/// The guest on another host than the router.
+fn on_another_host(lab: &Lab, mode: Mode) -> Result<(), Unable> {
+    let world = World::stretched(lab, mode)?;
+    let guest = Uml::boot(lab, "g", &[lab.path("g.sock")])?;
     suite::run(lab, &world, &guest, 25);
     Ok(())
 }
@@ -64,6 +73,24 @@ fn host_only_a_guest_in_qemu_has_all_it_needs() {
 fn host_only_a_user_mode_linux_has_all_it_needs() {
     let lab = require!(Lab::new());
     require!(in_uml(&lab, Mode::HostOnly));
+}
+
+#[test]
+fn sockets_a_guest_on_another_host_has_all_it_needs() {
+    let lab = require!(Lab::new());
+    require!(on_another_host(&lab, Mode::Sockets));
+}
+
+#[test]
+fn packet_a_guest_on_another_host_has_all_it_needs() {
+    let lab = require!(Lab::new());
+    require!(on_another_host(&lab, Mode::Packet));
+}
+
+#[test]
+fn host_only_a_guest_on_another_host_has_all_it_needs() {
+    let lab = require!(Lab::new());
+    require!(on_another_host(&lab, Mode::HostOnly));
 }
 
 #[test]

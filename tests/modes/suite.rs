@@ -1,8 +1,9 @@
 //! What is asked of a guest in each mode, with the programs that a small Linux has: busybox.
 
+use crate::lab::daemon::Daemon;
 use crate::lab::process::Place;
 use crate::lab::{Lab, wait_for};
-use crate::world::{FAR6, Mode, PATIENCE, SUM_PORT, World};
+use crate::world::{FAR6, Mode, PATIENCE, STRETCHED_MTU, SUM_PORT, World};
 use std::time::Duration;
 
 /// For transfers, which emulated guests take their time for.
@@ -10,7 +11,7 @@ const LONG: Duration = Duration::from_secs(1800);
 const SCRIPT: &str = "#!/bin/sh\n[ \"$1\" = bound ] || exit 0\nip -4 addr flush dev $interface scope global\n\
                       ip addr add $ip/$mask dev $interface\n[ -z \"$router\" ] || ip route add default via $router\n\
                       [ -z \"$mtu\" ] || ip link set $interface mtu $mtu\n: > /etc/resolv.conf\n\
-                      for server in $dns; do echo \"nameserver $server\" >> /etc/resolv.conf; done\necho \"took $ip \"\n";
+                      for server in $dns; do echo \"nameserver $server\" >> /etc/resolv.conf; done\necho \"took $ip mtu=$mtu \"\n";
 
 struct Guest<'a> {
     world: &'a World,
@@ -29,6 +30,7 @@ pub fn run(lab: &Lab, world: &World, place: &dyn Place, megabytes: usize) {
     guest.transfers(if slow { 10 * megabytes } else { megabytes });
     guest.truths();
     guest.is_reached();
+    guest.has_one_router();
 }
 
 /// An address by DHCP.
@@ -42,6 +44,10 @@ fn dhcp(world: &World, place: &dyn Place) -> String {
     let address = address.unwrap_or_else(|| panic!("no lease: {told}\n{}", world.story())).to_owned();
     let prefix = if world.mode.is_bridged() { "192.0.2." } else { "10.9.0." };
     assert!(address.starts_with(prefix), "{address}");
+    if world.other().is_some() {
+        assert_eq!(place.sh("cat /sys/class/net/eth0/mtu").trim(), STRETCHED_MTU, "its device tells what a tunnel leaves");
+        assert!(told.contains(&format!("mtu={STRETCHED_MTU} ")), "so does the lease: {told}");
+    }
     address
 }
 
@@ -145,6 +151,20 @@ impl Guest<'_> {
             assert!(page.output.contains("a page of the guest"), "{}\n{}", page.output, self.world.story());
         }
         server.kill();
+    }
+
+    /// Of two hosts one runs the router, and gave the lease.
+    fn has_one_router(&self) {
+        let Some(other) = self.world.other() else { return };
+        let ports = |daemon: &Daemon| {
+            let ports = daemon.json(&["show", "ports", "--json"]);
+            let names = ports.as_array().unwrap().iter().map(|port| port["name"].as_str().unwrap().to_owned());
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(ports(other), ["g/0", "lan/overlay"]);
+        let leases = |daemon: &Daemon| daemon.ctl(&["show", "leases"]).output;
+        assert!(leases(&self.world.daemon).contains(&self.address), "{}", leases(&self.world.daemon));
+        assert!(!leases(other).contains(&self.address), "{}", leases(other));
     }
 }
 

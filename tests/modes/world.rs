@@ -2,6 +2,8 @@
 //!
 //! `guest 10.9.0.0/24 | host 192.0.2.1 -- 192.0.2.2 router 198.51.100.1 -- 198.51.100.2 far`. Bridged, the guest is in 192.0.2.0/24, where
 //! the router gives out addresses. Far away are a web server, a name server and two more services; in a host-only network the host has them.
+//!
+//! A network may stretch: `guest 10.9.0.0/24 | other host 203.0.113.2 -- 203.0.113.1 host`, where the host runs its router, and both have one file.
 
 use crate::lab::daemon::Daemon;
 use crate::lab::netns::NetNs;
@@ -15,6 +17,8 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// The host far away.
 pub const FAR: &str = "198.51.100.2";
 pub const FAR6: &str = "2001:db8:2::2";
+/// What a tunnel leaves of 1,500 bytes.
+pub const STRETCHED_MTU: &str = "1450";
 /// Says how long a stream was and what its MD5 sum is.
 pub const SUM_PORT: u16 = 5000;
 
@@ -67,12 +71,23 @@ pub struct World {
     host: NetNs,
     router: NetNs,
     far: NetNs,
+    /// The host that the guest is on where that is another one, and its daemon.
+    other: Option<(NetNs, Daemon)>,
     _servers: Vec<Job>,
 }
 
 impl World {
     /// The world, with a daemon in which port `g/0` waits for a guest on the laboratory's `g.sock`.
     pub fn new(lab: &Lab, mode: Mode) -> Result<World, Unable> {
+        World::of(lab, mode, None)
+    }
+
+    /// The same with the guest on another host, to which the network stretches.
+    pub fn stretched(lab: &Lab, mode: Mode) -> Result<World, Unable> {
+        World::of(lab, mode, Some(NetNs::new(lab, "other")?))
+    }
+
+    fn of(lab: &Lab, mode: Mode, other: Option<NetNs>) -> Result<World, Unable> {
         need_program("busybox", "busybox-static")?;
         need_program("dnsmasq", "dnsmasq-base")?;
         need_program("nginx", "nginx-light")?;
@@ -107,13 +122,27 @@ impl World {
         far.ip("route add default via 198.51.100.1");
         far.ip("-6 route add default via 2001:db8:2::1");
         fs::write(lab.path("resolv.conf"), format!("nameserver {FAR}\n")).unwrap();
-        let text = format!(
-            "[host]\nresolv_conf = \"$DIR/resolv.conf\"\n[networks.lan]\n{}\
-             [guests.g]\nports = [{{ network = \"lan\", socket = \"$DIR/g.sock\" }}]\n",
-            mode.keys()
-        );
-        let daemon = Daemon::start_in(lab, &host, &text);
-        let mut world = World { mode, daemon, host, router, far, _servers: Vec::new() };
+        let resolv = "resolv_conf = \"$DIR/resolv.conf\"\n";
+        let network = format!("[networks.lan]\n{}", mode.keys());
+        let guest = "[guests.g]\nports = [{ network = \"lan\", socket = \"$DIR/g.sock\" }]\n";
+        let (daemon, other) = match other {
+            None => (Daemon::start_in(lab, &host, &format!("[host]\n{resolv}{network}{guest}")), None),
+            Some(other) => {
+                host.veth("un0", &other, "un0");
+                host.address("un0", "203.0.113.1/24");
+                other.address("un0", "203.0.113.2/24");
+                let network = |n: u8| {
+                    let (local, peer) = (format!("203.0.113.{n}"), format!("203.0.113.{}", 3 - n));
+                    format!(
+                        "{network}gateway_host = \"first\"\noverlay = {{ vni = 7, local = \"{local}\", peers = [\"{peer}\"] }}\n"
+                    )
+                };
+                let first = format!("[host]\nname = \"first\"\n{resolv}{}", network(1));
+                let second = Daemon::start_beside(lab, &other, "second", &format!("{}{guest}", network(2)));
+                (Daemon::start_in(lab, &host, &first), Some((other, second)))
+            }
+        };
+        let mut world = World { mode, daemon, host, router, far, other, _servers: Vec::new() };
         world._servers = world.servers(lab);
         Ok(world)
     }
@@ -137,9 +166,15 @@ impl World {
         }
     }
 
+    /// The daemon that the guest is with, where it is not the router's.
+    pub fn other(&self) -> Option<&Daemon> {
+        self.other.as_ref().map(|(_, daemon)| daemon)
+    }
+
     /// What is known on our side, for messages.
     pub fn story(&self) -> String {
-        format!("{}\n{}", self.daemon.ctl(&["show", "drops"]).output, self.daemon.log())
+        let story = |daemon: &Daemon| format!("{}\n{}", daemon.ctl(&["show", "drops"]).output, daemon.log());
+        format!("{}\n{}", story(&self.daemon), self.other().map(story).unwrap_or_default())
     }
 
     fn servers(&self, lab: &Lab) -> Vec<Job> {
