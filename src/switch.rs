@@ -269,14 +269,17 @@ fn nic_spec(port: &Port, told: &HashSet<&str>) -> NicSpec {
         isolated: port.isolated,
         pass_reserved: port.pass_reserved,
         // Behind an uplink are many stations, and what holds their storms is the physical network. Behind a tunnel nothing does.
-        budgets: if port.is_uplink && !is_tunnel { UNLIMITED } else { Budgets::default() },
+        budgets: if port.is_uplink && !is_tunnel { unlimited() } else { Budgets::default() },
         budgets_each: is_tunnel,
         told: tunnel.is_some_and(|vtep| told.contains(vtep)),
     }
 }
 
-const UNLIMITED: Budgets =
-    Budgets { broadcast: Budget::UNLIMITED, multicast: Budget::UNLIMITED, unknown: Budget::UNLIMITED };
+/// Only what goes round a loop ends.
+fn unlimited() -> Budgets {
+    let all = Budget::UNLIMITED;
+    Budgets { broadcast: all, multicast: all, unknown: all, ..Budgets::default() }
+}
 
 /// Puts a port's static stations into the forwarding table of its network.
 fn add_stations(inbox: &Changes, bridge: BridgeId, nic: NicId, port: &Port) -> io::Result<()> {

@@ -99,7 +99,8 @@ fn dhclient_gets_an_address_keeps_it_over_a_restart_and_gives_it_back() {
     }
 
     wait_for("the leases to be written", PATIENCE, || {
-        fs::read_to_string(lab.path("state/leases-lan.json")).unwrap_or_default().contains(&address)
+        let written = fs::read_to_string(lab.path("state/leases-lan.json")).unwrap_or_default();
+        written.contains(&address) && written.contains("fd09::77")
     });
     daemon.kill9();
     daemon.restart();

@@ -34,7 +34,7 @@ fn a_loop_is_held_and_doctor_names_the_station_and_the_ports() {
     other.address("eth0", "10.7.0.2/24");
     let mac = guest.sh("cat /sys/class/net/eth0/address").trim().to_owned();
     assert!(guest.reaches("10.7.0.2", PATIENCE).is_some());
-    outside.sh("ip link add br0 type bridge && ip link set br0 up && ip link set x0 master br0 up && ip link set x1 master br0 up");
+    outside.sh("ip link add br0 type bridge && ip link set x0 master br0 up && ip link set x1 master br0 up && ip link set br0 up");
     // What the guest sends to everybody goes round: in by one port, out by the other.
     let flapping = || {
         let _ = guest.run("ping -b -c 3 -i 0.2 -W 1 10.7.0.255", PATIENCE);
@@ -67,7 +67,7 @@ fn two_hosts_joined_beside_their_tunnel_hold_a_station_and_doctor_names_the_port
     let [h1, h2, g1, g2, outside] = ["h1", "h2", "g1", "g2", "join"].map(|label| NetNs::new(&lab, label));
     let hosts = [require!(h1), require!(h2)];
     let (guests, outside) = ([require!(g1), require!(g2)], require!(outside));
-    // What joins them says nothing itself: a frame of a station in the ring goes round on, as far as the budgets let it.
+    // What joins them speaks when the ring is closed, by both of its ends (it joins a group). Before, its frames would go one way round, and move nobody.
     outside.sh("sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1");
     hosts[0].veth("u0", &hosts[1], "u0");
     let start = |n: usize| {
@@ -96,7 +96,7 @@ fn two_hosts_joined_beside_their_tunnel_hold_a_station_and_doctor_names_the_port
     let station = stations.as_array().unwrap().iter().find(|one| one["mac"] == mac.as_str()).expect("the guest");
     assert_eq!((&station["vni"], &station["peer"]), (&77.into(), &"192.0.2.1".into()), "{station}");
     assert_eq!((&station["port"], &station["static"]), (&"tenant/overlay".into(), &false.into()), "{station}");
-    outside.sh("ip link add br0 type bridge && ip link set br0 up && ip link set x0 master br0 up && ip link set x1 master br0 up");
+    outside.sh("ip link add br0 type bridge && ip link set x0 master br0 up && ip link set x1 master br0 up && ip link set br0 up");
     let mut seen = serde_json::Value::Null;
     // On the guest's own host its frames come back by both; the other host has them from both.
     for daemon in &daemons {

@@ -51,7 +51,7 @@ fn a_warm_worker_allocates_nothing_per_frame() {
         for (nic, rig) in rigs.iter().enumerate() {
             let (nic, membership) = (NicId(nic as u16), membership(nic));
             let budget = Budget::per_second(10_000_000);
-            let budgets = Budgets { broadcast: budget, multicast: budget, unknown: budget };
+            let budgets = Budgets { broadcast: budget, multicast: budget, unknown: budget, held: budget };
             let spec = NicSpec { membership, budgets, ..NicSpec::default() };
             assert!(worker.apply(Change::AddNic { nic, bridge: BridgeId(0), spec }));
             assert!(worker.apply(Change::Attach { nic, lane: 0, port: Box::new(rig.port().unwrap()) }));

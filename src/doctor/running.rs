@@ -75,7 +75,9 @@ pub(super) fn loops(socket: &Path) -> Vec<Check> {
 
 fn of(network: &NetworkStatus) -> Check {
     let name = format!("loops of {}", network.name);
-    let Some(Flapping { mac, vlan, between: [home, other], peer, moves, held_s }) = network.flapping.first() else {
+    // The one of which most is known: the other host, and then how often it moved.
+    let told = network.flapping.iter().max_by_key(|one| (one.peer.is_some(), one.moves));
+    let Some(Flapping { mac, vlan, between: [home, other], peer, moves, held_s }) = told else {
         return Check::fine(name, "no station moves to and fro");
     };
     let vlan = vlan.map_or_else(String::new, |vlan| format!(" in VLAN {vlan}"));

@@ -45,7 +45,11 @@ fn dhcp(world: &World, place: &dyn Place) -> String {
     let prefix = if world.mode.is_bridged() { "192.0.2." } else { "10.9.0." };
     assert!(address.starts_with(prefix), "{address}");
     if world.other().is_some() {
-        assert_eq!(place.sh("cat /sys/class/net/eth0/mtu").trim(), STRETCHED_MTU, "its device tells what a tunnel leaves");
+        assert_eq!(
+            place.sh("cat /sys/class/net/eth0/mtu").trim(),
+            STRETCHED_MTU,
+            "its device tells what a tunnel leaves"
+        );
         assert!(told.contains(&format!("mtu={STRETCHED_MTU} ")), "so does the lease: {told}");
     }
     address

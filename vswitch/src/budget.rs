@@ -34,6 +34,8 @@ pub enum Traffic {
     Multicast,
     /// To an address that nobody was heard with.
     Unknown,
+    /// Any of these from a station that moved to and fro, and is held.
+    Held,
 }
 
 impl Traffic {
@@ -43,6 +45,7 @@ impl Traffic {
             Traffic::Broadcast => DropReason::BroadcastBudget,
             Traffic::Multicast => DropReason::MulticastBudget,
             Traffic::Unknown => DropReason::UnknownBudget,
+            Traffic::Held => DropReason::Flapping,
         }
     }
 }
@@ -57,6 +60,9 @@ pub struct Budgets {
     /// Default 20,000 a second: what is sent before the first answer, of thousands of connections at once. Not charged when only one other
     /// port is in the segment: that is no copy, and no more than a known address would cost.
     pub unknown: Budget,
+    /// Default 100 a second, of all stations behind the port that are held together: enough for one whose address another has, too, and an end to
+    /// frames that go round a loop.
+    pub held: Budget,
 }
 
 impl Default for Budgets {
@@ -65,6 +71,7 @@ impl Default for Budgets {
             broadcast: Budget::per_second(10_000),
             multicast: Budget::per_second(50_000),
             unknown: Budget::per_second(20_000),
+            held: Budget::per_second(100),
         }
     }
 }
@@ -108,6 +115,7 @@ pub(crate) struct Pacers {
     broadcast: Pacer,
     multicast: Pacer,
     unknown: Pacer,
+    held: Pacer,
 }
 
 impl Pacers {
@@ -116,6 +124,7 @@ impl Pacers {
             broadcast: Pacer::new(budgets.broadcast),
             multicast: Pacer::new(budgets.multicast),
             unknown: Pacer::new(budgets.unknown),
+            held: Pacer::new(budgets.held),
         }
     }
 
@@ -125,6 +134,7 @@ impl Pacers {
             Traffic::Broadcast => self.broadcast.allows(now),
             Traffic::Multicast => self.multicast.allows(now),
             Traffic::Unknown => self.unknown.allows(now),
+            Traffic::Held => self.held.allows(now),
         }
     }
 
@@ -134,6 +144,7 @@ impl Pacers {
             Traffic::Broadcast => self.broadcast.charge(now),
             Traffic::Multicast => self.multicast.charge(now),
             Traffic::Unknown => self.unknown.charge(now),
+            Traffic::Held => self.held.charge(now),
         }
     }
 }

@@ -13,7 +13,7 @@
 //!               that moves to and fro (Flapping); where control says who is behind the NIC, nobody who is behind another one that works (SpoofedSource)
 //!   inspect     what the packet says of its sender: SpoofedAddress, SpoofedArp, SpoofedNd, RogueDhcp, RogueRa (`inspect.rs`)
 //!   learn       the source is behind the origin NIC, unless control says who is
-//!   destination known: SamePort, Isolated, NotReady or forward; group or unknown: NoDestination, over budget or flood
+//!   destination known: SamePort, Isolated, NotReady or forward; group or unknown: NoDestination, over budget (Flapping for a source that is held) or flood
 //! ```
 //!
 //! What consecutive frames share is decided once: see `memo.rs`.
@@ -136,7 +136,7 @@ impl Bridge {
 
         if is_group {
             let traffic = if Mac::from_bits(to).is_broadcast() { Traffic::Broadcast } else { Traffic::Multicast };
-            decision.outcome = self.flooded(memo, decision.segment, traffic);
+            decision.outcome = self.flooded(memo, source, traffic);
             return decision;
         }
         let destination = Key::new(decision.segment, to);
@@ -145,7 +145,7 @@ impl Bridge {
             return decision;
         }
         if destination != memo.destination {
-            self.look_up(memo, &ingress, destination);
+            self.look_up(memo, &ingress, source, destination);
         }
         decision.outcome = memo.outcome;
         decision
@@ -194,11 +194,11 @@ impl Bridge {
     }
 
     /// Finds the outcome for one station's address.
-    fn look_up(&self, memo: &mut Memo, ingress: &Ingress, destination: Key) {
+    fn look_up(&self, memo: &mut Memo, ingress: &Ingress, source: Key, destination: Key) {
         let segment = destination.segment();
         let Some(nic) = self.fdb.find(destination, memo.tick) else {
             (memo.destination, memo.towards) = (Key::NONE, None);
-            memo.outcome = self.flooded(memo, segment, Traffic::Unknown);
+            memo.outcome = self.flooded(memo, source, Traffic::Unknown);
             return;
         };
         memo.destination = destination;
@@ -221,9 +221,10 @@ impl Bridge {
         }
     }
 
-    /// The outcome for a frame that goes to everybody.
-    fn flooded(&self, memo: &Memo, segment: Segment, traffic: Traffic) -> Outcome {
-        let mut receivers = self.receivers(memo.origin, segment);
+    /// The outcome for a frame that goes to everybody in its source's segment.
+    fn flooded(&self, memo: &Memo, source: Key, traffic: Traffic) -> Outcome {
+        let traffic = if self.fdb.is_held(source, memo.tick) { Traffic::Held } else { traffic };
+        let mut receivers = self.receivers(memo.origin, source.segment());
         if receivers.next().is_none() {
             return Outcome::Drop(DropReason::NoDestination);
         }

@@ -99,6 +99,12 @@ impl Fdb {
         (!self.is_expired(&record, now)).then_some(record.nic)
     }
 
+    /// Whether a station moved to and fro and is held where it was.
+    #[inline]
+    pub fn is_held(&self, key: Key, now: Tick) -> bool {
+        self.flaps.holds(key, now)
+    }
+
     /// Whether a station is behind a NIC by a static entry.
     pub fn is_fixed(&self, key: Key, nic: NicId) -> bool {
         self.table.find(key).is_some_and(|(_, record)| record.kind == Kind::Static && record.nic == nic)

@@ -49,7 +49,12 @@ fn guarded_spec() -> impl Strategy<Value = NicSpec> {
     let guard = prop::option::weighted(0.3, (1..6u8).prop_map(mac));
     (spec(), guard, any::<bool>(), 0..40u32).prop_map(|(spec, guard, pass_reserved, burst)| {
         let few = Budget { per_second: 1, burst };
-        NicSpec { guard, pass_reserved, budgets: Budgets { broadcast: few, multicast: few, unknown: few }, ..spec }
+        NicSpec {
+            guard,
+            pass_reserved,
+            budgets: Budgets { broadcast: few, multicast: few, unknown: few, held: few },
+            ..spec
+        }
     })
 }
 

@@ -310,6 +310,13 @@ fn where_two_ports_are_joined_outside_copies_are_dropped_and_the_station_stays()
         panic!("{flapping:?}")
     };
     assert_eq!((address, moves), (mac(1), 201), "those that were refused are counted");
+    // It has few copies while it is held: what comes round by its own port ends.
+    for (to, few) in [(Mac::BROADCAST, 3 * 99), (mac(77), 0), (mac(9), 256)] {
+        let storm = vec![(frame(to, mac(1)), Offload::NONE); 64];
+        assert_eq!((0..4).map(|_| net.burst(0, &storm).len()).sum::<usize>(), few, "{to}");
+    }
+    assert_eq!(net.dropped(0, &from_guest), DropReason::Flapping);
+    assert_eq!(net.reaches(1, &frame(Mac::BROADCAST, mac(9))), [0, 2, 3], "others have what they had");
     net.advance(Duration::from_secs(61));
     assert_eq!(net.reaches(2, &from_guest), [0, 1, 3], "later it is believed again");
 }

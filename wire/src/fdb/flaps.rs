@@ -7,7 +7,8 @@
 //! turn. Whoever was there first is held to be right: copies come after what they are copies of. A station that pauses is, for as long as it pauses, where
 //! its last frame's copy came from, or where a neighbour has used its address; so a pause makes no new home. That is only where it was heard [`LIVED`] after
 //! it had moved there. What is held ages like any entry, so a station that has really gone elsewhere is found there when it has been silent for long enough,
-//! or when the hold is over.
+//! or when the hold is over. A frame of a station in the ring itself goes round one way all the same, where the hosts of the ring hold it in one direction: so what
+//! is held may have few frames copied to everybody (`Traffic::Held` of a bridge), and one frame that is dropped ends its round.
 //! Read first: RFC 7432 section 15.1, which does the same between tunnel endpoints, with more patience.
 
 use crate::{Mac, NicId, Segment};
@@ -59,22 +60,31 @@ struct Watched {
 }
 
 /// See the module's documentation.
-pub(super) struct Flaps(Vec<Watched>);
+pub(super) struct Flaps {
+    watched: Vec<Watched>,
+    /// When the last hold is over.
+    until: u32,
+}
 
 impl Flaps {
     pub(super) fn new() -> Flaps {
-        Flaps(Vec::with_capacity(WATCHED))
+        Flaps { watched: Vec::with_capacity(WATCHED), until: 0 }
     }
 
     /// Whether a station may not move now.
-    #[cold]
+    #[inline]
     pub(super) fn holds(&self, key: Key, now: Tick) -> bool {
-        self.0.iter().any(|watched| watched.key == key && now.0 < watched.until)
+        now.0 < self.until && self.is_held(key, now)
+    }
+
+    #[cold]
+    fn is_held(&self, key: Key, now: Tick) -> bool {
+        self.watched.iter().any(|watched| watched.key == key && now.0 < watched.until)
     }
 
     /// A station that is held was heard elsewhere.
     pub(super) fn refused(&mut self, key: Key, other: NicId) {
-        if let Some(watched) = self.0.iter_mut().find(|watched| watched.key == key) {
+        if let Some(watched) = self.watched.iter_mut().find(|watched| watched.key == key) {
             watched.other = other;
             watched.moves += 1;
         }
@@ -90,21 +100,21 @@ impl Flaps {
         Tick(now): Tick,
     ) -> Option<NicId> {
         let new = Watched { key, home: from, other: to, since: now, count: 0, last: now, until: 0, moves: 0 };
-        let at = match self.0.iter().position(|watched| watched.key == key) {
+        let at = match self.watched.iter().position(|watched| watched.key == key) {
             Some(at) => at,
-            None if self.0.len() < WATCHED => {
-                self.0.push(new);
-                self.0.len() - 1
+            None if self.watched.len() < WATCHED => {
+                self.watched.push(new);
+                self.watched.len() - 1
             }
             None => {
                 // Who has been quiet longest gives way, those that are held last.
-                let all = self.0.iter().enumerate();
+                let all = self.watched.iter().enumerate();
                 let (at, _) = all.min_by_key(|(_, watched)| (now < watched.until, watched.last))?;
-                *self.0.get_mut(at)? = new;
+                *self.watched.get_mut(at)? = new;
                 at
             }
         };
-        let watched = self.0.get_mut(at)?;
+        let watched = self.watched.get_mut(at)?;
         if now.saturating_sub(watched.since) >= WINDOW {
             (watched.since, watched.count) = (now, 0);
             if heard.saturating_sub(watched.last) >= LIVED {
@@ -121,24 +131,25 @@ impl Flaps {
             return None;
         }
         watched.until = now.saturating_add(HOLD);
+        self.until = self.until.max(watched.until);
         (watched.since, watched.count) = (watched.until, 0);
         Some(watched.home)
     }
 
     /// A station is forgotten, and with it that it moved.
     pub(super) fn forget_station(&mut self, key: Key) {
-        self.0.retain(|watched| watched.key != key);
+        self.watched.retain(|watched| watched.key != key);
     }
 
     /// A NIC is gone: nobody is held there.
     pub(super) fn forget(&mut self, nic: NicId) {
-        self.0.retain(|watched| watched.home != nic && watched.other != nic);
+        self.watched.retain(|watched| watched.home != nic && watched.other != nic);
     }
 
     /// Stations that are held, or were lately.
     pub(super) fn iter(&self, Tick(now): Tick) -> impl Iterator<Item = Flap> {
         let lately = move |watched: &&Watched| watched.until > 0 && now < watched.until.saturating_add(REMEMBERED);
-        self.0.iter().filter(lately).map(move |watched| Flap {
+        self.watched.iter().filter(lately).map(move |watched| Flap {
             segment: watched.key.segment(),
             mac: Mac::from_bits(watched.key.mac()),
             home: watched.home,
