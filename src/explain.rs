@@ -3,7 +3,7 @@
 //! Invariant: it says what `up` would make, from the same [`Config`] that `up` carries out, and changes nothing.
 
 use crate::{
-    config::{Attach, Config, ConfigError, Host, Idle, Network, Port, Role, Segment, Tagging, Target, Vtep},
+    config::{Attach, Config, ConfigError, Host, Idle, Network, Overlay, Port, Role, Segment, Tagging, Target, Vtep},
     subnets,
     table::{Table, some},
 };
@@ -97,6 +97,16 @@ fn network(network: &Network, config: &Config) -> String {
     facts.extend(network.mtu.map(|mtu| format!("MTU {mtu}")));
     facts.push(plural(ports.len(), "port"));
     let mut text = format!("network {}: {}\n", network.name, facts.join(", "));
+    if let Some(overlay) = &network.overlay {
+        text.push_str(&format!(
+            "  stretched by {} to {}\n",
+            overlay.vtep,
+            beyond(overlay, config).unwrap_or_else(|| "nobody".to_owned())
+        ));
+        if network.mtu.is_none() {
+            text.push_str("  MTU: what the way to the other hosts leaves, found out at the start\n");
+        }
+    }
     for segment in network.segments() {
         if let Some(vid) = segment.vid() {
             text.push_str(&format!("  VLAN {vid}, routed: {}\n", addresses(&segment, config).join(", ")));
@@ -119,6 +129,17 @@ fn network(network: &Network, config: &Config) -> String {
     }
     text.push_str(&table.to_string());
     text
+}
+
+/// Who is at the other ends of an overlay, as far as the file says it; nothing where nobody can be.
+fn beyond(overlay: &Overlay, config: &Config) -> Option<String> {
+    let peers: Vec<String> = overlay.peers.iter().chain(&overlay.group).map(ToString::to_string).collect();
+    let named = (!peers.is_empty()).then(|| some(&peers, NAMED));
+    let anyone = overlay.anyone.then(|| "anyone who is heard".to_owned());
+    let is_told = config.vteps.iter().any(|vtep| vtep.name == overlay.vtep && vtep.evpn.is_some());
+    let told = is_told.then(|| "those that BGP tells of".to_owned());
+    let all: Vec<String> = named.into_iter().chain(told).chain(anyone).collect();
+    (!all.is_empty()).then(|| all.join(", and "))
 }
 
 /// What guests' addresses are in a segment, and who gives them out.
@@ -180,6 +201,9 @@ fn notes(config: &Config) -> Vec<String> {
     for network in &config.networks {
         if config.ports_of(&network.name).next().is_none() {
             notes.push(format!("network {} has no ports", network.name));
+        }
+        if network.overlay.as_ref().is_some_and(|overlay| beyond(overlay, config).is_none()) {
+            notes.push(format!("network {}: it reaches no other host; give its overlay `peers`", network.name));
         }
         if let Some(gateway) = &network.gateway_host {
             let (network, own) = (&network.name, &config.host.name);

@@ -41,7 +41,7 @@ pub use names::Name;
 pub use nat::{Nat, NatEngine, Proto, Publish, Target, Via};
 
 pub use network::MTU_MAX;
-pub use overlay::Vtep;
+pub use overlay::{Overlay, Vtep};
 pub use sealing::Sealing;
 pub use seat::Seat;
 pub use segment::{Segment, Vlan};

@@ -29,8 +29,8 @@ fn of(config: &Config, vtep: &Vtep, told: &[PeerEntry]) -> Option<Check> {
         .flat_map(|overlay| overlay.peers.iter().copied())
         .collect();
     // Those that were told by BGP. Strangers are not asked: whoever forges a source must not have us send to it.
-    let of_vtep = told.iter().filter(|peer| peer.vtep == vtep.name && peer.source != "heard");
-    peers.extend(of_vtep.filter_map(|peer| peer.address.parse::<IpAddr>().ok()));
+    let told: Vec<&PeerEntry> = told.iter().filter(|peer| peer.vtep == vtep.name && peer.source != "heard").collect();
+    peers.extend(told.iter().filter_map(|peer| peer.address.parse::<IpAddr>().ok()));
     if peers.is_empty() {
         return None;
     }
@@ -88,5 +88,21 @@ fn of(config: &Config, vtep: &Vtep, told: &[PeerEntry]) -> Option<Check> {
         })
         .collect();
     let widths: Vec<String> = widths.iter().map(ToString::to_string).collect();
-    Some(Check::fine(name, format!("packets of {} bytes arrive at all {} hosts", widths.join(", "), ways.len())))
+    let unheard = unheard(&told);
+    let heard = match unheard.is_empty() {
+        true => String::new(),
+        false => format!(
+            "; no packet of a tunnel has come from {} yet: if guests there have spoken, let UDP port {} in, here and there",
+            some(&unheard, NAMED),
+            vtep.udp()
+        ),
+    };
+    let widths = widths.join(", ");
+    Some(Check::fine(name, format!("packets of {widths} bytes arrive at all {} hosts{heard}", ways.len())))
+}
+
+/// Endpoints that a daemon which runs has not heard in any of its networks.
+fn unheard(told: &[&PeerEntry]) -> Vec<String> {
+    let never = told.iter().filter(|peer| peer.silent_s.is_none()).map(|peer| peer.address.clone());
+    never.collect::<BTreeSet<_>>().into_iter().collect()
 }

@@ -39,7 +39,12 @@ fn unit_files_and_the_speakers_configuration_are_right() {
     let said = host.run(&format!("systemd-analyze verify --man=no --generators=no{files}"), PATIENCE);
     assert!(said.ok() && said.output.trim().is_empty(), "{}", said.output);
     let file = lab.path("gobgpd.toml");
-    fs::write(&file, block(&document, "[global.config]")).unwrap();
-    let said = host.run(&format!("gobgpd -f {} -d", file.display()), PATIENCE);
-    assert!(said.ok() && !said.output.contains("error"), "{}", said.output);
+    let one = block(&document, "[global.config]");
+    let reflector = block(&document, "  [neighbors.route-reflector.config]");
+    let timers = "  [neighbors.timers.config]\n";
+    for text in [one.clone(), one.replace(timers, &format!("{reflector}\n{timers}"))] {
+        fs::write(&file, &text).unwrap();
+        let said = host.run(&format!("gobgpd -f {} -d", file.display()), PATIENCE);
+        assert!(said.ok() && !said.output.contains("error"), "{text}\n{}", said.output);
+    }
 }

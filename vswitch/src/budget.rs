@@ -58,7 +58,7 @@ pub struct Budgets {
     /// Default 50,000 a second: half a gigabit of multicast video.
     pub multicast: Budget,
     /// Default 20,000 a second: what is sent before the first answer, of thousands of connections at once. Not charged when only one other
-    /// port is in the segment: that is no copy, and no more than a known address would cost.
+    /// port is in the segment, and no tunnel: that is no copy, and no more than a known address would cost.
     pub unknown: Budget,
     /// Default 100 a second, of all stations behind the port that are held together: enough for one whose address another has, too, and an end to
     /// frames that go round a loop.
@@ -159,6 +159,11 @@ pub(crate) struct Payers(Box<[Pacers]>);
 impl Payers {
     pub(crate) fn new(budgets: Budgets, each: bool) -> Payers {
         Payers(vec![Pacers::new(budgets); if each { EACH } else { 1 }].into())
+    }
+
+    /// Whether each endpoint behind the port pays for itself.
+    pub(crate) fn is_each(&self) -> bool {
+        self.0.len() > 1
     }
 
     /// Whether one more frame of this kind, from this lane, is within its budget.

@@ -224,16 +224,27 @@ impl Bridge {
     /// The outcome for a frame that goes to everybody in its source's segment.
     fn flooded(&self, memo: &Memo, source: Key, traffic: Traffic) -> Outcome {
         let traffic = if self.fdb.is_held(source, memo.tick) { Traffic::Held } else { traffic };
-        let mut receivers = self.receivers(memo.origin, source.segment());
-        if receivers.next().is_none() {
+        let segment = source.segment();
+        if self.receivers(memo.origin, segment).next().is_none() {
             return Outcome::Drop(DropReason::NoDestination);
         }
-        let is_free = traffic == Traffic::Unknown && receivers.next().is_none();
         let member = self.members.get(memo.origin);
-        if !is_free && !member.is_some_and(|member| member.pacers.allows(memo.lane, traffic, memo.now)) {
+        if !self.is_free(memo.origin, segment, traffic)
+            && !member.is_some_and(|member| member.pacers.allows(memo.lane, traffic, memo.now))
+        {
             return Outcome::Drop(traffic.over_budget());
         }
         Outcome::Flood(traffic)
+    }
+}
+
+impl Bridge {
+    /// Whether a frame to everybody costs no more than one to a known address: there is one port that may have the station, and it is no tunnel, which
+    /// sends it to each of its endpoints.
+    pub(crate) fn is_free(&self, origin: NicId, segment: Segment, traffic: Traffic) -> bool {
+        let mut receivers = self.receivers(origin, segment);
+        let only = receivers.next().filter(|_| traffic == Traffic::Unknown && receivers.next().is_none());
+        only.and_then(|only| self.members.get(only.nic)).is_some_and(|only| !only.pacers.is_each())
     }
 }
 

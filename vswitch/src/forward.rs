@@ -131,8 +131,9 @@ impl Bridge {
         frame: Frame,
         egress: &mut Egress,
     ) {
-        let is_free = traffic == Traffic::Unknown && self.receivers(memo.origin, decision.segment).nth(1).is_none();
-        if !is_free && let Some(member) = self.members.get_mut(memo.origin) {
+        if !self.is_free(memo.origin, decision.segment, traffic)
+            && let Some(member) = self.members.get_mut(memo.origin)
+        {
             member.pacers.charge(memo.lane, traffic, memo.now);
         }
         let mut last = None;

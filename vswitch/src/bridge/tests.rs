@@ -328,6 +328,9 @@ fn an_unknown_address_with_one_possible_place_is_no_flood() {
     net.add(1, nic_spec(|spec| (spec.budgets.unknown, spec.budgets.broadcast) = (none, none)), 1);
     assert_eq!(net.burst(1, &vec![(frame(mac(9), mac(1)), Offload::NONE); 64]).len(), 64);
     assert_eq!(net.dropped(1, &frame(Mac::BROADCAST, mac(1))), DropReason::BroadcastBudget);
+    // A tunnel sends it to all of its endpoints.
+    net.add(0, nic_spec(|spec| spec.budgets_each = true), 1);
+    assert_eq!(net.dropped(1, &frame(mac(9), mac(1))), DropReason::UnknownBudget);
 }
 
 #[test]
