@@ -224,6 +224,12 @@ fn thousands_of_stations_of_a_peer_are_known_while_frames_go_on() {
     println!("pings meanwhile, all answered: {}", pings.none_lost());
 }
 
+/// What a daemon has said, and what it knows.
+fn knows(daemon: &Daemon) -> String {
+    let shown = ["fdb", "peers", "drops"].map(|what| daemon.ctl(&["show", what]).output);
+    format!("{}\n{}", daemon.log(), shown.join("\n"))
+}
+
 #[test]
 fn without_their_speakers_hosts_go_on_and_everything_is_announced_when_they_are_back() {
     let lab = require!(Lab::new());
@@ -249,6 +255,12 @@ fn without_their_speakers_hosts_go_on_and_everything_is_announced_when_they_are_
         let lacks = |daemon: &Daemon| daemon.ctl(&["show", "networks", "--json"]).output.contains("no BGP speaker");
         wait_for("both to miss their speakers", PATIENCE, || both.iter().all(|(.., daemon)| lacks(daemon)));
         assert_eq!(both[0].2.json(&["show", "peers", "--json"])[0]["address"], local(2));
+        let kept = both[0].1.reaches("10.7.0.2", PATIENCE).is_some();
+        assert!(
+            kept,
+            "the tunnels keep what they knew: {}",
+            both.iter().map(|(.., daemon)| knows(daemon)).collect::<String>()
+        );
         let back = now();
         both.iter_mut().for_each(|(speaker, ..)| speaker.restart());
         let missing = || {

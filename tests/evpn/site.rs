@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, fs};
 use super::lab::daemon::Daemon;
 use super::lab::iperf::{Iperf, iperf};
 use super::lab::netns::NetNs;
-use super::lab::process::{Job, Place};
+use super::lab::process::{Job, Place, signal};
 use super::lab::site::{broadcasts, stream};
 use super::lab::{Lab, Unable, holds_within, need_program, wait_for};
 
@@ -52,13 +52,19 @@ impl<'s> Speaker<'s> {
         host.spawn(&format!("exec gobgpd -f {config} --pprof-disable --api-hosts unix://{socket}"))
     }
 
-    /// It hangs from here on.
+    /// It hangs from here on: each of its threads has stopped.
     pub fn hang(&self) {
-        let netns = self.host.netns_name();
-        let each = "grep -qx gobgpd /proc/$p/comm && kill -STOP $p";
-        let all = format!("for p in $(ip netns pids {netns}); do {each}; done; true");
-        let done = std::process::Command::new("sh").args(["-c", &all]).status();
-        assert!(done.is_ok_and(|status| status.success()));
+        let told = std::process::Command::new("ip").args(["netns", "pids", self.host.netns_name()]).output();
+        let pids = String::from_utf8_lossy(&told.expect("ip").stdout).into_owned();
+        let is_speaker =
+            |pid: &&str| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == "gobgpd\n");
+        let pid: u32 = pids.lines().find(is_speaker).and_then(|pid| pid.parse().ok()).expect("gobgpd");
+        signal(pid, "STOP");
+        let stopped = |task: fs::DirEntry| {
+            fs::read_to_string(task.path().join("status")).is_ok_and(|it| it.contains("State:\tT"))
+        };
+        let threads = || fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");
+        wait_for("gobgpd to stop", PATIENCE, || threads().flatten().all(stopped));
     }
 
     /// Starts it again, after it was killed.
