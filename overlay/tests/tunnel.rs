@@ -76,6 +76,26 @@ fn a_super_frame_is_cut_once_and_put_together_again() {
 }
 
 #[test]
+fn super_frames_of_one_burst_leave_in_long_runs_though_a_batch_has_no_room_for_all() {
+    for under in [Under::Sockets, Under::Sealed] {
+        let (mut a, mut b) = pair(&under, 1500);
+        // More segments than messages, and first bytes, that a batch has room for.
+        let (each, count) = (48_000, 4);
+        for _ in 0..4 {
+            a.send(0, &vec![tcp(each, 1000); count]);
+            let (mut frames, mut bytes) = (0, 0);
+            while bytes < each * count {
+                let got = b.receive(1);
+                frames += got.len();
+                bytes += got.iter().map(|(_, bytes, _)| bytes.len() - 54).sum::<usize>();
+            }
+            // A run is as long as a message can be; where it ends, or has the end of one super-frame and the begin of another, there are two frames of one.
+            assert!(bytes == each * count && frames < 2 * count, "{frames} frames with {bytes} bytes");
+        }
+    }
+}
+
+#[test]
 fn a_super_frame_of_longer_segments_than_fit_is_cut_smaller() {
     for under in Under::all() {
         let (mut a, mut b) = pair(&under, 1400);

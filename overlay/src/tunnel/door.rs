@@ -114,11 +114,15 @@ impl Door {
             && len <= run.size
             && run.count < MOST_CUT
             && run.bytes + len <= MOST_BYTES
-            && match contents {
+        {
+            let joined = match contents {
                 Contents::Frame(front, body) => self.batch.join(front, body.iter().copied()),
                 Contents::Room(len) => self.batch.join_room(*len, std::iter::empty()),
+            };
+            // As a message of its own it would find room, and so would all that follow: one by one.
+            if !joined {
+                return false;
             }
-        {
             run.count += 1;
             run.bytes += len;
             if let Some(carried) = self.carried.last_mut() {

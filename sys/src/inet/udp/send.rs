@@ -68,7 +68,8 @@ unsafe impl Send for SendBatch {}
 
 impl Default for SendBatch {
     fn default() -> Self {
-        SendBatch::with_room(BATCH * FRONT)
+        // As many first bytes as there can be pieces behind them, each datagram having one at least.
+        SendBatch::with_room(PARTS / 2 * FRONT)
     }
 }
 
