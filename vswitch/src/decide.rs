@@ -236,9 +236,7 @@ impl Bridge {
         }
         Outcome::Flood(traffic)
     }
-}
 
-impl Bridge {
     /// Whether a frame to everybody costs no more than one to a known address: there is one port that may have the station, and it is no tunnel, which
     /// sends it to each of its endpoints.
     pub(crate) fn is_free(&self, origin: NicId, segment: Segment, traffic: Traffic) -> bool {
