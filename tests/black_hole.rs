@@ -34,7 +34,7 @@ fn a_way_that_loses_long_packets_in_silence_is_found_and_fitted() {
         site.hosts.iter().for_each(|host| drop(host.sh("sysctl -q -w 'net.ipv4.ping_group_range=0 2147483647'")));
         // A link takes nothing longer than its end's MTU and four bytes, room for a VLAN tag; the other end is not told.
         site.hosts[1].ip("link set u0 mtu 1396");
-        let daemons = [site.ours(&lab, 0), site.ours(&lab, 1)];
+        let mut daemons = [site.ours(&lab, 0), site.ours(&lab, 1)];
         let around = if v6 { 70 } else { 50 };
         let mtu = || daemons[0].json(&["show", "peers", "--json"])[0]["mtu"].clone();
         wait_for("the way to be tried", PATIENCE, || mtu() == 1400 - around);
@@ -53,6 +53,12 @@ fn a_way_that_loses_long_packets_in_silence_is_found_and_fitted() {
         site.hosts[1].ip("link set u0 mtu 1500");
         let (state, detail) = ways(&site, &daemons[0]);
         assert!(state == "ok" && detail.contains("packets of 1500 bytes arrive at all 1 hosts"), "{state} {detail}");
+        assert!(!detail.contains("no packet of a tunnel"), "{detail}");
+        daemons[1].terminate();
+        daemons[0].restart();
+        let (state, detail) = ways(&site, &daemons[0]);
+        let unheard = format!("no packet of a tunnel has come from {} yet", site.address(1));
+        assert!(state == "ok" && detail.contains(&unheard) && detail.contains("UDP port 4789"), "{state} {detail}");
         site.hosts[1].sh("sysctl -q -w net.ipv4.icmp_echo_ignore_all=1 net.ipv6.icmp.echo_ignore_all=1");
         let (state, detail) = ways(&site, &daemons[0]);
         assert!(state == "warning" && detail.contains("no answer to echo requests"), "{state} {detail}");

@@ -129,6 +129,23 @@ fn check_explains_a_right_file() {
 }
 
 #[test]
+fn check_says_whom_a_network_is_stretched_to() {
+    let cases = [
+        ("peers = [\"192.0.2.2\", \"192.0.2.3\"]", "192.0.2.2, 192.0.2.3"),
+        ("group = \"239.1.1.1\"", "239.1.1.1"),
+        ("peers = [\"192.0.2.2\"], anyone = true", "192.0.2.2, and anyone who is heard"),
+        ("suppress = true", "nobody"),
+    ];
+    for (keys, whom) in cases {
+        let place = Place::new(&format!("[networks.t]\noverlay = {{ vni = 7, local = \"192.0.2.1\", {keys} }}\n"));
+        let said = place.run(&["check"]).out;
+        assert!(said.contains(&format!("  stretched by 192.0.2.1:4789 to {whom}\n")), "{said}");
+        assert!(said.contains("  MTU: what the way"), "{said}");
+        assert_eq!(said.contains("note: network t: it reaches no other host"), whom == "nobody", "{said}");
+    }
+}
+
+#[test]
 fn check_points_at_the_line_of_a_wrong_file() {
     let place = Place::new("[networks.lan]\nmtuu = 1500\n");
     let ended = place.run(&["check", "trunkline.toml"]);
