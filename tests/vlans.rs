@@ -173,13 +173,21 @@ fn trunks(lab: &Lab, daemon: &Daemon, trunk: &NetNs, plain: &str, blue: &str) {
         let mut toy = Command::new(program());
         toy.arg("machine").arg("--port").arg(lab.path("toy.sock"));
         for n in [100, 200] {
-            toy.arg("--run").arg(format!("address 10.9.{n}.99/24 via=10.9.{n}.1 vlan={n}"));
+            let free = free_address(daemon, &format!("10.9.{n}"));
+            toy.arg("--run").arg(format!("address {free}/24 via=10.9.{n}.1 vlan={n}"));
             toy.arg("--run").arg(format!("ping {plain}")).arg("--run").arg(format!("ping 10.9.{n}.1"));
         }
         let output = toy.args(["--run", "off"]).output().unwrap();
         let told = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
         assert!(output.status.success(), "{told}\n{}", daemon.ctl(&["show", "drops"]).output);
     }
+}
+
+/// An address under these three octets that nobody has leased: which ones guests get depends on their MACs, and those are chance.
+fn free_address(daemon: &Daemon, octets: &str) -> String {
+    let leases = daemon.json(&["show", "leases", "--json"]);
+    let taken = |address: &String| leases.as_array().unwrap().iter().any(|lease| lease["address"] == address.as_str());
+    (60..250).map(|n| format!("{octets}.{n}")).find(|address| !taken(address)).unwrap()
 }
 
 /// What the program says of VLANs.

@@ -4,7 +4,7 @@ use super::daemon::Daemon;
 use super::iperf::{Iperf, iperf};
 use super::netns::NetNs;
 use super::process::Place;
-use super::{Lab, Unable, need_program, wait_for};
+use super::{Lab, Unable, holds_within, need_program, wait_for};
 use std::sync::OnceLock;
 use std::time::Duration;
 
