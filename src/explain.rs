@@ -4,10 +4,13 @@
 
 use crate::{
     config::{Attach, Config, ConfigError, Host, Idle, Network, Overlay, Port, Role, Segment, Tagging, Target, Vtep},
+    gateways::MTU,
     subnets,
     table::{Table, some},
 };
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use wire::Vid;
 
 /// Other hosts named in a line, at most.
 const NAMED: usize = 8;
@@ -83,6 +86,12 @@ fn endpoint(vtep: &Vtep) -> String {
     if let Some(evpn) = &vtep.evpn {
         text.push_str(&format!("  told by          BGP, AS {}, speaker {}\n", evpn.asn, evpn.speaker.display()));
     }
+    // Packets without a class of their own are what everybody expects.
+    match vtep.dscp.fixed() {
+        Some(0) => {}
+        Some(class) => text.push_str(&format!("  dscp             {class}\n")),
+        None => text.push_str("  dscp             that of the inner packet, which guests choose\n"),
+    }
     text.push_str(&match &vtep.seal {
         Some(seal) => format!("  sealed           this host's public key is {}\n", seal.key.public()),
         None => "  sealed           no\n".to_owned(),
@@ -104,7 +113,7 @@ fn network(network: &Network, config: &Config) -> String {
             beyond(overlay, config).unwrap_or_else(|| "nobody".to_owned())
         ));
         if network.mtu.is_none() {
-            text.push_str("  MTU: what the way to the other hosts leaves, found out at the start\n");
+            text.push_str(&format!("  MTU: {}\n", narrowest(overlay, config)));
         }
     }
     for segment in network.segments() {
@@ -168,6 +177,39 @@ fn place(attach: &Attach) -> String {
     }
 }
 
+/// What the MTU of a network that is stretched comes from, where the file gives none.
+fn narrowest(overlay: &Overlay, config: &Config) -> String {
+    let vtep = config.vteps.iter().find(|vtep| vtep.name == overlay.vtep);
+    let around = vtep.map_or(0, Vtep::around);
+    if let Some(seat) = vtep.and_then(|vtep| vtep.seat.as_ref()) {
+        let own = config.networks.iter().find(|network| network.name == seat.network).and_then(|network| network.mtu);
+        return format!("{}, what network {} leaves", own.unwrap_or(MTU).saturating_sub(around), seat.network);
+    }
+    let of = if overlay.peers.is_empty() {
+        "of the interface that has the endpoint's address"
+    } else {
+        "of the narrowest way to the other hosts"
+    };
+    format!("that {of}, less {around}; found out at the start")
+}
+
+/// VLANs of a network that stretches over hosts which stay on this one, as ports and routers name them.
+fn at_home(network: &Network, config: &Config) -> Vec<Vid> {
+    let Some(overlay) = &network.overlay else { return Vec::new() };
+    let ports = config.ports_of(&network.name).filter(|port| !matches!(port.attach, Attach::Tunnel { .. }));
+    let named = ports.flat_map(|port| match &port.tagging {
+        Tagging::Untagged {} => Vec::new(),
+        Tagging::Access { vlan } => vec![*vlan],
+        Tagging::Trunk { trunk, native } => trunk.iter().chain(native).copied().collect(),
+    });
+    let routed = network.segments().filter_map(|segment| segment.vid());
+    // Frames without a tag are those of VLAN 1.
+    let untagged = Vid::new(1).filter(|_| overlay.segments.iter().any(|stretch| stretch.vlan.is_none()));
+    let crosses =
+        |vid: &Vid| untagged == Some(*vid) || overlay.segments.iter().any(|stretch| stretch.vlan == Some(*vid));
+    named.chain(routed).filter(|vid| !crosses(vid)).collect::<BTreeSet<Vid>>().into_iter().collect()
+}
+
 fn more(port: &Port) -> String {
     let stations = match port.fdb.len() {
         0 => None,
@@ -204,6 +246,14 @@ fn notes(config: &Config) -> Vec<String> {
         }
         if network.overlay.as_ref().is_some_and(|overlay| beyond(overlay, config).is_none()) {
             notes.push(format!("network {}: it reaches no other host; give its overlay `peers`", network.name));
+        }
+        let stay: Vec<String> = at_home(network, config).iter().map(Vid::to_string).collect();
+        if !stay.is_empty() {
+            notes.push(format!(
+                "network {}: VLAN {} stays on this host; `vlan_vni` gives a VLAN a number in the underlay",
+                network.name,
+                some(&stay, NAMED)
+            ));
         }
         if let Some(gateway) = &network.gateway_host {
             let (network, own) = (&network.name, &config.host.name);

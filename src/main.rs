@@ -84,6 +84,9 @@ enum Failed {
     /// Told already, by the table.
     #[error("not everything held")]
     NotHeld,
+    /// Told already, check by check.
+    #[error("{0} problems; what to do about each is said above")]
+    Problems(usize),
     /// Told already, line by line.
     #[error("not applied")]
     NotApplied,
@@ -100,6 +103,7 @@ impl Failed {
             | Failed::Random(_)
             | Failed::Demo(_)
             | Failed::NotHeld
+            | Failed::Problems(_)
             | Failed::NotApplied => ExitCode::from(1),
             Failed::Guest(guests::GuestError::Unknown(..) | guests::GuestError::External(_)) => ExitCode::from(2),
             Failed::Guest(_) | Failed::Machine(_) | Failed::Bench(_) | Failed::Keeper(_) => ExitCode::from(1),
@@ -210,7 +214,7 @@ fn doctor(repair: bool, global: &Global) -> Result<(), Failed> {
     };
     let report = doctor::examine(config, &around, repair);
     print(report.text(global.json).as_bytes())?;
-    if report.ok { Ok(()) } else { Err(Failed::NotHeld) }
+    if report.ok { Ok(()) } else { Err(Failed::Problems(report.problems())) }
 }
 
 fn check(file: &FileArgument, global: &Global) -> Result<(), Failed> {

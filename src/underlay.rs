@@ -3,6 +3,7 @@
 //! Invariant: nothing is sent and nothing is changed. Read first: rtnetlink(7), `sys::inet::udp`.
 
 use std::{
+    collections::BTreeSet,
     io,
     net::{IpAddr, SocketAddr, UdpSocket},
 };
@@ -40,6 +41,12 @@ pub fn is_here(address: IpAddr) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Those of these addresses that interfaces of this host have; none where the kernel does not say.
+pub fn ours(addresses: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
+    let all = Netlink::open().and_then(|mut netlink| address::all(&mut netlink)).unwrap_or_default();
+    all.into_iter().map(|(address, _)| address).filter(|address| addresses.contains(address)).collect()
 }
 
 /// The interface that has an address.

@@ -54,10 +54,10 @@ impl Site {
         host.ip("addr add 192.0.2.5/24 brd 192.0.2.255 dev nic0");
         host.ip("addr add 192.0.2.6/24 dev nic0 label nic0:1");
         host.ip("addr add 198.51.100.5/25 metric 300 noprefixroute dev nic0");
-        host.ip("addr add 192.0.2.7/24 valid_lft 3000 preferred_lft 2000 dev nic0");
+        host.ip("addr add 192.0.2.7/24 valid_lft 30000 preferred_lft 20000 dev nic0");
         host.ip("addr add 2001:db8::5/64 dev nic0");
-        host.ip("addr add 2001:db8::6/64 valid_lft 3000 preferred_lft 2000 dev nic0");
-        host.ip("-6 route add 2001:db8:8::/48 via 2001:db8::1 dev nic0 expires 2500");
+        host.ip("addr add 2001:db8::6/64 valid_lft 30000 preferred_lft 20000 dev nic0");
+        host.ip("-6 route add 2001:db8:8::/48 via 2001:db8::1 dev nic0 expires 25000");
         host.ip("route add 198.51.100.0/25 dev nic0 metric 77");
         host.ip("route add default via 192.0.2.1 dev nic0 metric 100 src 192.0.2.5 proto static");
         host.ip("route add 203.0.113.0/24 via 192.0.2.1 dev nic0 mtu 1400");
@@ -79,7 +79,7 @@ impl Site {
         // Lifetimes run on, and have to be there.
         for line in &mut lines {
             let whole = |word: &str| match word.strip_suffix("sec").and_then(|seconds| seconds.parse::<u32>().ok()) {
-                Some(seconds) => format!("{}00sec", seconds.div_ceil(100)),
+                Some(seconds) => format!("{}0000sec", seconds.div_ceil(10_000)),
                 None => word.to_owned(),
             };
             *line = line.split_whitespace().map(whole).collect::<Vec<_>>().join(" ");
@@ -153,7 +153,7 @@ fn the_host_moves_to_the_bridge_without_a_pause_and_back_and_guests_are_in_its_n
     assert!(host.reaches("192.0.2.1", PATIENCE).is_some() && host.reaches("2001:db8::1", PATIENCE).is_some());
     let before = site.state();
     let mut dhcp = router.spawn(&format!(
-        "exec dnsmasq -k --conf-file=/dev/null --port=0 --interface=port0 --bind-interfaces --log-dhcp \
+        "exec dnsmasq -k --conf-file=/dev/null --port=0 --interface=port0 --bind-interfaces --log-dhcp --no-ping \
          --dhcp-range=192.0.2.100,192.0.2.120,1h --dhcp-leasefile={} --pid-file=",
         lab.path("leases").display()
     ));

@@ -132,6 +132,7 @@ fn clients_get_addresses_and_keep_them_over_a_restart() {
         "{:?}",
         leases(&daemon)
     );
+    wait_for("the guest to be back", PATIENCE, || daemon.port("linux/0")["state"] == "up");
     let told = udhcpc(&linux, "/tmp/script", "");
     assert!(told.contains(&format!("took {linux_has} ")), "{told}");
 }

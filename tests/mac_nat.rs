@@ -72,7 +72,7 @@ impl Site {
     /// Gives out addresses of both families.
     fn serve(&self, lab: &Lab) -> Job {
         self.outside.spawn(&format!(
-            "exec dnsmasq -k --conf-file=/dev/null --port=0 --interface=br0 --bind-interfaces --log-dhcp --enable-ra \
+            "exec dnsmasq -k --conf-file=/dev/null --port=0 --interface=br0 --bind-interfaces --log-dhcp --no-ping --enable-ra \
              --ra-param=br0,4,1800 --dhcp-range=192.0.2.100,192.0.2.120,1h --dhcp-range=2001:db8::,ra-only,64,1h \
              --dhcp-leasefile={} --pid-file=",
             lab.path("leases").display()

@@ -101,7 +101,7 @@ fn a_machine_a_linux_guest_and_a_tap_talk_on_one_segment() {
         assert_eq!(machines.running(), [true, true, false, false]);
         daemon.restart();
         ns.address("eth0", "10.0.0.9/24");
-        let back = |to: &str| ns.reaches(to, Duration::from_secs(2));
+        let back = |to: &str| ns.reaches(to, PATIENCE);
         assert!(back("10.0.0.1").is_some() && back("10.0.0.2").is_some(), "{}", daemon.log());
     }
 

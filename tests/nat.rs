@@ -109,7 +109,7 @@ impl World {
 
     /// Whether a command in the guest succeeds; what it printed.
     fn guest(&self, command: &str) -> (bool, String) {
-        let done = self.guest.run(command, PATIENCE);
+        let done = self.guest.run(command, Duration::from_secs(120));
         (done.ok(), done.output)
     }
 
@@ -170,7 +170,7 @@ fn truths(lab: &Lab, engine: Engine) -> Result<(), Unable> {
     let world = World::new(lab, engine, "")?;
     let World { guest, .. } = &world;
     assert!(guest.reaches(FAR, PATIENCE).is_some(), "{}{}", world.drops(), world.daemon.log());
-    let ttl = guest.sh(&format!("ping -c 1 -W 2 {FAR}"));
+    let ttl = guest.sh(&format!("ping -c 3 -i 0.2 -W 5 {FAR}"));
     assert!(ttl.contains(&format!("from {FAR}")), "{ttl}");
     // Not there: the router outside says so, not we.
     let (ok, told) = world.guest("ping -c 1 -W 5 198.51.100.77");
@@ -227,17 +227,17 @@ fn publications(lab: &Lab, engine: Engine) -> Result<(), Unable> {
     let file = world.daemon.config().display().to_string();
     let planned = world.daemon.ctl(&["plan", &file]);
     assert!(planned.ok() && planned.output.contains("+ network lan: publish tcp"), "{}", planned.output);
-    assert_eq!(fetch(8080), "eighty", "a plan changes nothing");
+    wait_for("what a plan does not change", PATIENCE, || fetch(8080) == "eighty");
     let applied = world.daemon.ctl(&["apply", &file]);
     assert!(applied.ok() && applied.output.contains("applied"), "{}\n{}", applied.output, world.daemon.log());
-    assert_eq!(fetch(8091), "ninety-one", "{}", world.drops());
+    wait_for("the new publication", PATIENCE, || fetch(8091) == "ninety-one");
     assert_ne!(fetch(8080), "eighty", "published no more");
     // What takes a restart changes nothing.
     let text = fs::read_to_string(world.daemon.config()).unwrap();
     fs::write(world.daemon.config(), text.replace("8090-8092", "8095").replace("10.9.0.0/24", "10.9.9.0/24")).unwrap();
     let applied = world.daemon.ctl(&["apply", &file]);
     assert!(!applied.ok(), "{}", applied.output);
-    assert_eq!(fetch(8091), "ninety-one");
+    wait_for("what was not changed", PATIENCE, || fetch(8091) == "ninety-one");
     let shown = world.daemon.ctl(&["show", "nat"]);
     assert!(shown.ok() && shown.output.contains(&world.address), "{}", shown.output);
     Ok(())
@@ -277,7 +277,7 @@ fn narrow(lab: &Lab, engine: Engine) -> Result<(), Unable> {
     let _up = serve(&world.far, 5000, "md5sum");
     let (ok, there) = world.guest(&format!("{pattern} | busybox nc {FAR} 5000"));
     assert!(ok && there == sum, "{there}\n{}", world.drops());
-    let (ok, told) = world.guest(&format!("ping -c 1 -W 2 -M do -s 1372 {FAR}"));
+    let (ok, told) = world.guest(&format!("ping -c 3 -i 0.2 -W 5 -M do -s 1372 {FAR}"));
     assert!(ok, "what fits goes whole: {told}\n{}", world.drops());
     Ok(())
 }
@@ -338,7 +338,7 @@ fn shared6(lab: &Lab) -> Result<(), Unable> {
         done.output.trim().to_owned()
     };
     // Whose the address is the engine learns from a packet.
-    assert!(guest.run(&format!("ping -6 -c 1 -W 5 -I fd09::77 {FAR6}"), PATIENCE).ok(), "{}", why());
+    assert!(guest.run(&format!("ping -6 -c 3 -i 0.2 -W 5 -I fd09::77 {FAR6}"), PATIENCE).ok(), "{}", why());
     wait_for("the publication", PATIENCE, || fetch(8080) == "from the guest");
     // Nobody answers there, so they are tried at once.
     let each = format!("timeout 5 busybox nc -w 3 {SHARED6} $port </dev/null &");
@@ -355,7 +355,7 @@ fn shared6(lab: &Lab) -> Result<(), Unable> {
     fs::write(world.daemon.config(), text.replace("[2001:db8:1::9]:8080", "[2001:db8:1::9]:8081")).unwrap();
     let applied = world.daemon.ctl(&["apply", &world.daemon.config().display().to_string()]);
     assert!(applied.ok() && applied.output.contains("applied"), "{}\n{}", applied.output, world.daemon.log());
-    assert_eq!(fetch(8081), "from the guest", "{}", why());
+    wait_for("the publication's other port", PATIENCE, || fetch(8081) == "from the guest");
     assert_ne!(fetch(8080), "from the guest", "published no more");
     Ok(())
 }

@@ -84,10 +84,9 @@ fn it_has_all_that_it_needs_of_both_versions() {
         for expected in known {
             assert!(state.contains(expected), "{kind}: {expected} is not in\n{state}\n{}", told());
         }
-        assert!(ns.ip("link show dev eth0").contains("mtu 1400"), "{kind}: {}", told());
+        wait_for("the MTU", PATIENCE, || ns.ip("link show dev eth0").contains("mtu 1400"));
         // The network that this one is routed to, by DHCP's classless routes and by the advertisement's.
-        let routes = ns.ip("route") + &ns.ip("-6 route");
-        assert!(routes.contains("10.10.0.0/20 via 10.9.0.1"), "{kind}: {routes}");
+        wait_for("the route", PATIENCE, || ns.ip("route").contains("10.10.0.0/20 via 10.9.0.1"));
         for to in ["10.9.0.1", "fd09::1"] {
             let pings = ns.run(&format!("ping -c 2 -i 0.2 -W 2 {to}"), PATIENCE);
             assert!(pings.ok(), "{kind} {to}: {}", pings.output);

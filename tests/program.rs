@@ -146,6 +146,18 @@ fn check_says_whom_a_network_is_stretched_to() {
 }
 
 #[test]
+fn check_says_of_which_class_the_packets_of_a_tunnel_are() {
+    for (key, said) in [("dscp = 46", Some("46")), ("dscp = \"copy\"", Some("that of the inner packet")), ("", None)] {
+        let vtep = format!("[vteps.main]\nlocal = \"192.0.2.1\"\n{key}\n");
+        let network = "[networks.t]\noverlay = { vni = 7, vtep = \"main\", peers = [\"192.0.2.2\"] }\n";
+        let told = Place::new(&(vtep + network)).run(&["check"]).out;
+        let line = told.lines().find_map(|line| line.strip_prefix("  dscp "));
+        assert_eq!(line.is_some(), said.is_some(), "{told}");
+        assert!(line.zip(said).is_none_or(|(line, said)| line.trim().starts_with(said)), "{told}");
+    }
+}
+
+#[test]
 fn check_points_at_the_line_of_a_wrong_file() {
     let place = Place::new("[networks.lan]\nmtuu = 1500\n");
     let ended = place.run(&["check", "trunkline.toml"]);

@@ -60,7 +60,7 @@ fn guests_reach_the_other_network_and_only_that() {
     assert!(a.reaches(&addresses[1], PATIENCE).is_some(), "{}", drops());
     assert!(b.reaches(&addresses[0], PATIENCE).is_some(), "{}", drops());
     assert!(a.reaches("10.9.2.1", PATIENCE).is_some(), "the router answers at its other address");
-    let ttl = a.sh(&format!("ping -c 1 -W 2 {}", addresses[1]));
+    let ttl = a.sh(&format!("ping -c 3 -i 0.2 -W 5 {}", addresses[1]));
     assert!(ttl.contains("ttl=63"), "one hop: {ttl}");
     for ns in [&a, &b] {
         wait_for("a route by router advertisement", PATIENCE, || ns.ip("-6 route").contains("default"));

@@ -55,9 +55,9 @@ fn serve(place: &NetNs, port: u16, command: &str) -> Job {
     server
 }
 
-/// Pings once; whether it was answered, and what was printed.
+/// Pings; whether it was answered, and what was printed.
 fn ping(from: &NetNs, to: &str) -> (bool, String) {
-    let done = from.run(&format!("ping -c 1 -W 2 {to}"), PATIENCE);
+    let done = from.run(&format!("ping -c 3 -i 0.2 -W 2 {to}"), PATIENCE);
     (done.ok(), done.output)
 }
 
@@ -166,7 +166,7 @@ fn trunks(lab: &Lab, daemon: &Daemon, trunk: &NetNs, plain: &str, blue: &str) {
         for to in [plain, blue] {
             assert!(trunk.reaches(to, PATIENCE).is_some(), "{to}\n{}", daemon.ctl(&["show", "drops"]).output);
         }
-        let across = trunk.sh(&format!("ping -c 1 -W 2 -I eth0.100 {plain}"));
+        let across = trunk.sh(&format!("ping -c 3 -i 0.2 -W 5 -I eth0.100 {plain}"));
         assert!(across.contains("ttl=63"), "{across}");
     }
     if fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok() {

@@ -339,6 +339,13 @@ impl Vtep {
         Ok(Inward { network: id, at })
     }
 
+    /// Whose a packet is that begins with `front` behind the UDP header, taken or not; nothing: of no network of ours.
+    #[cold]
+    pub fn meant(&self, front: &[u8]) -> Option<NetworkId> {
+        let (vni, _) = self.encapsulation.read(front).ok()?;
+        self.vnis.find(vni)
+    }
+
     /// Its sender was heard now, and a frame's source is learnt behind it. A stranger that is heard becomes known, if there is room for it.
     ///
     /// # Errors

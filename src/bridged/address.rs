@@ -46,17 +46,25 @@ pub fn addresses(netlink: &mut Netlink, index: u32) -> io::Result<Vec<AddressMes
     Ok(all)
 }
 
+/// All addresses of this host, with the interface that has each.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn all(netlink: &mut Netlink) -> io::Result<Vec<(IpAddr, u32)>> {
+    let answers = netlink.list(RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
+    let of = |answer: &RouteNetlinkMessage| match answer {
+        RouteNetlinkMessage::NewAddress(message) => Some((address_of(message)?, message.header.index)),
+        _ => None,
+    };
+    Ok(answers.iter().filter_map(of).collect())
+}
+
 /// The interface that has an address.
 ///
 /// # Errors
 /// What the kernel answers.
 pub fn index_of(netlink: &mut Netlink, address: IpAddr) -> io::Result<Option<u32>> {
-    let answers = netlink.list(RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
-    let is_it = |answer: &RouteNetlinkMessage| match answer {
-        RouteNetlinkMessage::NewAddress(message) if address_of(message) == Some(address) => Some(message.header.index),
-        _ => None,
-    };
-    Ok(answers.iter().find_map(is_it))
+    Ok(all(netlink)?.into_iter().find_map(|(other, index)| (other == address).then_some(index)))
 }
 
 /// The address itself.

@@ -13,7 +13,8 @@ use super::{
     error::Fault,
     guest::{mac, vid},
     names::Name,
-    overlay::{Stretch, address},
+    one_host,
+    overlay::Stretch,
     reader::Entry,
     types::Port,
 };
@@ -105,7 +106,7 @@ fn addresses(
         return Err(entry.fault(format!("{} addresses are given; allowed are {ADDRESSES_MAX}", list.len())));
     }
     let one = |place: &Entry<'_>| {
-        let address = address(place)?;
+        let address = one_host::read(place)?;
         let of = vlan.map_or_else(String::new, |vlan| format!(" in VLAN {vlan}"));
         let claimed = format!("{address}{of} in network {network}");
         reading.claims.claim("address of a station", claimed, &format!("station {mac}"), place)?;

@@ -32,7 +32,8 @@ pub(super) fn read(section: &Section<'_>, encapsulation: Encapsulation) -> Resul
             None => Ok(None),
         };
     }
-    let entry = section.need("speaker", "control = \"evpn\" needs speaker, for example \"unix:///run/gobgpd.sock\"")?;
+    let entry =
+        section.need("speaker", "control = \"evpn\" needs speaker, for example \"unix:///run/gobgpd/api.sock\"")?;
     let speaker = speaker(&entry)?;
     let asn = section.need("as", "control = \"evpn\" needs as, the number of the autonomous system")?;
     let asn = asn.integer(1u32, u32::MAX)?;

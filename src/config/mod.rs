@@ -20,6 +20,7 @@ mod host;
 pub mod names;
 mod nat;
 mod network;
+mod one_host;
 mod overlay;
 mod own_ports;
 mod publish;

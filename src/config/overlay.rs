@@ -16,6 +16,7 @@ use super::{
     error::Fault,
     evpn::{self, Evpn},
     names::{Name, PortName},
+    one_host,
     reader::{Entry, Section, nearest},
     sealing::{self, Sealing},
     seat::{self, Seat},
@@ -53,6 +54,9 @@ const OVERLAY_KEYS: &[&str] = &[
     "key_file",
     "wireguard_port",
 ];
+/// Keys that only an endpoint with a name has.
+const ENDPOINTS_KEYS: &[&str] =
+    &["encapsulation", "control", "speaker", "as", "network", "gateway", "mac", "checksum", "dscp"];
 /// Keys of an endpoint that a network may make along the way.
 const OWN_KEYS: &[&str] = &["port", "key", "key_file", "wireguard_port"];
 const ENCAPSULATIONS: [(&str, Encapsulation); 2] = [("vxlan", Encapsulation::Vxlan), ("geneve", Encapsulation::Geneve)];
@@ -158,16 +162,13 @@ fn at(vtep: &Vtep) -> String {
     vtep.seat.as_ref().map_or_else(|| at.to_string(), |seat| format!("{at} in network {}", seat.network))
 }
 
-pub(super) fn address(entry: &Entry<'_>) -> Result<IpAddr, Fault> {
-    of_one_host(entry, entry.parse()?)
-}
-
-/// The address, if it can be that of one host.
-pub(super) fn of_one_host(entry: &Entry<'_>, address: IpAddr) -> Result<IpAddr, Fault> {
-    if address.is_unspecified() || address.is_multicast() || address == IpAddr::from([255; 4]) {
-        return Err(entry.fault(format!("{address} is not the address of one host")));
-    }
-    Ok(address)
+/// Points at a key that only endpoints with a name have.
+fn of_an_endpoint(overlay: &Entry<'_>) -> Result<(), Fault> {
+    let given = overlay.named()?.into_iter().find(|(key, _)| ENDPOINTS_KEYS.contains(key));
+    given.map_or(Ok(()), |(key, entry)| {
+        let what = format!("`{key}` belongs to the tunnel endpoint; set it in [vteps.NAME], and name that by `vtep`");
+        Err(entry.key_fault(what))
+    })
 }
 
 fn udp_port(entry: &Entry<'_>) -> Result<u16, Fault> {
@@ -200,6 +201,7 @@ pub(super) fn read(
             None => Ok(None),
         };
     };
+    of_an_endpoint(&entry)?;
     let inner = entry.section(OVERLAY_KEYS)?;
     let vlans = section.get("vlan_vni");
     let number = match (&vlans, inner.get("vni")) {
@@ -262,15 +264,7 @@ fn peers(entry: &Entry<'_>, vtep: &mut Vtep) -> Result<Arc<[IpAddr]>, Fault> {
 
 fn peer(entry: &Entry<'_>, vtep: &mut Vtep) -> Result<IpAddr, Fault> {
     let peer = sealing::peer(entry, vtep)?;
-    if peer == vtep.local {
-        let what = format!("{peer} is this host's own tunnel endpoint; `peers` names the other hosts only");
-        return Err(entry.fault(what));
-    }
-    if peer.is_ipv4() != vtep.local.is_ipv4() {
-        let what = format!("{peer} cannot be reached from {}: one is IPv4, the other IPv6", vtep.local);
-        return Err(entry.fault(what));
-    }
-    Ok(peer)
+    one_host::reachable(entry, vtep.local, peer)
 }
 
 /// The endpoint that a network names, or makes.
@@ -284,7 +278,7 @@ fn endpoint(
         (Some(_), Some(local)) => Err(local.key_fault("`vtep` and `local` exclude each other; give one of them")),
         (None, None) => Err(section.fault("neither `vtep` nor `local` is given; one of them is needed")),
         (None, Some(entry)) => {
-            let local = address(&entry)?;
+            let local = one_host::own(&entry)?;
             let port = section.map("port", udp_port)?.unwrap_or(Encapsulation::Vxlan.port());
             let seal = sealing::read(section)?;
             let known = vteps.iter().find(|vtep| vtep.seat.is_none() && (vtep.local, vtep.port) == (local, port));
@@ -400,16 +394,10 @@ mod tests {
             ("[networks.t]\noverlay = { vni = 1, vtep = \"x\" }", 2, "networks.t.overlay.vtep", "no [vteps.x]"),
             ("[vteps.main]\nport = 4789", 1, "vteps.main", "`local` is missing"),
             (
-                "[networks.t]\noverlay = { vni = 1, local = \"192.0.2.1\", peers = [\"192.0.2.1\"] }",
+                "[networks.t]\noverlay = { vni = 1, local = \"192.0.2.1\", control = \"evpn\" }",
                 2,
-                "networks.t.overlay.peers[0]",
-                "own tunnel endpoint",
-            ),
-            (
-                "[networks.t]\noverlay = { vni = 1, local = \"192.0.2.1\", peers = [\"fd00::1\"] }",
-                2,
-                "networks.t.overlay.peers[0]",
-                "IPv4, the other IPv6",
+                "networks.t.overlay.control",
+                "set it in [vteps.NAME]",
             ),
             (
                 "[networks.t]\noverlay = { vni = 1, local = \"192.0.2.1\", group = \"192.0.2.2\" }",
@@ -422,12 +410,6 @@ mod tests {
                 2,
                 "networks.t.overlay.peers",
                 "exclude each other",
-            ),
-            (
-                "[networks.t]\noverlay = { vni = 1, local = \"0.0.0.0\" }",
-                2,
-                "networks.t.overlay.local",
-                "address of one host",
             ),
             (
                 "[networks.s]\noverlay = { vni = 1, local = \"192.0.2.1\" }\n[networks.t]\noverlay = { vni = 1, local = \"192.0.2.1\" }",

@@ -15,7 +15,8 @@ use serde::Serialize;
 
 use super::{
     error::Fault,
-    overlay::{Vtep, address},
+    one_host,
+    overlay::Vtep,
     reader::{Entry, Section},
 };
 
@@ -119,7 +120,7 @@ pub(super) fn check_overlay(section: &Section<'_>, vtep: &Vtep) -> Result<(), Fa
 /// Reads another host, `"address"` or `{ host = "address", key = "..." }`. What is read of its key is kept in `vtep`.
 pub(super) fn peer(entry: &Entry<'_>, vtep: &mut Vtep) -> Result<IpAddr, Fault> {
     if !entry.is_table() {
-        let peer = address(entry)?;
+        let peer = one_host::read(entry)?;
         if let Some(seal) = &vtep.seal
             && !seal.peers.contains_key(&peer)
         {
@@ -130,7 +131,7 @@ pub(super) fn peer(entry: &Entry<'_>, vtep: &mut Vtep) -> Result<IpAddr, Fault> 
     }
     let section = entry.section(&["host", "key"])?;
     let host = section.need("host", "host is the other host's address in the underlay")?;
-    let (peer, given) = (address(&host)?, section.need("key", "key is the other host's public key")?);
+    let (peer, given) = (one_host::read(&host)?, section.need("key", "key is the other host's public key")?);
     let key: PublicKey = given.parse()?;
     let name = vtep.name.clone();
     let Some(seal) = &mut vtep.seal else {

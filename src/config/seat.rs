@@ -12,7 +12,8 @@ use super::{
     error::Fault,
     guest::mac,
     names::{Name, PortName},
-    overlay::{VTEP_KEYS, Vtep, address, of_one_host},
+    one_host,
+    overlay::{VTEP_KEYS, Vtep},
     reader::{Entry, Section, nearest},
     types::{Attach, Network, Port, Station, Tagging},
     units::Subnet,
@@ -45,7 +46,7 @@ pub(super) fn read(section: &Section<'_>) -> Result<(IpAddr, Option<Seat>), Faul
                 return Err(entry.key_fault(what));
             }
         }
-        return Ok((address(&local)?, None));
+        return Ok((one_host::own(&local)?, None));
     };
     let network: Name = network.parse()?;
     let text = local.text()?;
@@ -54,7 +55,7 @@ pub(super) fn read(section: &Section<'_>) -> Result<(IpAddr, Option<Seat>), Faul
         let what = format!("`{text}` is not an address with the length of its prefix");
         return Err(local.fault(what).help("in a network of ours write \"10.0.0.1/24\" or \"2001:db8::1/64\""));
     };
-    of_one_host(&local, at)?;
+    one_host::check(&local, at)?;
     let gateway = section.map("gateway", |entry| gateway(entry, at, prefix))?;
     let mac = section.map("mac", mac)?.unwrap_or_else(|| mac_of(at));
     let checksum = section.map("checksum", Entry::boolean)?.unwrap_or(false);
@@ -81,7 +82,7 @@ fn mac_of(address: IpAddr) -> Mac {
 }
 
 fn gateway(entry: &Entry<'_>, local: IpAddr, prefix: u8) -> Result<IpAddr, Fault> {
-    let gateway = address(entry)?;
+    let gateway = one_host::read(entry)?;
     if gateway == local || !is_near(local, prefix, gateway) {
         let what = format!("{gateway} is no router that {local}/{prefix} reaches: it is not another address in there");
         return Err(entry.fault(what));

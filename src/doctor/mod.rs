@@ -62,6 +62,15 @@ pub struct Report {
 }
 
 impl Report {
+    /// How many problems there are.
+    pub fn problems(&self) -> usize {
+        self.count(State::Problem)
+    }
+
+    fn count(&self, state: State) -> usize {
+        self.checks.iter().filter(|check| check.state == state).count()
+    }
+
     /// A table for people, or JSON for programs.
     pub fn text(&self, json: bool) -> String {
         if json {
@@ -88,8 +97,7 @@ impl Report {
                 text.push_str(&format!("  to do: {}\n", check.remedy));
             }
         }
-        let count = |state| self.checks.iter().filter(|check| check.state == state).count();
-        text + &format!("\n{} problems, {} warnings\n", count(State::Problem), count(State::Warning))
+        text + &format!("\n{} problems, {} warnings\n", self.problems(), self.count(State::Warning))
     }
 }
 

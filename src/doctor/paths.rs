@@ -16,28 +16,43 @@ use crate::{
 /// Hosts named in a message, at most.
 const NAMED: usize = 4;
 
-/// One check for each tunnel endpoint that is on a socket of this host: its peers of the file, and those that a daemon which runs is told of.
+/// For each tunnel endpoint that is on a socket of this host: is its address here, are its peers of the file (and those that a daemon which runs is told
+/// of) reached, and is anything heard from them?
 pub(super) fn check(config: &Config) -> Vec<Check> {
     let told = running::peers(&config.host.control_socket);
-    config.vteps.iter().filter(|vtep| vtep.seat.is_none()).filter_map(|vtep| of(config, vtep, &told)).collect()
+    let mut checks = Vec::new();
+    for vtep in config.vteps.iter().filter(|vtep| vtep.seat.is_none()) {
+        if let Ok(false) = underlay::is_here(vtep.local) {
+            let detail = format!("{} is not an address of this host", vtep.local);
+            let remedy = "give `local` an address that `ip address` lists";
+            checks.push(Check::wrong(format!("endpoint {}", vtep.name), State::Problem, detail, remedy));
+            continue;
+        }
+        let told: Vec<&PeerEntry> = told.iter().filter(|peer| peer.vtep == vtep.name).collect();
+        checks.extend(ways(config, vtep, &told));
+        checks.extend(heard(vtep, &told));
+    }
+    checks
 }
 
-fn of(config: &Config, vtep: &Vtep, told: &[PeerEntry]) -> Option<Check> {
+fn ways(config: &Config, vtep: &Vtep, told: &[&PeerEntry]) -> Option<Check> {
     let overlays = config.networks.iter().filter_map(|network| network.overlay.as_ref());
     let mut peers: BTreeSet<IpAddr> = overlays
         .filter(|overlay| overlay.vtep == vtep.name)
         .flat_map(|overlay| overlay.peers.iter().copied())
         .collect();
     // Those that were told by BGP. Strangers are not asked: whoever forges a source must not have us send to it.
-    let told: Vec<&PeerEntry> = told.iter().filter(|peer| peer.vtep == vtep.name && peer.source != "heard").collect();
-    peers.extend(told.iter().filter_map(|peer| peer.address.parse::<IpAddr>().ok()));
+    let told = told.iter().filter(|peer| peer.source != "heard");
+    peers.extend(told.filter_map(|peer| peer.address.parse::<IpAddr>().ok()));
     if peers.is_empty() {
         return None;
     }
     let name = format!("ways of {}", vtep.name);
-    if let Ok(false) = underlay::is_here(vtep.local) {
-        let detail = format!("{} is not an address of this host", vtep.local);
-        return Some(Check::wrong(name, State::Problem, detail, "give `local` an address that `ip address` lists"));
+    let ourselves: Vec<String> = underlay::ours(&peers).iter().map(ToString::to_string).collect();
+    if !ourselves.is_empty() {
+        let detail = format!("{} is an address of this host, not of another one", some(&ourselves, NAMED));
+        let remedy = "`peers` names the addresses that the other hosts give as `local`";
+        return Some(Check::wrong(name, State::Problem, detail, remedy));
     }
     let ways = match probe(vtep.local, &peers.iter().copied().collect::<Vec<_>>()) {
         Ok(ways) => ways,
@@ -88,21 +103,30 @@ fn of(config: &Config, vtep: &Vtep, told: &[PeerEntry]) -> Option<Check> {
         })
         .collect();
     let widths: Vec<String> = widths.iter().map(ToString::to_string).collect();
-    let unheard = unheard(&told);
-    let heard = match unheard.is_empty() {
-        true => String::new(),
-        false => format!(
-            "; no packet of a tunnel has come from {} yet: if guests there have spoken, let UDP port {} in, here and there",
-            some(&unheard, NAMED),
-            vtep.udp()
-        ),
-    };
     let widths = widths.join(", ");
-    Some(Check::fine(name, format!("packets of {widths} bytes arrive at all {} hosts{heard}", ways.len())))
+    Some(Check::fine(name, format!("packets of {widths} bytes arrive at all {} hosts", ways.len())))
 }
 
-/// Endpoints that a daemon which runs has not heard in any of its networks.
-fn unheard(told: &[&PeerEntry]) -> Vec<String> {
-    let never = told.iter().filter(|peer| peer.silent_s.is_none()).map(|peer| peer.address.clone());
-    never.collect::<BTreeSet<_>>().into_iter().collect()
+/// Endpoints that a daemon which runs has not heard in any of its networks. It is no fault where nobody has spoken yet.
+fn heard(vtep: &Vtep, told: &[&PeerEntry]) -> Option<Check> {
+    if told.is_empty() {
+        return None;
+    }
+    let name = format!("tunnels of {}", vtep.name);
+    let all: BTreeSet<&str> = told.iter().map(|peer| peer.address.as_str()).collect();
+    let heard: BTreeSet<&str> =
+        told.iter().filter(|peer| peer.silent_s.is_some()).map(|peer| peer.address.as_str()).collect();
+    let never: Vec<String> = all.difference(&heard).map(ToString::to_string).collect();
+    Some(Check::fine(
+        name,
+        if never.is_empty() {
+            format!("packets have come from all {} hosts", all.len())
+        } else {
+            format!(
+                "no packet has come from {} yet: if guests there have spoken, let UDP port {} in, here and there",
+                some(&never, NAMED),
+                vtep.udp()
+            )
+        },
+    ))
 }

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-const READY: Duration = Duration::from_secs(15);
-const END: Duration = Duration::from_secs(15);
+const READY: Duration = Duration::from_secs(60);
+const END: Duration = Duration::from_secs(60);
 
 /// The built program.
 pub fn program() -> &'static Path {

@@ -154,6 +154,8 @@ impl Lab {
         netns::remove_stale();
         // A short path: a unix socket's name has room for 107 bytes.
         let dir = std::env::temp_dir().join(format!("tlab-{}-{}", std::process::id(), unique()));
+        // Who had this number before is no more.
+        let _ = fs::remove_dir_all(&dir);
         fs::create_dir(&dir).expect("the laboratory's directory");
         Ok(Self { dir, _alone: alone })
     }

@@ -240,7 +240,7 @@ pub trait Place {
 
     /// Runs a short shell command that must succeed, and returns what it printed.
     fn sh(&self, command: &str) -> String {
-        let done = self.run(command, Duration::from_secs(20));
+        let done = self.run(command, Duration::from_secs(60));
         assert!(done.ok(), "in {}, `{command}` ended with status {}:\n{}", self.name(), done.status, done.output);
         done.output
     }

@@ -322,7 +322,7 @@ fn kvm_runs_linux(lab: &Lab) -> Result<bool, Unable> {
         return Ok(known.trim() == "yes");
     }
     let mut guest = Qemu::start(lab, &GuestSpec::new("kvm-probe", Vec::new()), true)?;
-    let runs = guest.wait_for_start(0, Duration::from_secs(8));
+    let runs = guest.wait_for_start(0, Duration::from_secs(20));
     fs::write(&answer, if runs { "yes\n" } else { "no\n" }).expect("the cache");
     Ok(runs)
 }

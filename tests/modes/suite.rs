@@ -93,8 +93,9 @@ impl Guest<'_> {
 
     fn pings(&self) {
         let there = self.world.server_address();
-        let (ok, told) = self.run(&format!("ping -c 3 -W 2 {there}"));
-        assert!(ok && told.contains("3 packets received"), "{told}\n{}", self.world.story());
+        wait_for("three answers to three pings", PATIENCE, || {
+            self.run(&format!("ping -c 3 -W 2 {there}")).1.contains("3 packets received")
+        });
     }
 
     /// A document by HTTP.
@@ -150,9 +151,10 @@ impl Guest<'_> {
             page.output.contains("a page of the guest")
         });
         if self.world.mode == Mode::Sockets {
-            let page =
-                self.world.server().run("timeout 5 busybox wget -q -O - 'http://[2001:db8:1::1]:8080/'", PATIENCE);
-            assert!(page.output.contains("a page of the guest"), "{}\n{}", page.output, self.world.story());
+            wait_for("the guest's page by IPv6", PATIENCE, || {
+                let fetch = "timeout 5 busybox wget -q -O - 'http://[2001:db8:1::1]:8080/'";
+                self.world.server().run(fetch, PATIENCE).output.contains("a page of the guest")
+            });
         }
         server.kill();
     }

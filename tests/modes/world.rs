@@ -203,7 +203,7 @@ impl World {
         }
         if self.mode.is_bridged() {
             all.push(self.router.spawn(&format!(
-                "exec dnsmasq -k -C /dev/null --port=0 --bind-interfaces -i down0 --user=root --pid-file= --dhcp-leasefile={dir}/leases \
+                "exec dnsmasq -k -C /dev/null --port=0 --no-ping --bind-interfaces -i down0 --user=root --pid-file= --dhcp-leasefile={dir}/leases \
                  --dhcp-range=192.0.2.100,192.0.2.150,1h --dhcp-option=option:router,192.0.2.2 \
                  --dhcp-option=option:dns-server,{FAR} --enable-ra --dhcp-range=2001:db8:1::,ra-only"
             )));

@@ -135,12 +135,13 @@ fn to_another_host(lab: &Lab) -> Result<bool, Unable> {
     }
     let uri = format!("unix:{}", lab.path("migration").display());
     let spec = |n: usize| {
-        let properties = "guest_announce=off".to_owned();
+        let properties = "guest_announce=off,host_mtu=1450".to_owned();
         let nic = NicSpec { properties, ..NicSpec::new(lab.path(&format!("g{n}.sock")), &mac(1, 0)) };
         GuestSpec::new(&format!("g{n}"), vec![nic])
     };
     let here = Qemu::boot(lab, spec(1))?;
     let there = Qemu::boot(lab, GuestSpec { incoming: Some(uri.clone()), ..spec(2) })?;
+    assert_eq!(here.sh("cat /sys/class/net/eth0/mtu").trim(), "1450", "as the documentation has users tell QEMU");
     address(&here, "eth0", "10.0.0.1/24");
     address(&x, "eth0", "10.0.0.3/24");
     let pings = Pings::start(&x, "10.0.0.1");

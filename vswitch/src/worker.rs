@@ -6,11 +6,11 @@
 //! Theory of operation, one turn:
 //!
 //! ```text
-//!   receive   the ingress port puts up to 64 frames into a burst: heads copied, bodies lent
+//!   receive   the ingress port puts up to 64 frames into a burst: heads copied, bodies lent; a tunnel or router puts its frames among the answers
 //!   forward   the bridge finds each frame's segment, learns, looks up, floods; frames land in one burst per egress lane
 //!   transmit  each egress port takes its burst: the one copy of the body, straight to where it goes
 //!   answers   what ports sent back is forwarded in the same turn, in at most four rounds; what is left is dropped (NoBuffers)
-//!   release   egress ports first (a last look for room, publish), the ingress port last (what it lent is completed)
+//!   release   egress ports first (a last look for room, publish; sockets copy and send here), the ingress port last (what it lent is completed)
 //! ```
 //!
 //! How rounds, spinning and sleep follow one another is in [`crate::thread`].

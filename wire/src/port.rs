@@ -39,7 +39,8 @@ pub trait Port: Send {
     /// Called once, between turns, before a worker lets the port go: the place to take guest memory out of the arena.
     fn detach(&mut self, _cx: &mut Context) {}
 
-    /// Puts what came in, up to a burst, into `burst`, which is empty.
+    /// Puts what came in, up to a burst, into `burst`, which is empty. A port with NICs in several bridges (a tunnel, a router) puts it among the
+    /// context's answers instead, each frame with the NIC that it came in by.
     fn receive(&mut self, cx: &mut Context, burst: &mut Burst) -> io::Result<()>;
 
     /// Takes all of `burst`. A leaf keeps what does not fit until [`Port::release`].

@@ -201,3 +201,19 @@ impl Counters {
         self.drops.iter().sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::DropReason;
+
+    #[test]
+    fn every_reason_is_explained_to_users() {
+        let page = include_str!("../../docs/drops.md");
+        let missing: Vec<&str> = DropReason::ALL
+            .iter()
+            .map(|reason| reason.name())
+            .filter(|name| !page.contains(&format!("`{name}`")))
+            .collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+}

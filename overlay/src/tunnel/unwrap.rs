@@ -34,7 +34,9 @@ impl Unwrap {
         let inward = match vtep.accept(heard.sender, front, bytes.len()) {
             Ok(inward) => inward,
             Err(reason) => {
-                cx.nic = nics.first().copied().unwrap_or(cx.nic);
+                // What is of no network of ours counts at the endpoint's first one.
+                let place = vtep.meant(front).map_or(0, |network| usize::from(network.0));
+                cx.nic = nics.get(place).copied().unwrap_or(cx.nic);
                 return cx.lost(reason);
             }
         };
