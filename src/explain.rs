@@ -249,8 +249,9 @@ fn notes(config: &Config) -> Vec<String> {
         }
         let stay: Vec<String> = at_home(network, config).iter().map(Vid::to_string).collect();
         if !stay.is_empty() {
+            let what = if stay.len() == 1 { "VLAN" } else { "VLANs" };
             notes.push(format!(
-                "network {}: VLAN {} stays on this host; `vlan_vni` gives a VLAN a number in the underlay",
+                "network {}: on this host alone: {what} {}; `vlan_vni` gives a VLAN a number in the underlay",
                 network.name,
                 some(&stay, NAMED)
             ));

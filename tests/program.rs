@@ -140,8 +140,28 @@ fn check_says_whom_a_network_is_stretched_to() {
         let place = Place::new(&format!("[networks.t]\noverlay = {{ vni = 7, local = \"192.0.2.1\", {keys} }}\n"));
         let said = place.run(&["check"]).out;
         assert!(said.contains(&format!("  stretched by 192.0.2.1:4789 to {whom}\n")), "{said}");
-        assert!(said.contains("  MTU: what the way"), "{said}");
+        let from = if keys.contains("peers") { "narrowest way" } else { "interface that has the endpoint's address" };
+        assert!(said.contains(&format!("  MTU: that of the {from}")) && said.contains("less 50;"), "{said}");
         assert_eq!(said.contains("note: network t: it reaches no other host"), whom == "nobody", "{said}");
+    }
+}
+
+#[test]
+fn check_says_which_vlans_stay_on_this_host() {
+    let cases = [
+        ("", "vlan = 100", Some("VLAN 100;")),
+        ("", "trunk = [100, 200]", Some("VLANs 100, 200;")),
+        ("vlan_vni = { 100 = 7001 }\n", "trunk = [100, 200], native = 1", Some("VLAN 200;")),
+        ("vlan_vni = { 100 = 7001, 200 = 7002 }\n", "trunk = [100, 200]", None),
+        ("", "isolated = true", None),
+    ];
+    for (vlans, port, stay) in cases {
+        let network = "[networks.t]\noverlay = { vni = 7, local = \"192.0.2.1\", peers = [\"192.0.2.2\"] }\n";
+        let text = format!("{network}{vlans}[guests.g]\nports = [{{ network = \"t\", {port} }}]\n");
+        let told = Place::new(&text).run(&["check"]).out;
+        let note = told.lines().find_map(|line| line.strip_prefix("note: network t: on this host alone: "));
+        assert_eq!(note.is_some(), stay.is_some(), "{text}{told}");
+        assert!(note.zip(stay).is_none_or(|(note, stay)| note.starts_with(stay)), "{text}{told}");
     }
 }
 
