@@ -11,7 +11,9 @@ fn bench(args: &[&str]) -> Output {
 }
 
 fn json(args: &[&str]) -> Value {
-    let ended = bench(&[args, &["--seconds", "0.05", "--repeats", "1", "--json"]].concat());
+    // A frame that is timed has to come back while it is measured, on processors that others use, too.
+    let seconds = if args == ["latency"] { "0.3" } else { "0.05" };
+    let ended = bench(&[args, &["--seconds", seconds, "--repeats", "1", "--json"]].concat());
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
     serde_json::from_slice(&ended.stdout).unwrap()
 }

@@ -87,6 +87,7 @@ fn a_crowd_is_answered() {
 
 #[test]
 fn people_see_a_table() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let output = demo(&["--engine", "thread", "--guests", "2"]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{text}");

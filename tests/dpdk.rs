@@ -204,7 +204,7 @@ fn a_killed_daemon_comes_back_to_a_driver_that_listens() {
             devargs: format!("queues=1,queue_size=256,mrg_rxbuf=1,in_order=0,packed_vq={packed},server=1"),
             reconnect: true,
             timeout: Duration::from_secs(40),
-            ..DpdkFrames::new(sockets(&lab, "lan"), Traffic::plain(&[60, 1514], 40_000))
+            ..DpdkFrames::new(sockets(&lab, "lan"), Traffic::plain(&[60, 1514], 4_000_000))
         };
         let mut running = require!(run.start(&lab));
         let frames = |daemon: &Daemon| daemon.port("lan-a/0")["rx_frames"].as_u64();

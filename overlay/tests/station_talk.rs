@@ -24,8 +24,8 @@ fn it_announces_itself_asks_for_its_peers_and_is_asked() {
             all.extend(said(&hub));
             a.now = a.now + Duration::from_secs(1);
         }
-        // Three announcements, three questions, and then one in ten seconds.
-        assert_eq!(all.len(), 3 + 4);
+        // Three announcements, three questions, and then after two, four and eight seconds.
+        assert_eq!(all.len(), 3 + 6);
         assert!(all.iter().all(|frame| frame[6..12] == mac_of(address(1, v6)).bytes()));
         let to: Vec<&[u8]> = all.iter().map(|frame| &frame[..6]).collect();
         if v6 {

@@ -244,7 +244,7 @@ fn storm(guests: &Guests, net: &Net) -> Result<String, String> {
 
 fn kill(guests: &mut Guests, asked: &Asked, net: &Net) -> Result<String, String> {
     // Somebody else's pings go on all the time.
-    guests.carl.send(&format!("ping {ANN} count=2000"))?;
+    guests.carl.send(&format!("ping {ANN} count=2000 ms=5000"))?;
     // And somebody sends to it.
     guests.ann.send(&format!("source to={} count=20000", guests.bob.mac))?;
     guests.bob.kill();

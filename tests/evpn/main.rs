@@ -46,6 +46,9 @@ impl<'s> Fabric<'s> {
         let frr = Frr::start(lab, (theirs, beyond), (endpoints[1], sessions[0]), "192.0.2.2", VNI)?;
         connected(&daemon);
         let fabric = Fabric { speaker, frr, guest, daemon };
+        // It answers before it has read its configuration.
+        let vni = || fabric.frr.ctl("show evpn vni 5001").contains("Local VTEP IP:");
+        assert!(holds_within(SESSION, vni), "{}", fabric.told());
         if fabric.frr.ctl("show evpn vni 5001").contains(&format!("Local VTEP IP: {}", endpoints[1])) {
             let everybody = format!("00:00:00:00:00:00 dst {}", endpoints[0]);
             assert!(holds_within(SESSION, || fabric.frr.fdb().contains(&everybody)), "{}", fabric.told());
@@ -97,7 +100,8 @@ fn two_of_ours<'s>(lab: &Lab, at: &'s [NetNs; 2], v6: bool) -> Result<[(Speaker<
 fn arps(lab: &Lab, host: &NetNs, act: impl FnOnce()) -> usize {
     let file = lab.path("arp.pcap");
     let filter = "udp port 4789 and ip[48:2] = 0x0806";
-    let mut capture = host.spawn(&format!("exec tcpdump -U -Z root -i u0 -w {} {filter}", file.display()));
+    let mut capture =
+        host.spawn(&format!("exec tcpdump --immediate-mode -U -Z root -i u0 -w {} {filter}", file.display()));
     capture.wait_for_output("listening on", PATIENCE);
     act();
     capture.kill();
@@ -125,12 +129,12 @@ fn guests_of_ours_and_of_frrs_reach_each_other_and_a_known_neighbour_costs_no_ar
     let count = arps(&lab, &h1, || {
         for (from, to) in [(guest, "10.7.0.2"), (&frr.guest, "10.7.0.1")] {
             from.ip("neigh flush all");
-            assert!(from.run(&format!("ping -c 2 -i 0.2 -W 2 {to}"), PATIENCE).ok(), "{}", told());
+            assert!(from.run(&format!("ping -c 2 -i 0.2 -W 5 {to}"), PATIENCE).ok(), "{}", told());
         }
     });
     assert_eq!(count, 0, "ARP crossed the underlay");
     // Who is not known is asked for there.
-    assert!(arps(&lab, &h1, || drop(guest.run("ping -c 1 -W 1 10.7.0.99", PATIENCE))) > 0);
+    assert!(arps(&lab, &h1, || drop(guest.run("ping -c 2 -W 1 10.7.0.99", PATIENCE))) > 0);
     assert!(!daemon.log().contains("not believed"), "{}", daemon.log());
 }
 
@@ -303,6 +307,7 @@ fn routes_that_make_no_sense_are_not_believed_and_harm_nobody() {
     let daemon = Daemon::start_beside(&lab, &at[0], "hv1", &ours(&lab, "192.0.2.1", "bgp1", VNI, &guest));
     let liar = require!(Speaker::start(&lab, &at[1], "bgp2", "192.0.2.2", &["192.0.2.1"]));
     connected(&daemon);
+    wait_for("the other speaker", PATIENCE, || liar.ctl("global").contains("65000"));
     let add = |n: u32, label: u32, target: u32, next_hop: &str| {
         let route =
             format!("macadv 02:00:00:00:00:{n:02x} 0.0.0.0 etag 0 label {label} rd 192.0.2.2:{n} rt 65000:{target}");
@@ -318,14 +323,15 @@ fn routes_that_make_no_sense_are_not_believed_and_harm_nobody() {
     wait_for("the right one", SESSION, || macs(&daemon, "192.0.2.2") == 1);
     let peers = daemon.json(&["show", "peers", "--json"]);
     assert_eq!(peers.as_array().map(Vec::len), Some(1), "{peers}");
-    let reason = daemon.json(&["show", "networks", "--json"])[0]["reason"].to_string();
-    assert!(reason.contains("not believed: 4"), "{reason}\n{}\n{}", daemon.log(), speaker.ctl("global rib -a evpn"));
+    let reason = || daemon.json(&["show", "networks", "--json"])[0]["reason"].to_string();
+    let all = holds_within(PATIENCE, || reason().contains("not believed: 4"));
+    assert!(all, "{}\n{}\n{}", reason(), daemon.log(), speaker.ctl("global rib -a evpn"));
+    println!("said of them: {}", reason());
     // A right one that is replaced by a wrong one is as if it were withdrawn.
     add(6, VNI, VNI, "192.0.2.1");
     wait_for("the endpoint to go", PATIENCE, || {
         daemon.json(&["show", "peers", "--json"]).as_array().is_some_and(Vec::is_empty)
     });
-    println!("said of them: {reason}");
 }
 
 #[test]

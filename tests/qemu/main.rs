@@ -33,7 +33,9 @@ fn mac(guest: usize, nic: usize) -> String {
 /// Gives an interface an IPv4 address and sets it up; the place sends nothing that it is not asked for, except ARP.
 fn address(place: &dyn Place, interface: &str, address: &str) {
     let quiet = "sysctl -q -w net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1";
-    place.sh(&format!("{quiet} && ip addr add {address} dev {interface} && ip link set {interface} up"));
+    // Nor does it ask whether a neighbour is still there, which would be frames that nobody sent.
+    let trusting = format!("echo 3600 >/proc/sys/net/ipv4/neigh/{interface}/delay_first_probe_time");
+    place.sh(&format!("{quiet} && ip addr add {address} dev {interface} && ip link set {interface} up && {trusting}"));
 }
 
 /// Plain frames of the sizes at which drivers and headers have their edges, `count` of each.

@@ -75,8 +75,8 @@ fn migrates(lab: &Lab, packed: bool) -> Result<bool, Unable> {
     let pings = Pings::start(&x, "10.0.0.1");
     assert_eq!(port_of(&daemon, &mac(1, 0)), "here/0");
 
-    // Two thousand frames a second for half a minute; the report is of what came until the sender is ended.
-    let traffic = "--sizes 60,1514 --count 30000 --seed 9";
+    // Two thousand frames a second for two minutes; the report is of what came until the sender is ended.
+    let traffic = "--sizes 60,1514 --count 120000 --seed 9";
     let report = "frames receive eth0 --timeout-ms 15000";
     let _receiver = here.spawn(&format!("exec setsid {report} {traffic} >/tmp/report"));
     wait_for("the guest to listen", Duration::from_secs(10), || here.sh("cat /tmp/report || true").contains("ready"));
@@ -86,10 +86,10 @@ fn migrates(lab: &Lab, packed: bool) -> Result<bool, Unable> {
     }
     assert!(sender.running(), "the migration took longer than the load");
     let moved = || port_of(&daemon, &mac(1, 0)) == "there/0";
-    wait_for("the address to be behind the other port", Duration::from_secs(5), || moved() || there.has_died());
+    wait_for("the address to be behind the other port", Duration::from_secs(20), || moved() || there.has_died());
     let before = pings.answered();
     let go_on = || pings.answered() > before + 20;
-    wait_for("the pings to go on", Duration::from_secs(5), || go_on() || there.has_died());
+    wait_for("the pings to go on", Duration::from_secs(20), || go_on() || there.has_died());
     if there.has_died() {
         return Ok(false);
     }
@@ -159,12 +159,12 @@ fn to_another_host(lab: &Lab) -> Result<bool, Unable> {
     }
     let told = || daemons.iter().map(|(daemon, _)| daemon.log()).collect::<String>();
     let announced = || daemons[1].0.log().contains("the guest has moved here and is announced");
-    assert!(holds_within(Duration::from_secs(5), announced), "{}", told());
-    let moved = holds_within(Duration::from_secs(5), || behind(2) && !behind(1));
+    assert!(holds_within(Duration::from_secs(20), announced), "{}", told());
+    let moved = holds_within(Duration::from_secs(20), || behind(2) && !behind(1));
     assert!(moved, "{}\n{}", daemons[2].0.json(&["show", "peers", "--json"]), told());
     let after = pings.answered();
     let go_on = || pings.answered() > after + 10;
-    wait_for("the pings to go on", Duration::from_secs(5), || go_on() || there.has_died());
+    wait_for("the pings to go on", Duration::from_secs(20), || go_on() || there.has_died());
     if there.has_died() {
         return Ok(false);
     }

@@ -83,7 +83,8 @@ fn frames_are_counted(daemon: &Daemon, a: &dyn Place, b: &dyn Place) {
     let bytes = 10 * traffic.sizes.iter().sum::<usize>() as u64;
     let before = read();
     intact(a, b, &Flow::to_mac(&mac(2, 0)), &traffic);
-    let [a_more, b_more] = [0, 1].map(|port| [0, 1, 2, 3].map(|name| read()[port][name] - before[port][name]));
+    let after = read();
+    let [a_more, b_more] = [0, 1].map(|port| [0, 1, 2, 3].map(|name| after[port][name] - before[port][name]));
     assert_eq!((a_more, b_more), ([100, bytes, 0, 0], [0, 0, 100, bytes]));
 
     let silence =

@@ -13,7 +13,7 @@ use super::{address, everything_intact, mac};
 use std::time::Duration;
 
 /// After `ready`, guests reach each other again within this time.
-const BACK: Duration = Duration::from_secs(2);
+const BACK: Duration = Duration::from_secs(10);
 
 #[test]
 fn guests_go_on_when_the_daemon_connects_to_qemu() {

@@ -1,7 +1,8 @@
 //! [`Hops`]: the MAC addresses of those in the endpoint's network that its packets go to next: other endpoints, and the gateway.
 //!
 //! Invariant: bounded, and an address is in it only because a packet is to go there, so that nobody fills it from outside. Nothing is allocated but in
-//! [`Hops::make_room`]. Questions are paced: one a second for an address, and after [`TRIES`] without an answer one in ten seconds.
+//! [`Hops::make_room`]. Questions are paced: one a second for an address, and after [`TRIES`] without an answer
+//! after two, four and eight seconds and then every ten: the way to everybody may only just come up.
 //!
 //! Theory of operation: who was heard of longer ago than [`FRESH`] is asked again, itself alone, when the next packet goes there; packets go on meanwhile,
 //! and only if nothing is heard is the address forgotten. `changes` counts whenever a MAC address changes, so that whoever keeps one can see it.
@@ -15,7 +16,9 @@ use wire::{Instant, Mac};
 const MOST: usize = 16_384;
 /// Questions before an address counts as nobody's.
 const TRIES: u8 = 3;
-/// Time between two questions for one address, and after those were in vain.
+/// Where counting them ends.
+const MOST_TRIES: u8 = 100;
+/// Time between two questions for one address, and at most where they are in vain.
 const AGAIN: Duration = Duration::from_secs(1);
 const LATER: Duration = Duration::from_secs(10);
 /// How long one is believed in that was heard of.
@@ -73,7 +76,8 @@ impl Hops {
         if hop.mac.is_some() && now < hop.heard + FRESH {
             return (hop.mac, Ask::Nobody);
         }
-        let pause = if hop.tries >= TRIES && hop.mac.is_none() { LATER } else { AGAIN };
+        let vain = if hop.mac.is_none() { u32::from((hop.tries + 1).saturating_sub(TRIES)) } else { 0 };
+        let pause = (AGAIN * (1 << vain.min(4))).min(LATER);
         if hop.asked.is_some_and(|asked| now < asked + pause) {
             return (hop.mac, Ask::Nobody);
         }
@@ -82,7 +86,7 @@ impl Hops {
             self.changes += 1;
         }
         hop.asked = Some(now);
-        hop.tries = hop.tries.saturating_add(1);
+        hop.tries = hop.tries.saturating_add(1).min(MOST_TRIES);
         (hop.mac, hop.mac.map_or(Ask::Everybody, Ask::Only))
     }
 
@@ -125,7 +129,7 @@ mod tests {
     fn questions_are_paced_and_become_rare() {
         let mut hops = roomy();
         let asked = (0..40_000u64).filter(|ms| hops.find(address(1), at(*ms)).1 == Ask::Everybody);
-        assert_eq!(asked.collect::<Vec<_>>(), [0, 1000, 2000, 12_000, 22_000, 32_000]);
+        assert_eq!(asked.collect::<Vec<_>>(), [0, 1000, 2000, 4000, 8000, 16_000, 26_000, 36_000]);
         hops.heard(address(2), MAC, at(0));
         assert_eq!(
             hops.find(address(2), at(40_000)),
