@@ -85,7 +85,7 @@ enum Failed {
     #[error("not everything held")]
     NotHeld,
     /// Told already, check by check.
-    #[error("{0} problems; what to do about each is said above")]
+    #[error("problems: {0}; what to do about each is said above")]
     Problems(usize),
     /// Told already, line by line.
     #[error("not applied")]

@@ -264,15 +264,23 @@ fn two_hosts_that_both_run_a_gateway_are_found() {
         let report = run(daemon, "doctor");
         let report: serde_json::Value = serde_json::from_str(report.lines().next().unwrap_or_default()).unwrap();
         let all = report["checks"].as_array().unwrap().clone();
-        all.into_iter().find(|check| check["name"] == "gateway of tenant").map(|check| check["state"].clone())
+        let check = all.into_iter().find(|check| check["name"] == "gateway of tenant").expect("a check of the gateway");
+        (check["state"].as_str().unwrap().to_owned(), check["detail"].to_string())
     };
     let [a, b] = &site.guests;
     let first = start(0, "hv1");
+    let mut second = start(1, "hv9");
+    let (state, detail) = gateway(&second);
+    assert!(state == "ok" && detail.contains("hv9 is to run it; none was heard lately"), "{state} {detail}");
+    second.terminate();
     let mut second = start(1, "hv1");
     a.address("eth0", "10.7.0.11/24");
     b.address("eth0", "10.7.0.12/24");
     assert!(b.reaches("10.7.0.1", PATIENCE).is_some(), "the other host's guest reaches the one gateway");
-    assert_eq!((gateway(&first), gateway(&second)), (Some("ok".into()), None));
+    let (here, there) = (gateway(&first), gateway(&second));
+    assert!(here.0 == "ok" && here.1.contains("no other host speaks for it"), "{here:?}");
+    let heard = format!("hv1 is to run it; a gateway was heard behind {}", site.address(0));
+    assert!(there.0 == "ok" && there.1.contains(&heard), "{there:?}");
     let (here, there) = (run(&first, "check"), run(&second, "check"));
     assert!(here.contains("this host, hv1, runs its gateway"), "{here}");
     assert!(there.contains("calls itself hv1 runs its gateway, not this one, which is hv2"), "{there}");
@@ -282,5 +290,5 @@ fn two_hosts_that_both_run_a_gateway_are_found() {
     b.address("eth0", "10.7.0.12/24");
     a.ip("neigh flush all");
     assert!(a.reaches("10.7.0.1", PATIENCE).is_some(), "{}", first.log());
-    wait_for("the second gateway to be found", PATIENCE, || gateway(&first) == Some("warning".into()));
+    wait_for("the second gateway to be found", PATIENCE, || gateway(&first).0 == "warning");
 }

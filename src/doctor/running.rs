@@ -10,9 +10,12 @@ use super::{Check, State, host::FEW_DESCRIPTORS};
 use crate::{
     client,
     config::{Config, Network},
-    model::{Descriptors, DropCount, Flapping, NetworkStatus, PeerEntry, Status},
+    model::{Descriptors, DropCount, FdbEntry, Flapping, NetworkStatus, PeerEntry, Status},
     table::count,
 };
+
+/// How the MACs of routers begin, and of hosts in networks of theirs.
+const GATEWAYS: [&str; 2] = ["02:74:67:", "02:74:68:"];
 
 /// The descriptors of the daemon, which has limits of its own; nothing where none answers, or one that does not tell.
 pub(super) fn descriptors(socket: &Path) -> Option<Check> {
@@ -97,16 +100,36 @@ fn of(network: &NetworkStatus) -> Check {
     Check::wrong(name, State::Problem, detail, remedy)
 }
 
-/// One check for each network that stretches over hosts and has its gateway here: does another host run it, too?
+/// One check for each network that stretches over hosts and has a gateway: does another host run it, too, or the one that is to?
 pub(super) fn gateways(config: &Config) -> Vec<Check> {
-    let own = |network: &&Network| network.gateway_host.is_some() && !network.gateway_elsewhere;
-    let own: Vec<&Network> = config.networks.iter().filter(own).collect();
+    let networks: Vec<(&Network, &str)> =
+        config.networks.iter().filter_map(|network| Some((network, network.gateway_host.as_deref()?))).collect();
     let socket = &config.host.control_socket;
-    if own.is_empty() || !socket.exists() {
+    if networks.is_empty() || !socket.exists() {
         return Vec::new();
     }
     let Ok((_, drops)) = client::ask::<Vec<DropCount>>(socket, "/v1/drops") else { return Vec::new() };
-    own.into_iter().map(|network| gateway(network.name.as_str(), &drops)).collect()
+    let Ok((_, fdb)) = client::ask::<Vec<FdbEntry>>(socket, "/v1/fdb") else { return Vec::new() };
+    let check = |(network, host): (&Network, &str)| match network.gateway_elsewhere {
+        true => gateway_of_another(network.name.as_str(), host, &fdb),
+        false => gateway(network.name.as_str(), &drops),
+    };
+    networks.into_iter().map(check).collect()
+}
+
+/// A router of ours, or a host in a network of ours, has a MAC that others have not. One that says nothing for a time is forgotten, so that it was not
+/// heard is no fault yet.
+fn gateway_of_another(network: &str, host: &str, fdb: &[FdbEntry]) -> Check {
+    let name = format!("gateway of {network}");
+    let is_gateway = |mac: &str| GATEWAYS.iter().any(|first| mac.starts_with(first));
+    let heard = fdb.iter().find(|one| one.network == network && is_gateway(&one.mac) && one.vni.is_some());
+    let detail = match heard.map(|one| one.peer.as_deref().unwrap_or("the tunnel")) {
+        Some(peer) => format!("{host} is to run it; a gateway was heard behind {peer}"),
+        None => format!(
+            "{host} is to run it; none was heard lately: if guests here ask for it in vain, see that a daemon runs whose [host] name is {host}"
+        ),
+    };
+    Check::fine(name, detail)
 }
 
 /// What comes out of a tunnel in the name of a router of ours is dropped as forged, and counted at the tunnel.
