@@ -153,14 +153,22 @@ async fn connect(path: &Path) -> Result<Channel, SpeakerError> {
 
 /// Finds out who answers at a unix socket: of the two generations the one that knows our first call.
 pub(crate) async fn open(path: &Path, local: IpAddr) -> Result<(Either, About), SpeakerError> {
+    match greet(path, local).await {
+        // A speaker that just ends is not there the next time; who is there and cuts us off again does not speak our protocol.
+        Err(SpeakerError::Version(..)) => greet(path, local).await,
+        done => done,
+    }
+}
+
+async fn greet(path: &Path, local: IpAddr) -> Result<(Either, About), SpeakerError> {
     const WHAT: &str = "asking who it is";
     let channel = connect(path).await?;
     let mut third = v3::Client::new(channel.clone(), local);
     let unknown = match within_status(third.about()).await? {
         Ok(about) => return configured(Either::V3(third), about),
         Err(status) if status.code() == Code::Unimplemented => status,
-        // It answers, and not in our protocol.
-        Err(status) if status.code() == Code::Unknown && status.source().is_some() => {
+        // What befell the connection, which what is no speaker of our protocol ends in one way or another.
+        Err(status) if status.source().is_some() => {
             return Err(SpeakerError::Version(path.to_owned(), words(&status)));
         }
         Err(status) => return Err(SpeakerError::Failed(WHAT, words(&status))),
