@@ -21,9 +21,9 @@ use wire::{Mac, Port};
 
 use crate::{
     config::{Config, Mode, Name, Nat, NatEngine, Network, Subnet, Via},
-    gateways, hash, host, mtu,
+    gateways, host, mtu,
     nat::{Outside, WayOut},
-    seed,
+    own_mac, seed,
 };
 
 /// Descriptors that the rest of the process needs.
@@ -47,8 +47,7 @@ pub fn make(config: &Config, network: &Network, nat: &Nat, inbox: Inbox) -> io::
 
 /// The address that a network's engine has outside. Other hosts there may have networks of the same name.
 fn outside_mac(host: &str, network: &Network) -> Mac {
-    let [.., a, b, c] = hash::of(&format!("{host}/{}", network.name)).to_be_bytes();
-    Mac::new([0x02, 0x74, 0x6e, a, b, c])
+    own_mac::of(own_mac::For::Outside, &format!("{host}/{}", network.name))
 }
 
 fn packet(

@@ -26,9 +26,8 @@ use wire::{Instant, Mac, NicId, Vid};
 
 use crate::{
     config::{Config, Dhcp6, Mode, Nat, NatEngine, Network, Segment, Subnet},
-    hash,
     model::LeaseEntry,
-    state,
+    own_mac, state,
 };
 
 /// The port of DNS, by UDP and TCP.
@@ -247,8 +246,7 @@ fn router(
     let network = segment.network;
     let subnet = segment.subnet().filter(|_| network.has_router())?;
     let IpAddr::V4(first) = subnet.host(segment.router_number())? else { return None };
-    let [.., a, b, c] = hash::of(&segment.key()).to_be_bytes();
-    let mac = Mac::new([0x02, 0x74, 0x67, a, b, c]);
+    let mac = own_mac::of(own_mac::For::Router, &segment.key());
     let mut v4 = RouterV4 { address: first, prefix: subnet.length(), dhcp: None };
     if segment.dhcp() {
         v4.dhcp = Some(dhcp(config, segment, beside, &v4)?);

@@ -22,6 +22,7 @@ mod machine;
 mod model;
 mod mtu;
 mod nat;
+mod own_mac;
 mod paths;
 mod place;
 mod plan;

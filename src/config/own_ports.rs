@@ -2,12 +2,13 @@
 //!
 //! Invariant: they are made of what the file says of the network and of its guests' ports, and their names are reserved.
 
-use wire::{Mac, Vid};
+use wire::Vid;
 
 use super::{
     names::PortName,
     types::{Attach, Mode, Network, Port, Tagging},
 };
+use crate::own_mac;
 
 impl Network {
     /// The port by which the host is in a host-only network, or in one with MAC-NAT.
@@ -16,8 +17,8 @@ impl Network {
         let attach = Attach::Tap { tap, netns: None };
         let port = self.own_port(PortName::host(&self.name), attach, Tagging::Untagged {});
         // Guests may not speak for the host. With MAC-NAT it is no MAC of the uplink, which nothing from here leaves by.
-        let [.., a, b, c] = crate::hash::of(self.name.as_str()).to_be_bytes();
-        Some(Port { is_host: true, mac: Some(Mac::new([0x02, 0x74, 0x68, a, b, c])), guard: true, ..port })
+        let mac = own_mac::of(own_mac::For::Host, self.name.as_str());
+        Some(Port { is_host: true, mac: Some(mac), guard: true, ..port })
     }
 
     /// Whether a router of ours tells an IPv6 prefix in it.

@@ -11,11 +11,9 @@ use crate::{
     client,
     config::{Config, Network},
     model::{Descriptors, DropCount, FdbEntry, Flapping, NetworkStatus, PeerEntry, Status},
+    own_mac,
     table::count,
 };
-
-/// How the MACs of routers begin, and of hosts in networks of theirs.
-const GATEWAYS: [&str; 2] = ["02:74:67:", "02:74:68:"];
 
 /// The descriptors of the daemon, which has limits of its own; nothing where none answers, or one that does not tell.
 pub(super) fn descriptors(socket: &Path) -> Option<Check> {
@@ -121,7 +119,7 @@ pub(super) fn gateways(config: &Config) -> Vec<Check> {
 /// heard is no fault yet.
 fn gateway_of_another(network: &str, host: &str, fdb: &[FdbEntry]) -> Check {
     let name = format!("gateway of {network}");
-    let is_gateway = |mac: &str| GATEWAYS.iter().any(|first| mac.starts_with(first));
+    let is_gateway = |mac: &str| mac.parse().is_ok_and(own_mac::is_gateway);
     let heard = fdb.iter().find(|one| one.network == network && is_gateway(&one.mac) && one.vni.is_some());
     let detail = match heard.map(|one| one.peer.as_deref().unwrap_or("the tunnel")) {
         Some(peer) => format!("{host} is to run it; a gateway was heard behind {peer}"),

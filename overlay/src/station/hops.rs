@@ -16,8 +16,6 @@ use wire::{Instant, Mac};
 const MOST: usize = 16_384;
 /// Questions before an address counts as nobody's.
 const TRIES: u8 = 3;
-/// Where counting them ends.
-const MOST_TRIES: u8 = 100;
 /// Time between two questions for one address, and at most where they are in vain.
 const AGAIN: Duration = Duration::from_secs(1);
 const LATER: Duration = Duration::from_secs(10);
@@ -76,7 +74,7 @@ impl Hops {
         if hop.mac.is_some() && now < hop.heard + FRESH {
             return (hop.mac, Ask::Nobody);
         }
-        let vain = if hop.mac.is_none() { u32::from((hop.tries + 1).saturating_sub(TRIES)) } else { 0 };
+        let vain = if hop.mac.is_none() { u32::from(hop.tries.saturating_sub(TRIES - 1)) } else { 0 };
         let pause = (AGAIN * (1 << vain.min(4))).min(LATER);
         if hop.asked.is_some_and(|asked| now < asked + pause) {
             return (hop.mac, Ask::Nobody);
@@ -86,7 +84,7 @@ impl Hops {
             self.changes += 1;
         }
         hop.asked = Some(now);
-        hop.tries = hop.tries.saturating_add(1).min(MOST_TRIES);
+        hop.tries = hop.tries.saturating_add(1);
         (hop.mac, hop.mac.map_or(Ask::Everybody, Ask::Only))
     }
 
